@@ -1,0 +1,166 @@
+//! Who owns what: the topics of a log, their numbers, and its owners with what they consumed.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::{Append, AppendError, Consumed, Offset, Token, Topic, TopicError, TopicId};
+use crate::{TopicPartition, TopicSpec};
+
+/// Longest name of an owner: it stands in every frame that the owner appends.
+pub(crate) const OWNER_BYTES_MAX: usize = 255;
+/// Most partitions of a topic: above it, one topic alone would crowd every index.
+pub(crate) const PARTITIONS_MAX: u16 = 1_024;
+/// Most bytes of a topic's name, Kafka's own limit.
+pub(crate) const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// Most topics of a log: topic numbers have 16 bits, and each topic stands in every footer.
+pub(crate) const TOPICS_MAX: usize = 4_096;
+
+/// An owner's newest generation and its input positions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Owner {
+    pub(crate) generation: u64,
+    pub(crate) consumed: BTreeMap<TopicPartition, Offset>,
+}
+
+/// Topics and owners. A partition's *slot* is its place in one dense numbering of all partitions,
+/// in order of creation.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Catalog {
+    topics: Vec<Topic>,
+    first_slots: Vec<usize>,
+    slots: Vec<TopicPartition>,
+    by_name: HashMap<String, TopicId>,
+    pub(crate) owners: BTreeMap<Arc<str>, Owner>,
+}
+
+impl Catalog {
+    pub(crate) fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    pub(crate) fn slots(&self) -> &[TopicPartition] {
+        &self.slots
+    }
+
+    pub(crate) fn slot(&self, at: TopicPartition) -> Option<usize> {
+        let topic = self.topics.get(usize::from(at.topic.0))?;
+        let first = self.first_slots.get(usize::from(at.topic.0))?;
+        (at.partition < topic.spec.partitions).then(|| first + usize::from(at.partition))
+    }
+
+    /// The topic of that name if it exists as asked for.
+    pub(crate) fn find(&self, spec: &TopicSpec) -> Result<Option<TopicId>, TopicError> {
+        let legal = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+        if spec.name.is_empty()
+            || spec.name.len() > TOPIC_NAME_BYTES_MAX
+            || !spec.name.bytes().all(legal)
+        {
+            return Err(TopicError::Name(spec.name.clone()));
+        }
+        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
+            return Err(TopicError::Partitions(spec.partitions));
+        }
+        let Some(id) = self.by_name.get(&spec.name) else {
+            if self.topics.len() >= TOPICS_MAX {
+                return Err(TopicError::Log(AppendError::TooLarge {
+                    bytes: self.topics.len() + 1,
+                    limit: TOPICS_MAX,
+                }));
+            }
+            return Ok(None);
+        };
+        let topic = self
+            .topics
+            .get(usize::from(id.0))
+            .expect("the name was numbered with it");
+        if topic.spec == *spec {
+            return Ok(Some(*id));
+        }
+        let say = |spec: &TopicSpec| {
+            format!(
+                "{} partitions{}",
+                spec.partitions,
+                if spec.compacted { ", compacted" } else { "" }
+            )
+        };
+        Err(TopicError::Differs {
+            name: spec.name.clone(),
+            existing: say(&topic.spec),
+            asked: say(spec),
+        })
+    }
+
+    /// The number that the next topic gets.
+    pub(crate) fn next_id(&self) -> TopicId {
+        TopicId(u16::try_from(self.topics.len()).expect("topics are bounded by TOPICS_MAX"))
+    }
+
+    pub(crate) fn add(&mut self, spec: TopicSpec) -> TopicId {
+        let id = self.next_id();
+        self.by_name.insert(spec.name.clone(), id);
+        self.first_slots.push(self.slots.len());
+        let partitions = 0..spec.partitions;
+        self.slots
+            .extend(partitions.map(|partition| TopicPartition {
+                topic: id,
+                partition,
+            }));
+        self.topics.push(Topic { id, spec });
+        id
+    }
+
+    /// The generation that the next claim of that name gets.
+    pub(crate) fn next_generation(&self, owner: &str) -> u64 {
+        self.owners
+            .get(owner)
+            .map_or(1, |owner| owner.generation + 1)
+    }
+
+    pub(crate) fn claim(&mut self, owner: &Arc<str>, generation: u64) {
+        self.owners.entry(Arc::clone(owner)).or_default().generation = generation;
+    }
+
+    /// Whether `append` under `token` may enter: ownership, known partitions.
+    pub(crate) fn admit(&self, token: &Token, append: &Append) -> Result<(), AppendError> {
+        let held = self
+            .owners
+            .get(&token.owner)
+            .is_some_and(|o| o.generation == token.generation);
+        if !held {
+            return Err(AppendError::Fenced {
+                owner: Arc::clone(&token.owner),
+            });
+        }
+        let batches = append.batches.iter().map(|(at, _)| *at);
+        for at in batches.chain(append.consumed.iter().map(|consumed| consumed.at)) {
+            if self.slot(at).is_none() {
+                return Err(AppendError::UnknownTopic(at));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn consume(&mut self, owner: &str, consumed: &[Consumed]) {
+        if let Some(owner) = self.owners.get_mut(owner) {
+            for position in consumed {
+                owner.consumed.insert(position.at, position.next);
+            }
+        }
+    }
+
+    pub(crate) fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+        self.owners.get(owner)?.consumed.get(&at).copied()
+    }
+}
+
+/// Refuses a name that would not fit into a frame.
+pub(crate) fn check_owner(owner: &str) -> Result<(), AppendError> {
+    if owner.len() > OWNER_BYTES_MAX {
+        return Err(AppendError::TooLarge {
+            bytes: owner.len(),
+            limit: OWNER_BYTES_MAX,
+        });
+    }
+    Ok(())
+}

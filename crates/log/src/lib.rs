@@ -1,0 +1,354 @@
+//! The log: where everything that happened is written, in order, and read back.
+//!
+//! A [`Log`] holds topics of partitions of records. A caller hands it an [`Append`]: records for
+//! any number of topics and partitions together with the input positions they consumed, valid
+//! whole or not at all. What an engine promises stands at the trait's methods and is checked, for
+//! every engine alike, by [`testing::contract`].
+//!
+//! ```text
+//!  append ─► [ group: one write, one sync ] ─► durable ─► Append::on_end, listeners, View::Durable
+//!     └────────► View::Latest (work inside the process may run ahead of the sync)
+//! ```
+//!
+//! This crate knows nothing of stock and never looks into a value.
+//!
+//! Modules in reading order: [`record`] (Kafka record batches v2), [`memory`] (a log for tests that
+//! can inject every ending), [`journal`] (the embedded journal), [`testing`] (the contract suite).
+
+mod catalog;
+mod clock;
+pub mod journal;
+pub mod memory;
+pub mod record;
+pub mod testing;
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+pub use record::{BatchBuilder, BatchError, Header, Record, RecordBatch};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type Timestamp = i64;
+
+/// A record's place in its partition. Offsets only rise; they are not dense on every engine.
+pub type Offset = i64;
+
+/// The number by which a log names one of its topics. Stable for the life of the log's epoch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TopicId(pub u16);
+
+/// One partition of one topic.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TopicPartition {
+    pub topic: TopicId,
+    pub partition: u16,
+}
+
+/// What a topic is created with. It never changes in place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicSpec {
+    /// 1 to 249 bytes of `[a-zA-Z0-9._-]`, as Kafka's topic names.
+    pub name: String,
+    /// 1 to 1,024.
+    pub partitions: u16,
+    /// Whether the newest record of each key is enough (`cleanup.policy=compact`).
+    pub compacted: bool,
+}
+
+/// A topic as the log holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Topic {
+    pub id: TopicId,
+    pub spec: TopicSpec,
+}
+
+/// Proof that the holder owns a name (a task's, an intake's). A later [`Log::claim`] of the same
+/// name fences it: nothing appended under the older token takes effect any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Token {
+    pub owner: Arc<str>,
+    pub generation: u64,
+}
+
+/// An input position that an append consumed: everything before `next` has had its effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Consumed {
+    pub at: TopicPartition,
+    pub next: Offset,
+}
+
+/// Which appends may use the space kept back for finishing what was begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// New work. Refused with [`AppendError::NoSpace`] while only the reserved space is left.
+    Intake,
+    /// Decisions on what was already taken in. May use the reserved space.
+    Decision,
+}
+
+/// How an append ended. Every append that [`Log::append`] accepted ends in exactly one of these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It is in the log and survives what the engine's durability setting says.
+    Durable,
+    /// Somebody else owns the name; nothing was written and nothing ever will be under this token.
+    Fenced,
+    /// Certainly not written. The same content may be appended again.
+    Aborted,
+    /// Written or not: the owner must claim again and read what is committed before it goes on.
+    Unknown,
+}
+
+/// Called once with how the append ended, in the order of the appends, on a thread of the engine or
+/// on one that is inside [`Log::flush`] or [`Log::close`]: it must be short, must not call back into
+/// the log, and must not take a lock that a caller of those two holds.
+pub type OnEnd = Box<dyn FnOnce(Ending) + Send>;
+
+/// One atomic write: all of it or none of it.
+pub struct Append {
+    pub purpose: Purpose,
+    /// Batches in the order in which they enter their partitions. Base offsets are assigned by the
+    /// log. Two batches for the same partition keep their order.
+    pub batches: Vec<(TopicPartition, RecordBatch)>,
+    /// Input positions of the token's owner that this append consumed.
+    pub consumed: Vec<Consumed>,
+    pub on_end: Option<OnEnd>,
+}
+
+impl fmt::Debug for Append {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Append")
+            .field("purpose", &self.purpose)
+            .field("batches", &self.batches.len())
+            .field("consumed", &self.consumed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far a reader sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum View {
+    /// Only what is durable. For everything that leaves the process.
+    Durable,
+    /// What has been appended, in order, though it may not be durable yet. For work inside the
+    /// process whose own output is appended behind what it read. An engine that cannot show
+    /// uncommitted records (Kafka) shows the same as [`View::Durable`].
+    Latest,
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// Whole batches. The first may begin before the offset asked for: skip its earlier records.
+    pub batches: Vec<RecordBatch>,
+    /// Where to read on. Equal to the offset asked for when nothing new was there.
+    pub next: Offset,
+}
+
+/// The offsets that a partition holds: `start..end`, `end` being the next to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    pub start: Offset,
+    pub end: Offset,
+}
+
+/// What moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Something was appended ([`View::Latest`] shows more).
+    Appended,
+    /// The durable position moved ([`View::Durable`] shows more).
+    Durable,
+    /// The log accepts nothing more: it was closed, or poisoned by a failed write or sync.
+    Stopped,
+}
+
+/// Called on every progress, on a thread of the engine or of the appender: it must be short and
+/// must not call back into the log.
+pub type Listener = Box<dyn Fn(Progress) + Send + Sync>;
+
+/// What the log occupies and did, for metrics.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Stats {
+    /// Bytes of records held, all topics together.
+    pub bytes: u64,
+    /// Bytes that the log occupies where it is stored, preallocated space included.
+    pub disk_bytes: u64,
+    pub appends: u64,
+    /// Groups written and synced, each with one sync.
+    pub syncs: u64,
+    /// Appends whose ending is not known yet.
+    pub pending: u64,
+    /// True while new work is refused for want of space.
+    pub out_of_space: bool,
+    /// How many milliseconds the wall clock is ahead of [`Log::now`] while that is above a minute,
+    /// else 0. Somebody set the clock: the log follows slowly, and an operator should look.
+    pub clock_step_ms: i64,
+}
+
+/// An ordered, partitioned, durable log with atomic appends.
+///
+/// All methods may be called from any thread. [`Log::close`] and [`Log::create_topic`] wait for a
+/// sync; [`Log::append`] waits for room when more is pending than the engine's bound; an engine may
+/// let the caller of [`Log::flush`] do a small group itself.
+pub trait Log: Send + Sync + fmt::Debug {
+    /// Changes when history may have been lost: a position of another epoch means nothing here.
+    fn epoch(&self) -> u64;
+
+    /// The time that a record appended now would bear. It follows the wall clock but never goes
+    /// back, also not across a restart.
+    fn now(&self) -> Timestamp;
+
+    /// Creates the topic, or finds it as it is. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`TopicError::Differs`] when it exists with another specification.
+    fn create_topic(&self, spec: &TopicSpec) -> Result<TopicId, TopicError>;
+
+    /// All topics, by id.
+    fn topics(&self) -> Vec<Topic>;
+
+    /// Takes the name. Every earlier token of that name is fenced from here on.
+    ///
+    /// # Errors
+    /// When the log is stopped or cannot be reached.
+    fn claim(&self, owner: &str) -> Result<Token, AppendError>;
+
+    /// Queues one atomic write. The order of accepted calls is the order in every partition.
+    /// It is seen by [`View::Latest`] when this returns, becomes durable with the group of the
+    /// next [`Log::flush`] (or after a short linger), and then ends through [`Append::on_end`].
+    ///
+    /// # Errors
+    /// Refused at once, nothing was written, `on_end` is dropped uncalled: see [`AppendError`].
+    fn append(&self, token: &Token, append: Append) -> Result<(), AppendError>;
+
+    /// Starts making durable what has been appended so far. Waits for nothing but, on an engine
+    /// that says so, the write and sync of a small group that it does on this thread.
+    fn flush(&self);
+
+    /// Reads whole batches from `from` on, at least one if there is one, about `max_bytes`.
+    ///
+    /// Nothing is found between the end of `view` and the end of [`View::Latest`].
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] below the start or above the end of [`View::Latest`];
+    /// [`ReadError::Damaged`] when stored bytes fail their checksum.
+    fn read(
+        &self,
+        at: TopicPartition,
+        from: Offset,
+        max_bytes: usize,
+        view: View,
+    ) -> Result<Fetch, ReadError>;
+
+    /// The first offset whose record's time is at or after `time`; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    fn offset_at(&self, at: TopicPartition, time: Timestamp) -> Result<Option<Offset>, ReadError>;
+
+    /// What the partition holds.
+    ///
+    /// # Errors
+    /// [`ReadError::UnknownTopic`].
+    fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError>;
+
+    /// The newest durable or pending [`Consumed`] position of that owner, `None` before the first.
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset>;
+
+    /// Adds a listener for the life of the log. Bounded by the caller: a handful per process.
+    fn listen(&self, listener: Listener);
+
+    fn stats(&self) -> Stats;
+
+    /// Finishes what is queued, makes it durable, marks the end as clean, and stops. Later appends
+    /// are refused with [`AppendError::Stopped`].
+    ///
+    /// # Errors
+    /// When the last write or sync failed.
+    fn close(&self) -> Result<(), AppendError>;
+}
+
+/// Why an append was refused at once.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum AppendError {
+    #[error("the log is stopped: {0}; restart the node and read the log's own message")]
+    Stopped(String),
+    #[error("{owner} is owned by somebody else now; claim it again to go on")]
+    Fenced { owner: Arc<str> },
+    #[error("an append of {bytes} B is above the limit of {limit} B; split it")]
+    TooLarge { bytes: usize, limit: usize },
+    #[error("no space left for new work; free disk space, what was begun can still be finished")]
+    NoSpace,
+    #[error("{0:?} is not a partition of this log; create the topic first")]
+    UnknownTopic(TopicPartition),
+}
+
+/// Why a read found nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ReadError {
+    #[error("offset {asked} is outside {start}..{end}; read from {start}")]
+    OutOfRange {
+        asked: Offset,
+        start: Offset,
+        end: Offset,
+    },
+    #[error("{0:?} is not a partition of this log")]
+    UnknownTopic(TopicPartition),
+    #[error("stored bytes are damaged at {place}: {what}; run `onhand log verify`")]
+    Damaged { place: String, what: String },
+    #[error("the log cannot be read: {0}")]
+    Io(String),
+}
+
+/// Why a topic could not be created.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum TopicError {
+    #[error("topic {name} exists with {existing} and was asked for with {asked}")]
+    Differs {
+        name: String,
+        existing: String,
+        asked: String,
+    },
+    #[error("{0:?} is no topic name: use 1 to 249 of [a-zA-Z0-9._-]")]
+    Name(String),
+    #[error("a topic has 1 to 1024 partitions, not {0}")]
+    Partitions(u16),
+    #[error(transparent)]
+    Log(#[from] AppendError),
+}
+
+/// The partition of a key: murmur2 with its sign bit cleared, modulo the partition count, as Kafka's
+/// own default partitioner (`org.apache.kafka.common.utils.Utils.murmur2`).
+pub fn partition_of(key: &[u8], partitions: u16) -> u16 {
+    let positive = murmur2(key) & 0x7fff_ffff;
+    // A remainder by a u16 fits a u16.
+    (positive % u32::from(partitions)) as u16
+}
+
+/// Austin Appleby's MurmurHash2, 32 bit, with Kafka's seed.
+pub fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    const SEED: u32 = 0x9747_b28c;
+    let mut hash = SEED ^ (data.len() as u32);
+    let mut words = data.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes(word.try_into().expect("chunks of four bytes"));
+        k = k.wrapping_mul(M);
+        k ^= k >> 24;
+        k = k.wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (i, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * i);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
+}

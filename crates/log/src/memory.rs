@@ -1,0 +1,440 @@
+//! A log in memory, for tests: it can end every append in every way.
+//!
+//! Nothing becomes durable by itself: endings come with [`Log::flush`] or [`Log::close`], on the
+//! thread that calls it, and not even then between [`MemoryLog::hold`] and
+//! [`MemoryLog::release`]. So a test sees [`View::Latest`] run ahead of [`View::Durable`] for as
+//! long as it likes.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use crate::catalog::{Catalog, check_owner};
+use crate::clock::Clock;
+use crate::{
+    Append, AppendError, Bounds, Consumed, Ending, Fetch, Listener, Log, Offset, OnEnd, Progress,
+    ReadError, RecordBatch, Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition,
+    TopicSpec, View,
+};
+
+/// Largest append, the default of the journal: what passes here passes there.
+const APPEND_BYTES_MAX: usize = 16 << 20;
+
+/// What shall become of an append instead of [`Ending::Durable`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Ends [`Ending::Fenced`]: not written, and its token is worth nothing from now on.
+    Fenced,
+    /// Ends [`Ending::Aborted`]: not written.
+    Aborted,
+    /// Ends [`Ending::Unknown`], and was written.
+    UnknownWritten,
+    /// Ends [`Ending::Unknown`], and was not written.
+    UnknownNotWritten,
+}
+
+/// A log in memory. See the module's text for when its appends end.
+pub struct MemoryLog {
+    epoch: u64,
+    clock: Clock,
+    state: Mutex<State>,
+    /// Held while endings are called, so that they are called in order.
+    ending: Mutex<()>,
+    listeners: RwLock<Vec<Listener>>,
+}
+
+#[derive(Default)]
+struct State {
+    catalog: Catalog,
+    /// The catalog without what is pending.
+    durable: Catalog,
+    partitions: Vec<Partition>,
+    pending: VecDeque<Pending>,
+    faults: VecDeque<Option<Fault>>,
+    held: bool,
+    out_of_space: bool,
+    stopped: bool,
+    time: Option<Timestamp>,
+    appends: u64,
+    syncs: u64,
+}
+
+#[derive(Clone, Default)]
+struct Partition {
+    batches: Vec<RecordBatch>,
+    end: Offset,
+    durable: Offset,
+}
+
+struct Pending {
+    owner: Arc<str>,
+    ends: Vec<(usize, Offset)>,
+    consumed: Vec<Consumed>,
+    ending: Ending,
+    on_end: Option<OnEnd>,
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::with_state(State::default(), 1)
+    }
+}
+
+impl MemoryLog {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn with_state(state: State, epoch: u64) -> Self {
+        Self {
+            epoch,
+            clock: Clock::new(0),
+            state: Mutex::new(state),
+            ending: Mutex::new(()),
+            listeners: RwLock::new(Vec::new()),
+        }
+    }
+
+    /// The next append that has no fault yet gets this one.
+    pub fn inject(&self, fault: Fault) {
+        self.script([Some(fault)]);
+    }
+
+    /// Faults for the next appends in order; `None` lets one pass.
+    pub fn script(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
+        self.lock().faults.extend(faults);
+    }
+
+    /// Lets no append end until [`MemoryLog::release`].
+    pub fn hold(&self) {
+        self.lock().held = true;
+    }
+
+    /// Lets appends end again and ends those that waited, flushed or not.
+    pub fn release(&self) {
+        self.lock().held = false;
+        self.flush();
+    }
+
+    /// While set, appends of [`Purpose::Intake`](crate::Purpose::Intake) are refused with
+    /// [`AppendError::NoSpace`].
+    pub fn set_out_of_space(&self, out_of_space: bool) {
+        self.lock().out_of_space = out_of_space;
+    }
+
+    /// From now on the clock shows what it is told, and never goes back.
+    pub fn set_time(&self, time: Timestamp) {
+        let mut state = self.lock();
+        state.time = Some(state.time.map_or(time, |before| before.max(time)));
+    }
+
+    /// Stops as a failed sync would: all that waits ends [`Ending::Unknown`].
+    pub fn poison(&self) {
+        let order = self.ending.lock().expect("endings do not panic");
+        let waiting = {
+            let mut state = self.lock();
+            state.stopped = true;
+            std::mem::take(&mut state.pending)
+        };
+        for on_end in waiting.into_iter().filter_map(|pending| pending.on_end) {
+            on_end(Ending::Unknown);
+        }
+        drop(order);
+        self.tell(Progress::Stopped);
+    }
+
+    /// What another process would find after this one was killed: everything durable, nothing
+    /// else, the same epoch.
+    #[must_use]
+    pub fn reopened(&self) -> Self {
+        let state = self.lock();
+        let partitions = state.partitions.iter().map(|partition| Partition {
+            batches: partition
+                .batches
+                .iter()
+                .filter(|batch| batch.next_offset() <= partition.durable)
+                .cloned()
+                .collect(),
+            end: partition.durable,
+            durable: partition.durable,
+        });
+        let fresh = State {
+            catalog: state.durable.clone(),
+            durable: state.durable.clone(),
+            partitions: partitions.collect(),
+            time: state.time,
+            ..State::default()
+        };
+        Self::with_state(fresh, self.epoch)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("no holder of the log's lock panics")
+    }
+
+    fn tell(&self, progress: Progress) {
+        for listener in self
+            .listeners
+            .read()
+            .expect("listeners do not panic")
+            .iter()
+        {
+            listener(progress);
+        }
+    }
+}
+
+impl fmt::Debug for MemoryLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLog")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log for MemoryLog {
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn now(&self) -> Timestamp {
+        let told = self.lock().time;
+        told.unwrap_or_else(|| self.clock.now())
+    }
+
+    fn create_topic(&self, spec: &TopicSpec) -> Result<TopicId, TopicError> {
+        let mut state = self.lock();
+        state.check_running()?;
+        if let Some(id) = state.catalog.find(spec)? {
+            return Ok(id);
+        }
+        let id = state.catalog.add(spec.clone());
+        state.durable.add(spec.clone());
+        let slots = state.catalog.slots().len();
+        state.partitions.resize_with(slots, Partition::default);
+        Ok(id)
+    }
+
+    fn topics(&self) -> Vec<Topic> {
+        self.lock().catalog.topics().to_vec()
+    }
+
+    fn claim(&self, owner: &str) -> Result<Token, AppendError> {
+        check_owner(owner)?;
+        let mut state = self.lock();
+        state.check_running()?;
+        let owner: Arc<str> = Arc::from(owner);
+        let generation = state.catalog.next_generation(&owner);
+        state.catalog.claim(&owner, generation);
+        state.durable.claim(&owner, generation);
+        Ok(Token { owner, generation })
+    }
+
+    fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {
+        let mut state = self.lock();
+        state.check_running()?;
+        state.catalog.admit(token, &append)?;
+        let bytes = append
+            .batches
+            .iter()
+            .map(|(_, batch)| batch.bytes().len())
+            .sum();
+        if bytes > APPEND_BYTES_MAX {
+            return Err(AppendError::TooLarge {
+                bytes,
+                limit: APPEND_BYTES_MAX,
+            });
+        }
+        if state.out_of_space && append.purpose == crate::Purpose::Intake {
+            return Err(AppendError::NoSpace);
+        }
+        state.appends += 1;
+        let fault = state.faults.pop_front().flatten();
+        let ending = match fault {
+            None => Ending::Durable,
+            Some(Fault::Fenced) => Ending::Fenced,
+            Some(Fault::Aborted) => Ending::Aborted,
+            Some(Fault::UnknownWritten | Fault::UnknownNotWritten) => Ending::Unknown,
+        };
+        if fault == Some(Fault::Fenced) {
+            // Somebody else claimed the name in that moment.
+            let generation = state.catalog.next_generation(&token.owner);
+            state.catalog.claim(&token.owner, generation);
+            state.durable.claim(&token.owner, generation);
+        }
+        let written = matches!(fault, None | Some(Fault::UnknownWritten));
+        let mut pending = Pending {
+            owner: Arc::clone(&token.owner),
+            ends: Vec::new(),
+            consumed: Vec::new(),
+            ending,
+            on_end: append.on_end,
+        };
+        if written {
+            state.catalog.consume(&token.owner, &append.consumed);
+            pending.consumed = append.consumed;
+            for (at, batch) in append.batches {
+                let slot = state.catalog.slot(at).expect("admitted partitions exist");
+                let partition = state.partitions.get_mut(slot).expect("each slot has one");
+                let batch = batch.rebase(partition.end);
+                partition.end = batch.next_offset();
+                pending.ends.push((slot, partition.end));
+                partition.batches.push(batch);
+            }
+        }
+        state.pending.push_back(pending);
+        drop(state);
+        if written {
+            self.tell(Progress::Appended);
+        }
+        Ok(())
+    }
+
+    fn flush(&self) {
+        let order = self.ending.lock().expect("endings do not panic");
+        let mut ends = Vec::new();
+        {
+            let mut state = self.lock();
+            if state.held || state.pending.is_empty() {
+                return;
+            }
+            state.syncs += 1;
+            let state = &mut *state;
+            for pending in state.pending.drain(..) {
+                for (slot, end) in pending.ends {
+                    state
+                        .partitions
+                        .get_mut(slot)
+                        .expect("each slot has one")
+                        .durable = end;
+                }
+                state.durable.consume(&pending.owner, &pending.consumed);
+                ends.push((pending.on_end, pending.ending));
+            }
+        }
+        for (on_end, ending) in ends {
+            if let Some(on_end) = on_end {
+                on_end(ending);
+            }
+        }
+        drop(order);
+        self.tell(Progress::Durable);
+    }
+
+    fn read(
+        &self,
+        at: TopicPartition,
+        from: Offset,
+        max_bytes: usize,
+        view: View,
+    ) -> Result<Fetch, ReadError> {
+        let state = self.lock();
+        let partition = state.partition(at)?;
+        if !(0..=partition.end).contains(&from) {
+            return Err(ReadError::OutOfRange {
+                asked: from,
+                start: 0,
+                end: partition.end,
+            });
+        }
+        let limit = partition.seen(view);
+        let first = partition
+            .batches
+            .partition_point(|batch| batch.next_offset() <= from);
+        let mut fetch = Fetch {
+            batches: Vec::new(),
+            next: from,
+        };
+        let mut bytes = 0;
+        for batch in partition.batches.iter().skip(first) {
+            if batch.next_offset() > limit || bytes >= max_bytes && !fetch.batches.is_empty() {
+                break;
+            }
+            bytes += batch.bytes().len();
+            fetch.next = batch.next_offset();
+            fetch.batches.push(batch.clone());
+        }
+        Ok(fetch)
+    }
+
+    fn offset_at(&self, at: TopicPartition, time: Timestamp) -> Result<Option<Offset>, ReadError> {
+        let state = self.lock();
+        let batches = state.partition(at)?.batches.iter();
+        let batch = batches.filter(|batch| batch.max_timestamp() >= time);
+        Ok(batch
+            .flat_map(RecordBatch::records)
+            .find(|r| r.timestamp >= time)
+            .map(|r| r.offset))
+    }
+
+    fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
+        Ok(Bounds {
+            start: 0,
+            end: self.lock().partition(at)?.seen(view),
+        })
+    }
+
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+        self.lock().catalog.consumed(owner, at)
+    }
+
+    fn listen(&self, listener: Listener) {
+        self.listeners
+            .write()
+            .expect("listeners do not panic")
+            .push(listener);
+    }
+
+    fn stats(&self) -> Stats {
+        let state = self.lock();
+        let batches = state
+            .partitions
+            .iter()
+            .flat_map(|partition| &partition.batches);
+        Stats {
+            bytes: batches.map(|batch| batch.bytes().len() as u64).sum(),
+            appends: state.appends,
+            syncs: state.syncs,
+            pending: state.pending.len() as u64,
+            out_of_space: state.out_of_space,
+            ..Stats::default()
+        }
+    }
+
+    fn close(&self) -> Result<(), AppendError> {
+        {
+            let mut state = self.lock();
+            state.check_running()?;
+            state.stopped = true;
+            state.held = false;
+        }
+        self.flush();
+        self.tell(Progress::Stopped);
+        Ok(())
+    }
+}
+
+impl State {
+    fn check_running(&self) -> Result<(), AppendError> {
+        if self.stopped {
+            return Err(AppendError::Stopped("it was closed".into()));
+        }
+        Ok(())
+    }
+
+    fn partition(&self, at: TopicPartition) -> Result<&Partition, ReadError> {
+        let slot = self.catalog.slot(at).ok_or(ReadError::UnknownTopic(at))?;
+        self.partitions.get(slot).ok_or(ReadError::UnknownTopic(at))
+    }
+}
+
+impl Partition {
+    fn seen(&self, view: View) -> Offset {
+        match view {
+            View::Durable => self.durable,
+            View::Latest => self.end,
+        }
+    }
+}
