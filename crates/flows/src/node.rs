@@ -1,0 +1,145 @@
+//! A node: the stock flows running over a log.
+
+use std::fmt;
+use std::sync::Arc;
+
+use onhand_ledger::{Home, Settings, State};
+use onhand_log::{Log, TopicError, TopicId, partition_of};
+use onhand_streams::{
+    RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle,
+};
+use thiserror::Error;
+
+use crate::stock::{Decide, Stock};
+use crate::topics;
+
+/// How a node is run.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// For a new log; an existing one keeps its count. `None`: 16, or what the log has.
+    pub partitions: Option<u16>,
+    pub settings: Settings,
+    pub worker: WorkerConfig,
+    /// [`onhand_ledger::decide`], but in tests that make it fail.
+    pub decide: Decide,
+    /// Told of each partition as it is restored: its number and what that took.
+    pub restored: fn(u16, Restored),
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            partitions: None,
+            settings: Settings::default(),
+            worker: WorkerConfig::default(),
+            decide: onhand_ledger::decide,
+            restored: |_, _| (),
+        }
+    }
+}
+
+impl fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeConfig")
+            .field("partitions", &self.partitions)
+            .field("settings", &self.settings)
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The partition count of a new log. More than any node here has cores, few enough that a quiet group
+/// is not scattered.
+pub const PARTITIONS_DEFAULT: u16 = 16;
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("this log has {existing} partitions, not {asked}; the count of a log never changes")]
+    Partitions { existing: u16, asked: u16 },
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    pub handle: WorkerHandle<Stock>,
+    pub log: Arc<dyn Log>,
+    pub partitions: u16,
+    /// `stock.decisions`.
+    pub decisions: TopicId,
+    worker: Worker<Stock>,
+}
+
+/// Creates the topics where they are missing, takes their partitions, restores and starts.
+///
+/// # Errors
+/// [`StartError`] says which topic or partition and what to do.
+pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError> {
+    let existing = log
+        .topics()
+        .into_iter()
+        .find(|topic| topic.spec.name == topics::COMMANDS)
+        .map(|topic| topic.spec.partitions);
+    let partitions = match (existing, config.partitions) {
+        (Some(existing), Some(asked)) if existing != asked => {
+            return Err(StartError::Partitions { existing, asked });
+        }
+        (Some(existing), _) => existing,
+        (None, asked) => asked.unwrap_or(PARTITIONS_DEFAULT),
+    };
+    let [commands, decisions, state, dead_letters] = topics::specs(partitions);
+    let topics = Topics {
+        input: log.create_topic(&commands)?,
+        redo: log.create_topic(&decisions)?,
+        changelog: log.create_topic(&state)?,
+    };
+    let dead_letters = log.create_topic(&dead_letters)?;
+    let (settings, decide) = (config.settings.clone(), config.decide);
+    let make = move |partition| {
+        let home = Home {
+            partition,
+            partitions,
+            partition_of,
+        };
+        Stock::new(
+            State::new(home, settings.clone()),
+            partition,
+            dead_letters,
+            decide,
+        )
+    };
+    let restored = config.restored;
+    let worker = Worker::start(
+        &log,
+        "stock",
+        topics,
+        partitions,
+        make,
+        &config.worker,
+        &move |partition, report| restored(partition, report),
+    )?;
+    Ok(Node {
+        handle: worker.handle(),
+        log,
+        partitions,
+        decisions: topics.redo,
+        worker,
+    })
+}
+
+impl Node {
+    /// Takes nothing more, finishes what was taken, writes snapshots, and closes the log.
+    ///
+    /// # Errors
+    /// What kept it from ending cleanly.
+    pub fn stop(self) -> Result<(), SubmitError> {
+        self.worker.stop()?;
+        self.log
+            .close()
+            .map_err(|error| SubmitError::Stopped(error.to_string()))
+    }
+}

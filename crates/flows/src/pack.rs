@@ -1,0 +1,497 @@
+//! Packs: many inputs, or many decisions, in the value of one record. `docs/format.md` has the bytes.
+//!
+//! A pack is a version byte followed by entries in postcard's encoding. What many entries share, or
+//! what follows from other fields, is not written again: a decision's number follows from its place, its
+//! log time is relative to the pack's, its fingerprints follow from its input.
+
+use onhand_ledger::decision::SendWhat;
+use onhand_ledger::hold::HoldRecord;
+use onhand_ledger::reservation::ReservationRecord;
+use onhand_ledger::{
+    Body, Command, CountNote, Decision, Input, LevelAfter, Location, Movement, Outcome, Resolved,
+    Send, Time,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+/// The version that this code writes.
+const VERSION: u8 = 1;
+
+// The variants of `Input` in its encoding: entries are written by what they hold, without building an
+// `Input` around it.
+const INPUT_COMMAND: u8 = 0;
+const INPUT_ASK: u8 = 1;
+const INPUT_ANSWER: u8 = 2;
+const INPUT_TICK: u8 = 3;
+
+/// Why bytes are no pack of this version.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum PackError {
+    #[error("the pack is empty")]
+    Empty,
+    #[error("pack version {0} is not known to this build; use the newer one that wrote it")]
+    Version(u8),
+    #[error("entry at byte {at} cannot be decoded: {what}")]
+    Entry { at: usize, what: String },
+}
+
+/// The key that decides a command's partition: its SKU, or its reservation's id.
+pub fn key_of<'c>(command: &'c Command<'_>) -> &'c str {
+    match &command.body {
+        Body::Receive(fact) | Body::Return(fact) | Body::Adjust(fact) | Body::Ship { fact, .. } => {
+            fact.sku.as_str()
+        }
+        Body::Move { sku, .. }
+        | Body::Count { sku, .. }
+        | Body::Set { sku, .. }
+        | Body::Item { sku, .. } => sku.as_str(),
+        Body::Commit { reservation, .. }
+        | Body::Reserve { reservation, .. }
+        | Body::Confirm { reservation, .. }
+        | Body::Release { reservation, .. }
+        | Body::Extend { reservation, .. } => reservation.as_str(),
+    }
+}
+
+/// The fingerprint of a command's name at its key.
+pub fn name_of(source: &str, id: &str) -> u128 {
+    let mut bytes = Vec::with_capacity(source.len() + id.len() + 1);
+    bytes.extend_from_slice(source.as_bytes());
+    // 0xff stands in no UTF-8 string, so that ("a", "bc") and ("ab", "c") differ.
+    bytes.push(0xff);
+    bytes.extend_from_slice(id.as_bytes());
+    xxh3_128(&bytes)
+}
+
+/// Commands of one partition on their way into the log.
+#[derive(Debug)]
+pub struct CommandPack {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Default for CommandPack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CommandPack {
+    pub fn new() -> Self {
+        Self {
+            bytes: vec![VERSION],
+            count: 0,
+        }
+    }
+
+    /// Adds a command. All commands of a pack have the same partition.
+    pub fn push(&mut self, command: &Command<'_>) {
+        self.bytes.push(INPUT_COMMAND);
+        put(&mut self.bytes, command);
+        self.count += 1;
+    }
+
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+pub(crate) fn put<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
+    postcard::serialize_with_flavor::<T, VecFlavor<'_>, ()>(value, VecFlavor(bytes))
+        .expect("memory takes any value whose lengths are known");
+}
+
+/// postcard's output into a borrowed vector, whole slices at a time.
+struct VecFlavor<'v>(&'v mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for VecFlavor<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// What owners send each other, packed as inputs of the receiver.
+#[derive(Debug)]
+pub(crate) struct InternalPack(Vec<u8>);
+
+impl InternalPack {
+    pub(crate) fn new() -> Self {
+        Self(vec![VERSION])
+    }
+
+    /// Adds a record for the owner it is sent to. Written as the `Input` that it is there.
+    pub(crate) fn push(&mut self, what: &SendWhat<'_>) {
+        match what {
+            SendWhat::Ask(ask) => {
+                self.0.push(INPUT_ASK);
+                put(&mut self.0, ask);
+            }
+            SendWhat::Answer(answer) => {
+                self.0.push(INPUT_ANSWER);
+                put(&mut self.0, answer);
+            }
+        }
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// The pack of a tick.
+pub(crate) fn tick_pack() -> Vec<u8> {
+    vec![VERSION, INPUT_TICK]
+}
+
+/// A pack of one input, given in its bytes.
+pub(crate) fn pack_of(input: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(input.len() + 1);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(input);
+    bytes
+}
+
+/// An input of a pack with its fingerprints.
+#[derive(Debug)]
+pub struct PackedInput<'a> {
+    pub input: Input<'a>,
+    pub name: u128,
+    pub content: u64,
+    /// Where it stands in the pack, for a dead letter.
+    pub bytes: &'a [u8],
+}
+
+/// The inputs of a pack, in order. It ends after the first error.
+///
+/// # Errors
+/// [`PackError`] when it is no pack of this version.
+pub fn inputs(
+    pack: &[u8],
+) -> Result<impl Iterator<Item = Result<PackedInput<'_>, PackError>>, PackError> {
+    let mut rest = body(pack)?;
+    Ok(std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let at = pack.len() - rest.len();
+        let taken = take::<Input<'_>>(rest, at);
+        let (input, behind) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                rest = &[];
+                return Some(Err(error));
+            }
+        };
+        let bytes = rest.get(..rest.len() - behind.len()).unwrap_or_default();
+        rest = behind;
+        let (name, content) = fingerprints(&input, bytes);
+        Some(Ok(PackedInput {
+            input,
+            name,
+            content,
+            bytes,
+        }))
+    }))
+}
+
+fn fingerprints(input: &Input<'_>, bytes: &[u8]) -> (u128, u64) {
+    match input {
+        // The encoding is canonical, so equal bytes are equal fields as sent.
+        Input::Command(command) => (
+            name_of(command.source.as_str(), command.id.as_str()),
+            xxh3_64(bytes),
+        ),
+        _ => (0, 0),
+    }
+}
+
+fn body(pack: &[u8]) -> Result<&[u8], PackError> {
+    match pack.split_first() {
+        None => Err(PackError::Empty),
+        Some((&VERSION, rest)) => Ok(rest),
+        Some((&version, _)) => Err(PackError::Version(version)),
+    }
+}
+
+fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8], at: usize) -> Result<(T, &'a [u8]), PackError> {
+    postcard::take_from_bytes(bytes).map_err(|error| PackError::Entry {
+        at,
+        what: error.to_string(),
+    })
+}
+
+/// What stands at the head of a decision pack: the first decision's number, and the log time that the
+/// others are relative to.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct DecisionHead {
+    first: u64,
+    base: Time,
+}
+
+/// What most decisions have, after the input.
+#[derive(Serialize, Deserialize)]
+struct Common<'a> {
+    /// Log time behind the pack's base, ms. Log time never falls.
+    later_ms: u64,
+    /// Which of the fields behind this one are there, see the `HAS_` constants.
+    has: u8,
+    #[serde(borrow)]
+    outcome: Option<Outcome<'a>>,
+}
+
+const HAS_STOCK: u8 = 1;
+const HAS_COUNT: u8 = 2;
+const HAS_HOLDS: u8 = 4;
+const HAS_RESERVATIONS: u8 = 8;
+const HAS_SENDS: u8 = 16;
+
+#[derive(Serialize, Deserialize)]
+struct StockPart<'a> {
+    /// The event time behind the log time, ms; negative when ahead. `None`: there is none.
+    event_behind_ms: Option<i64>,
+    decimals: u8,
+    #[serde(borrow)]
+    locations: Vec<Location<'a>>,
+    movements: Vec<Movement>,
+    levels: Vec<LevelAfter>,
+}
+
+/// A pack of decisions under construction.
+#[derive(Debug, Default)]
+pub struct DecisionPack {
+    bytes: Vec<u8>,
+    base: Time,
+    count: u32,
+}
+
+impl DecisionPack {
+    /// Adds the next decision and says at which byte it begins.
+    pub fn push(&mut self, decision: &Decision<'_>) -> usize {
+        if self.count == 0 {
+            self.bytes.push(VERSION);
+            self.base = decision.at;
+            put(
+                &mut self.bytes,
+                &DecisionHead {
+                    first: decision.number,
+                    base: decision.at,
+                },
+            );
+        }
+        self.count += 1;
+        let begins = self.bytes.len();
+        put_decision(&mut self.bytes, decision, self.base);
+        begins
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The pack, ready for its record; empty afterwards.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.count = 0;
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+fn put_decision(bytes: &mut Vec<u8>, decision: &Decision<'_>, base: Time) {
+    put(bytes, &decision.input);
+    let mut has = 0;
+    let mut flag = |bit: u8, there: bool| has |= if there { bit } else { 0 };
+    flag(
+        HAS_STOCK,
+        !decision.locations.is_empty() || decision.event_time.is_some(),
+    );
+    flag(HAS_COUNT, decision.count.is_some());
+    flag(HAS_HOLDS, !decision.holds.is_empty());
+    flag(
+        HAS_RESERVATIONS,
+        !decision.reservations.is_empty() || !decision.resolved.is_empty(),
+    );
+    flag(HAS_SENDS, !decision.sends.is_empty());
+    let later_ms = decision.at.0.saturating_sub(base.0).try_into().unwrap_or(0);
+    // `Common` by reference: its fields in order.
+    put(bytes, &(later_ms as u64, has, &decision.outcome));
+    if has & HAS_STOCK != 0 {
+        let event_behind_ms = decision
+            .event_time
+            .map(|t| decision.at.0.saturating_sub(t.0));
+        put(
+            bytes,
+            &(
+                event_behind_ms,
+                decision.decimals,
+                &decision.locations,
+                &decision.movements,
+                &decision.levels,
+            ),
+        );
+    }
+    if let Some(count) = &decision.count {
+        put(bytes, count);
+    }
+    if has & HAS_HOLDS != 0 {
+        put(bytes, &decision.holds);
+    }
+    if has & HAS_RESERVATIONS != 0 {
+        put(bytes, &(&decision.reservations, &decision.resolved));
+    }
+    if has & HAS_SENDS != 0 {
+        put(bytes, &decision.sends);
+    }
+}
+
+/// Reads the decisions of a pack, in order.
+#[derive(Clone, Debug)]
+pub struct DecisionReader<'a> {
+    pack: &'a [u8],
+    rest: &'a [u8],
+    base: Time,
+    number: u64,
+}
+
+/// The decisions of a pack from its first on.
+///
+/// # Errors
+/// [`PackError`] when the head cannot be read; the iterator gives an error and ends where an entry
+/// cannot.
+pub fn decisions(pack: &[u8]) -> Result<DecisionReader<'_>, PackError> {
+    let (head, rest) = take::<DecisionHead>(body(pack)?, 1)?;
+    Ok(DecisionReader {
+        pack,
+        rest,
+        base: head.base,
+        number: head.first,
+    })
+}
+
+/// The decisions of a pack from the byte at which the one with that number begins.
+///
+/// # Errors
+/// As [`decisions`]; [`PackError::Entry`] when the pack ends before `offset`.
+pub fn decisions_at(
+    pack: &[u8],
+    offset: usize,
+    number: u64,
+) -> Result<DecisionReader<'_>, PackError> {
+    let mut reader = decisions(pack)?;
+    reader.rest = pack.get(offset..).ok_or(PackError::Entry {
+        at: offset,
+        what: "the pack ends before it".to_owned(),
+    })?;
+    reader.number = number;
+    Ok(reader)
+}
+
+impl<'a> DecisionReader<'a> {
+    /// The number of the decision that comes next.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn read(&mut self) -> Result<Decision<'a>, PackError> {
+        let at = self.pack.len() - self.rest.len();
+        let (input, behind) = take::<Input<'a>>(self.rest, at)?;
+        let input_bytes = self
+            .rest
+            .get(..self.rest.len() - behind.len())
+            .unwrap_or_default();
+        let (name, content) = fingerprints(&input, input_bytes);
+        let (common, mut rest) = take::<Common<'a>>(behind, at)?;
+        let log_time = Time(self.base.0.saturating_add_unsigned(common.later_ms));
+        let mut decision = Decision {
+            number: self.number,
+            at: log_time,
+            name,
+            content,
+            input,
+            outcome: common.outcome,
+            event_time: None,
+            decimals: 0,
+            locations: Vec::new(),
+            movements: Vec::new(),
+            levels: Vec::new(),
+            count: None,
+            holds: Vec::new(),
+            reservations: Vec::new(),
+            resolved: Vec::new(),
+            sends: Vec::new(),
+            gap: false,
+        };
+        if common.has & HAS_STOCK != 0 {
+            let (stock, behind) = take::<StockPart<'a>>(rest, at)?;
+            rest = behind;
+            decision.event_time = stock
+                .event_behind_ms
+                .map(|ms| Time(log_time.0.saturating_sub(ms)));
+            decision.decimals = stock.decimals;
+            decision.locations = stock.locations;
+            decision.movements = stock.movements;
+            decision.levels = stock.levels;
+        }
+        if common.has & HAS_COUNT != 0 {
+            let (count, behind) = take::<CountNote>(rest, at)?;
+            rest = behind;
+            decision.count = Some(count);
+        }
+        if common.has & HAS_HOLDS != 0 {
+            (decision.holds, rest) = take::<Vec<HoldRecord<'a>>>(rest, at)?;
+        }
+        if common.has & HAS_RESERVATIONS != 0 {
+            ((decision.reservations, decision.resolved), rest) =
+                take::<(Vec<ReservationRecord<'a>>, Vec<Resolved<'a>>)>(rest, at)?;
+        }
+        if common.has & HAS_SENDS != 0 {
+            (decision.sends, rest) = take::<Vec<Send<'a>>>(rest, at)?;
+        }
+        self.rest = rest;
+        self.number += 1;
+        Ok(decision)
+    }
+}
+
+impl<'a> Iterator for DecisionReader<'a> {
+    type Item = Result<Decision<'a>, PackError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let read = self.read();
+        if read.is_err() {
+            self.rest = &[];
+        }
+        Some(read)
+    }
+}

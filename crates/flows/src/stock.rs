@@ -1,0 +1,255 @@
+//! The stock flow and the reservation flow of one partition, as a processor: read an input, let the
+//! ledger decide, write the decision down, apply it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use onhand_ledger::state::{StateKey, StateRecord};
+use onhand_ledger::{Decision, Input, Stamped, State, Time};
+use onhand_log::{Record, Timestamp, TopicId};
+use onhand_streams::{Processor, Step};
+
+use crate::pack::{self, DecisionPack, InternalPack, PackError, PackedInput};
+use crate::topics;
+
+/// A step ends when its decisions reach this: large enough to share one append among thousands, small
+/// enough for a reader to take in one piece.
+const PACK_BYTES_MAX: usize = 256 << 10;
+
+/// The rules that decide. [`onhand_ledger::decide`] everywhere but in tests that make it fail.
+pub type Decide = for<'a> fn(&State, &Stamped<'a>) -> Decision<'a>;
+
+/// The processor of one partition.
+pub struct Stock {
+    state: State,
+    decide: Decide,
+    dead_letters: TopicId,
+    partition: u16,
+    pack: DecisionPack,
+    sends: BTreeMap<u16, InternalPack>,
+}
+
+impl fmt::Debug for Stock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stock")
+            .field("partition", &self.partition)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stock {
+    pub fn new(state: State, partition: u16, dead_letters: TopicId, decide: Decide) -> Self {
+        Self {
+            state,
+            decide,
+            dead_letters,
+            partition,
+            pack: DecisionPack::default(),
+            sends: BTreeMap::new(),
+        }
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// For reads that keep an order of their own up to date; no read changes what the log says.
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    /// One input: decide, write down, apply. Says where its decision begins in the pack, or `None`
+    /// when the partition must stop.
+    fn take(
+        &mut self,
+        packed: PackedInput<'_>,
+        record: &Record<'_>,
+        step: &mut Step,
+        part: u32,
+    ) -> Option<usize> {
+        let is_command = matches!(packed.input, Input::Command(_));
+        let bytes = packed.bytes;
+        let stamped = Stamped {
+            input: packed.input,
+            at: Time(record.timestamp),
+            name: packed.name,
+            content: packed.content,
+        };
+        let decision = if let Some(panic) = step.parked(part) {
+            let panic = panic.to_owned();
+            let decision = onhand_ledger::park(&self.state, &stamped, &panic);
+            let value = pack::pack_of(bytes);
+            self.put_dead_letter(decision.number, value, record, &panic, step);
+            decision
+        } else {
+            (self.decide)(&self.state, &stamped)
+        };
+        if decision.gap {
+            step.stop(format!(
+                "partition {}: an internal record is missing before the one at offset {} of {}; \
+                 run `onhand verify` on this directory",
+                self.partition,
+                record.offset,
+                topics::COMMANDS
+            ));
+            return None;
+        }
+        let begins = self.pack.push(&decision);
+        for send in &decision.sends {
+            self.sends
+                .entry(send.to)
+                .or_insert_with(InternalPack::new)
+                .push(&send.what);
+        }
+        if is_command && decision.outcome.is_none() {
+            step.pend(decision.number);
+        }
+        for resolved in &decision.resolved {
+            step.resolve(resolved.of, begins, decision.number);
+        }
+        self.state.apply(&decision);
+        Some(begins)
+    }
+
+    /// Keeps what could not be processed, whole, with where it came from and why.
+    fn put_dead_letter(
+        &self,
+        key: u64,
+        value: Vec<u8>,
+        record: &Record<'_>,
+        reason: &str,
+        step: &mut Step,
+    ) {
+        let headers = vec![
+            ("origin.topic", topics::COMMANDS.as_bytes().to_vec()),
+            ("origin.partition", self.partition.to_string().into_bytes()),
+            ("origin.offset", record.offset.to_string().into_bytes()),
+            ("reason", reason.as_bytes().to_vec()),
+            ("attempts", b"1".to_vec()),
+        ];
+        let key = key.to_be_bytes().to_vec();
+        step.put(self.dead_letters, self.partition, key, value, headers);
+    }
+
+    /// A record that is no pack: kept, and passed over.
+    fn put_unreadable(&self, record: &Record<'_>, error: &PackError, step: &mut Step) {
+        let value = record.value.unwrap_or_default().to_vec();
+        self.put_dead_letter(
+            record.offset.unsigned_abs(),
+            value,
+            record,
+            &error.to_string(),
+            step,
+        );
+    }
+}
+
+impl Processor for Stock {
+    fn process(&mut self, record: &Record<'_>, step: &mut Step) {
+        let number = self.state.number() + 1;
+        let mut first = None;
+        let mut count = 0;
+        let inputs = pack::inputs(record.value.unwrap_or_default());
+        let inputs = match inputs {
+            Ok(inputs) => inputs,
+            Err(error) => {
+                self.put_unreadable(record, &error, step);
+                return;
+            }
+        };
+        for input in inputs {
+            let input = match input {
+                Ok(input) => input,
+                Err(error) => {
+                    self.put_unreadable(record, &error, step);
+                    break;
+                }
+            };
+            step.working_on(count);
+            let Some(begins) = self.take(input, record, step, count) else {
+                return;
+            };
+            first.get_or_insert(begins);
+            count += 1;
+        }
+        if let Some(first) = first {
+            step.answer(first, number, count);
+        }
+    }
+
+    fn finish(&mut self, step: &mut Step) {
+        if !self.pack.is_empty() {
+            step.redo(self.pack.take());
+        }
+        for (partition, pack) in std::mem::take(&mut self.sends) {
+            step.send(partition, pack.finish());
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.pack.len() >= PACK_BYTES_MAX
+    }
+
+    fn due(&self) -> Option<Timestamp> {
+        self.state.due().map(|time| time.0)
+    }
+
+    fn tick(&self) -> Vec<u8> {
+        pack::tick_pack()
+    }
+
+    fn restore(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+        let record = value
+            .map(postcard::from_bytes::<StateRecord<'_>>)
+            .transpose()
+            .map_err(|error| format!("a record of {}: {error}", topics::STATE))?;
+        self.state.load(&StateKey(key.to_vec()), record)
+    }
+
+    fn redo(&mut self, value: &[u8]) -> Result<(), String> {
+        let reader = pack::decisions(value).map_err(|error| error.to_string())?;
+        for decision in reader {
+            let decision = decision.map_err(|error| error.to_string())?;
+            let next = self.state.number() + 1;
+            if decision.number < next {
+                continue;
+            }
+            if decision.number > next {
+                return Err(format!(
+                    "decision {next} is missing before {}",
+                    decision.number
+                ));
+            }
+            self.state.apply(&decision);
+        }
+        Ok(())
+    }
+
+    fn touched_bytes(&self) -> usize {
+        self.state.touched_bytes()
+    }
+
+    fn drain_touched(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+        let mut bytes = Vec::new();
+        self.state.drain_touched(&mut |key, record| match record {
+            Some(record) => {
+                encode(record, &mut bytes);
+                put(&key.0, Some(&bytes));
+            }
+            None => put(&key.0, None),
+        });
+    }
+
+    fn export(&self, put: &mut dyn FnMut(&[u8], &[u8])) {
+        let mut bytes = Vec::new();
+        self.state.export(&mut |key, record| {
+            encode(record, &mut bytes);
+            put(&key.0, &bytes);
+        });
+    }
+}
+
+fn encode(record: &StateRecord<'_>, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    pack::put(bytes, record);
+}

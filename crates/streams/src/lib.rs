@@ -1,0 +1,31 @@
+//! The stream-processing library that onhand's flows run on.
+//!
+//! A **task** owns one partition: it reads records, lets a [`Processor`] change its state, and commits
+//! outputs, changelog and input position in one append. A **worker** is a thread that drives tasks and
+//! takes in what callers submit to them.
+//!
+//! ```text
+//!  submit ─► [inbox] ─► append to the input topic ─► task: read, process, append ─► flush
+//!    ticket ◄─────────── when the append is durable ◄──────────────────────────────┘
+//! ```
+//!
+//! State is restored from the changelog, the latest record of each key, and from the records of the
+//! task's **redo** topic behind it (its decisions), which are applied again but never decided again.
+//! The changelog is written behind the redo topic, at a rate bounded by it: see [`task`]. Snapshot files
+//! only shorten a restart; they can always be deleted.
+//!
+//! This crate knows nothing of HTTP, Kafka or stock.
+//!
+//! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`].
+
+mod inflight;
+pub mod processor;
+pub mod restore;
+pub mod snapshot;
+pub mod task;
+pub mod worker;
+
+pub use processor::{Delivery, Processor, Step, Ticket};
+pub use restore::{RestoreError, Restored};
+pub use task::{TaskSpec, Topics};
+pub use worker::{SubmitError, Worker, WorkerConfig, WorkerHandle, WorkerStats};

@@ -1,0 +1,219 @@
+//! What a topology supplies: the logic and the state of one partition.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use onhand_log::{Record, Timestamp, TopicId};
+
+use crate::worker::SubmitError;
+
+/// The logic and state of one partition. One owner calls it; it needs no lock.
+///
+/// Everything it does must follow from its state and the records it is given: no clock, no entropy.
+pub trait Processor: Send + 'static {
+    /// Processes one record of the input topic. It may change state and put output into `step`.
+    ///
+    /// A panic is caught: the task is restored from the log, and the record comes again with
+    /// [`Step::parked`] naming the part whose processing panicked.
+    fn process(&mut self, record: &Record<'_>, step: &mut Step);
+
+    /// Ends a step of one or more records: puts the redo record of all of them into `step`.
+    fn finish(&mut self, step: &mut Step);
+
+    /// Whether the step should end here because its output has grown large.
+    fn is_full(&self) -> bool;
+
+    /// When a tick is wanted, if nothing else comes until then.
+    fn due(&self) -> Option<Timestamp>;
+
+    /// The value of the input record that tells a processor that time has passed.
+    fn tick(&self) -> Vec<u8>;
+
+    /// Puts back one record of the changelog, or of a snapshot.
+    ///
+    /// # Errors
+    /// Says what does not fit; the task then does not start.
+    fn restore(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), String>;
+
+    /// Applies one record of the redo topic, or leaves it out when the state has it already.
+    ///
+    /// # Errors
+    /// As [`Processor::restore`].
+    fn redo(&mut self, value: &[u8]) -> Result<(), String>;
+
+    /// About how many bytes [`Processor::drain_touched`] would give now.
+    fn touched_bytes(&self) -> usize;
+
+    /// Gives the changelog records of everything touched since the last call. `None`: gone.
+    fn drain_touched(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>));
+
+    /// Gives the whole state as records that [`Processor::restore`] takes.
+    fn export(&self, put: &mut dyn FnMut(&[u8], &[u8]));
+}
+
+/// A caller's claim on outcomes. Called on a thread of the engine: it must be short.
+pub trait Ticket: Send + Sync {
+    /// Something that was asked has an outcome, and it is durable.
+    fn deliver(&self, delivery: Delivery);
+
+    /// It was not taken after all; nothing of it is in the log.
+    fn refused(&self, error: &SubmitError);
+
+    /// What was asked may or may not have taken effect; `why` says what to do.
+    fn failed(&self, why: &str);
+}
+
+/// Outcomes, as the redo record that carries them.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub partition: u16,
+    /// The value of the redo record.
+    pub pack: Bytes,
+    /// Where in it the outcomes begin,
+    pub offset: usize,
+    /// the number of the first,
+    pub number: u64,
+    /// and how many follow each other.
+    pub count: u32,
+}
+
+/// The part of an answer that the processor states.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerPlace {
+    pub(crate) offset: usize,
+    pub(crate) number: u64,
+    pub(crate) count: u32,
+}
+
+/// Whose answer it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum AnswerTo {
+    /// The ticket that the record came with.
+    Ticket(u64),
+    /// The ticket that waits under this number.
+    Pending(u64),
+}
+
+/// A record for a topic beside input, redo and changelog.
+#[derive(Debug)]
+pub(crate) struct SideRecord {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: u16,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+    pub(crate) headers: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// What one step puts out. Everything in it is appended together, or nothing of it.
+#[derive(Default)]
+pub struct Step {
+    pub(crate) redo: Option<Vec<u8>>,
+    pub(crate) sends: BTreeMap<u16, Vec<Vec<u8>>>,
+    pub(crate) side: Vec<SideRecord>,
+    pub(crate) answers: Vec<(AnswerTo, AnswerPlace)>,
+    /// Commands whose outcome comes later: their number, and the ticket that waits for it.
+    pub(crate) pending: Vec<(u64, u64)>,
+    pub(crate) ticket: Option<u64>,
+    pub(crate) parked: Vec<(u32, String)>,
+    pub(crate) working_on: u32,
+    pub(crate) stop: Option<String>,
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step")
+            .field("answers", &self.answers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Step {
+    /// Says which part of the record is being processed, so that a panic can be pinned to it.
+    pub fn working_on(&mut self, part: u32) {
+        self.working_on = part;
+    }
+
+    /// The panic's text, if processing this part of the record panicked the last time: record it as
+    /// parked instead of trying again.
+    pub fn parked(&self, part: u32) -> Option<&str> {
+        self.parked
+            .iter()
+            .find(|(p, _)| *p == part)
+            .map(|(_, text)| text.as_str())
+    }
+
+    /// Whether somebody waits for the outcome of the record being processed.
+    pub fn is_awaited(&self) -> bool {
+        self.ticket.is_some()
+    }
+
+    /// The outcomes of this record's commands stand in the step's redo record: `count` of them from
+    /// byte `offset` on, the first with that number.
+    pub fn answer(&mut self, offset: usize, number: u64, count: u32) {
+        if let Some(ticket) = self.ticket {
+            self.answers.push((
+                AnswerTo::Ticket(ticket),
+                AnswerPlace {
+                    offset,
+                    number,
+                    count,
+                },
+            ));
+        }
+    }
+
+    /// The outcome of the command with that number comes later.
+    pub fn pend(&mut self, number: u64) {
+        if let Some(ticket) = self.ticket {
+            self.pending.push((number, ticket));
+        }
+    }
+
+    /// The outcome of the earlier command `of` stands at that place of the step's redo record.
+    pub fn resolve(&mut self, of: u64, offset: usize, number: u64) {
+        self.answers.push((
+            AnswerTo::Pending(of),
+            AnswerPlace {
+                offset,
+                number,
+                count: 1,
+            },
+        ));
+    }
+
+    /// The step's redo record: one per step, none when nothing was decided.
+    pub fn redo(&mut self, value: Vec<u8>) {
+        assert!(self.redo.is_none(), "a step has one redo record");
+        self.redo = Some(value);
+    }
+
+    /// A record for the input topic, for the owner of that partition.
+    pub fn send(&mut self, partition: u16, value: Vec<u8>) {
+        self.sends.entry(partition).or_default().push(value);
+    }
+
+    /// A record for another topic.
+    pub fn put(
+        &mut self,
+        topic: TopicId,
+        partition: u16,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        headers: Vec<(&'static str, Vec<u8>)>,
+    ) {
+        self.side.push(SideRecord {
+            topic,
+            partition,
+            key,
+            value,
+            headers,
+        });
+    }
+
+    /// Something is wrong that must not be passed over: nothing of this step is appended and the task
+    /// stops, saying why.
+    pub fn stop(&mut self, why: String) {
+        self.stop = Some(why);
+    }
+}

@@ -1,0 +1,134 @@
+//! How a task gets its state back: snapshot file or changelog, then the redo records behind it.
+
+use onhand_log::{AppendError, Log, Offset, ReadError, TopicPartition, View};
+use thiserror::Error;
+
+use crate::processor::Processor;
+use crate::snapshot::SnapshotDir;
+use crate::task::TaskSpec;
+
+/// The changelog key whose value is the offset from which redo records are applied (8 bytes,
+/// big-endian). No processor key is empty, so it cannot meet one.
+pub const REDO_MARK: &[u8] = b"";
+
+/// How much is read at once.
+const READ_BYTES: usize = 4 << 20;
+
+/// What a restore did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Restored {
+    pub from_snapshot: bool,
+    pub changelog_records: u64,
+    pub redo_records: u64,
+    pub redo_bytes: usize,
+}
+
+/// Why a task could not be opened.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    #[error(
+        "partition {partition} cannot be restored: {what}; run `onhand verify` on this directory"
+    )]
+    Unfit { partition: u16, what: String },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Claim(#[from] AppendError),
+    #[error("a thread for restoring could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+pub(crate) fn restore<P: Processor>(
+    log: &dyn Log,
+    spec: &TaskSpec,
+    processor: &mut P,
+    snapshots: Option<&SnapshotDir>,
+) -> Result<Restored, RestoreError> {
+    let mut restored = Restored::default();
+    let unfit = |what: String| RestoreError::Unfit {
+        partition: spec.partition,
+        what,
+    };
+    let redo = spec.at(spec.topics.redo);
+    let bounds = log.bounds(redo, View::Latest)?;
+    let mut redo_from = bounds.start;
+    // A snapshot that says more than the log holds is of another history: it is left alone.
+    let snapshot = snapshots
+        .and_then(|dir| dir.load(&spec.owner(), log.epoch()))
+        .filter(|snapshot| (bounds.start..=bounds.end).contains(&snapshot.redo_next()));
+    if let Some(snapshot) = snapshot {
+        for (key, value) in snapshot.records() {
+            processor.restore(key, Some(value)).map_err(unfit)?;
+        }
+        redo_from = snapshot.redo_next();
+        restored.from_snapshot = true;
+    } else {
+        read_all(
+            log,
+            spec.at(spec.topics.changelog),
+            None,
+            &mut |key, value| {
+                restored.changelog_records += 1;
+                if key == REDO_MARK {
+                    let mark = value
+                        .and_then(|v| v.try_into().ok())
+                        .map(Offset::from_be_bytes);
+                    redo_from = mark.ok_or_else(|| "a redo mark is not 8 bytes".to_owned())?;
+                    return Ok(());
+                }
+                processor.restore(key, value)
+            },
+        )
+        .map_err(|error| error.into_restore(spec.partition))?;
+    }
+    read_all(log, redo, Some(redo_from), &mut |_, value| {
+        let value = value.ok_or_else(|| "a redo record has no value".to_owned())?;
+        restored.redo_records += 1;
+        restored.redo_bytes += value.len();
+        processor.redo(value)
+    })
+    .map_err(|error| error.into_restore(spec.partition))?;
+    Ok(restored)
+}
+
+enum ReadAllError {
+    Read(ReadError),
+    Unfit(String),
+}
+
+impl ReadAllError {
+    fn into_restore(self, partition: u16) -> RestoreError {
+        match self {
+            Self::Read(error) => RestoreError::Read(error),
+            Self::Unfit(what) => RestoreError::Unfit { partition, what },
+        }
+    }
+}
+
+/// Gives every record from `from` (or the start) to the end.
+fn read_all(
+    log: &dyn Log,
+    at: TopicPartition,
+    from: Option<Offset>,
+    each: &mut dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), String>,
+) -> Result<(), ReadAllError> {
+    let bounds = log.bounds(at, View::Latest).map_err(ReadAllError::Read)?;
+    let mut next = from.unwrap_or(bounds.start);
+    loop {
+        let fetch = log
+            .read(at, next, READ_BYTES, View::Latest)
+            .map_err(ReadAllError::Read)?;
+        if fetch.next == next {
+            return Ok(());
+        }
+        for batch in &fetch.batches {
+            for record in batch.records() {
+                if record.offset >= next {
+                    each(record.key.unwrap_or_default(), record.value)
+                        .map_err(ReadAllError::Unfit)?;
+                }
+            }
+        }
+        next = fetch.next;
+    }
+}

@@ -1,0 +1,181 @@
+//! Snapshot files: the whole state of a task in one file, so that a restart need not read the
+//! changelog. They are a shortcut: a missing, damaged or foreign one is passed over.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | `ONHSNAP1` |
+//! | 8 | the log's epoch, little-endian like all numbers here |
+//! | 8 | the redo offset from which redo records are applied over it |
+//! | 4 + 4 + key + value | each record of the state: length of key, length of value, both |
+//! | 4 | CRC-32C of everything before |
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use onhand_log::Offset;
+
+const MAGIC: &[u8; 8] = b"ONHSNAP1";
+const HEAD_BYTES: usize = 24;
+
+/// Where the snapshot files of a node lie.
+#[derive(Clone, Debug)]
+pub struct SnapshotDir(PathBuf);
+
+/// A snapshot read from its file, checked.
+pub(crate) struct Snapshot {
+    bytes: Vec<u8>,
+    redo_next: Offset,
+}
+
+/// A snapshot being collected in memory.
+pub(crate) struct SnapshotBuilder(Vec<u8>);
+
+impl SnapshotBuilder {
+    pub(crate) fn new(epoch: u64, redo_next: Offset) -> Self {
+        let mut bytes = Vec::with_capacity(1 << 16);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&epoch.to_le_bytes());
+        bytes.extend_from_slice(&redo_next.to_le_bytes());
+        Self(bytes)
+    }
+
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
+        let length = |n: usize| u32::try_from(n).expect("a state record is far below 4 GiB");
+        self.0.extend_from_slice(&length(key.len()).to_le_bytes());
+        self.0.extend_from_slice(&length(value.len()).to_le_bytes());
+        self.0.extend_from_slice(key);
+        self.0.extend_from_slice(value);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let sum = crc32c::crc32c(&self.0);
+        self.0.extend_from_slice(&sum.to_le_bytes());
+        self.0
+    }
+}
+
+impl Snapshot {
+    fn parse(bytes: Vec<u8>, epoch: u64) -> Option<Self> {
+        let body_len = bytes.len().checked_sub(4)?;
+        let (body, sum) = bytes.split_at_checked(body_len)?;
+        let (magic, rest) = body.split_first_chunk::<8>()?;
+        let (written_epoch, rest) = rest.split_first_chunk::<8>()?;
+        let (redo_next, mut rest) = rest.split_first_chunk::<8>()?;
+        let whole = magic == MAGIC
+            && u64::from_le_bytes(*written_epoch) == epoch
+            && sum == crc32c::crc32c(body).to_le_bytes();
+        if !whole {
+            return None;
+        }
+        let redo_next = Offset::from_le_bytes(*redo_next);
+        while !rest.is_empty() {
+            rest = split_record(rest)?.2;
+        }
+        Some(Self { bytes, redo_next })
+    }
+
+    pub(crate) fn redo_next(&self) -> Offset {
+        self.redo_next
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let end = self.bytes.len() - 4;
+        let mut rest = self.bytes.get(HEAD_BYTES..end).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (key, value, behind) = split_record(rest)?;
+            rest = behind;
+            Some((key, value))
+        })
+    }
+}
+
+fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (key_len, rest) = bytes.split_first_chunk::<4>()?;
+    let (value_len, rest) = rest.split_first_chunk::<4>()?;
+    let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_len) as usize)?;
+    let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*value_len) as usize)?;
+    Some((key, value, rest))
+}
+
+impl SnapshotDir {
+    /// # Errors
+    /// When the directory cannot be created.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        Ok(Self(path.to_owned()))
+    }
+
+    fn file(&self, owner: &str) -> PathBuf {
+        self.0.join(format!("{}.snapshot", owner.replace('/', "-")))
+    }
+
+    pub(crate) fn load(&self, owner: &str, epoch: u64) -> Option<Snapshot> {
+        let path = self.file(owner);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "snapshot not read, restoring without");
+                return None;
+            }
+        };
+        let snapshot = Snapshot::parse(bytes, epoch);
+        if snapshot.is_none() {
+            tracing::warn!(path = %path.display(), "snapshot is damaged or of another history, restoring without");
+        }
+        snapshot
+    }
+
+    /// Writes the file beside its place and renames it there. No sync: a file torn by a power cut
+    /// fails its checksum and is passed over.
+    pub(crate) fn store(&self, owner: &str, snapshot: SnapshotBuilder) -> io::Result<()> {
+        let path = self.file(owner);
+        let beside = path.with_extension("snapshot.new");
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(&snapshot.finish())?;
+        drop(file);
+        fs::rename(&beside, &path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(dir: &SnapshotDir) -> PathBuf {
+        let mut builder = SnapshotBuilder::new(7, 42);
+        builder.put(b"a", b"one");
+        builder.put(b"bb", b"");
+        dir.store("stock/3", builder).unwrap();
+        dir.file("stock/3")
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = SnapshotDir::new(temp.path()).unwrap();
+        stored(&dir);
+        let snapshot = dir.load("stock/3", 7).unwrap();
+        assert_eq!(snapshot.redo_next(), 42);
+        let records: Vec<_> = snapshot.records().collect();
+        assert_eq!(records, [(&b"a"[..], &b"one"[..]), (&b"bb"[..], &b""[..])]);
+    }
+
+    #[test]
+    fn a_snapshot_of_another_epoch_or_with_any_byte_changed_or_cut_is_passed_over() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = SnapshotDir::new(temp.path()).unwrap();
+        let path = stored(&dir);
+        assert!(dir.load("stock/3", 8).is_none());
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).unwrap();
+            assert!(dir.load("stock/3", 7).is_none(), "byte {at} changed unseen");
+            fs::write(&path, &good[..at]).unwrap();
+            assert!(dir.load("stock/3", 7).is_none(), "cut at {at} unseen");
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! A task: the owner of one partition.
+//!
+//! It reads a batch, processes it, and commits everything that follows in one append. Between steps it
+//! decides whether the changelog is due: the changelog is written *behind* the redo topic. Every
+//! decision is in the log at once; the state it led to follows when the decisions since the last time
+//! are [`REDO_PER_CHANGELOG`] times larger than what they touched, or when that grew past
+//! [`TOUCHED_BYTES_MAX`]. So a hot key costs one record per flush instead of one per append, the
+//! changelog is a bounded fraction of the log whatever the workload, and a restore reads at most that
+//! much redo behind it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use onhand_log::{
+    Append, AppendError, BatchBuilder, Consumed, Header, Log, Offset, Purpose, ReadError, Token,
+    TopicId, TopicPartition, View,
+};
+
+use crate::inflight::InFlight;
+use crate::processor::{AnswerTo, Delivery, Processor, Step, Ticket};
+use crate::restore::{self, REDO_MARK, RestoreError, Restored};
+use crate::snapshot::SnapshotDir;
+
+/// How much is read at once. Large enough that a busy partition is one read per round.
+const READ_BYTES: usize = 1 << 20;
+
+/// The changelog is due when this many bytes of redo stand against one byte touched: it costs at most
+/// a quarter of what the redo topic costs.
+const REDO_PER_CHANGELOG: usize = 4;
+
+/// The changelog is due at the latest when this much was touched, so that the redo behind it, and with
+/// it a restore, stay bounded.
+const TOUCHED_BYTES_MAX: usize = 16 << 20;
+
+/// Below this much redo the changelog is not worth a record.
+const REDO_BYTES_MIN: usize = 64 << 10;
+
+/// Changelog records are put into batches of about this size.
+const CHANGELOG_BATCH_BYTES: usize = 1 << 20;
+
+/// The topics of a topology.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Topics {
+    pub input: TopicId,
+    /// Where each step's redo record goes: decisions, applied again in a restore.
+    pub redo: TopicId,
+    /// Compacted.
+    pub changelog: TopicId,
+}
+
+/// Which task it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TaskSpec {
+    /// The topology's name; part of the name that owns the partition.
+    pub name: Arc<str>,
+    pub topics: Topics,
+    pub partition: u16,
+}
+
+impl TaskSpec {
+    pub(crate) fn owner(&self) -> String {
+        format!("{}/{}", self.name, self.partition)
+    }
+
+    pub(crate) fn at(&self, topic: TopicId) -> TopicPartition {
+        TopicPartition {
+            topic,
+            partition: self.partition,
+        }
+    }
+}
+
+/// Who waits for what, on one worker.
+#[derive(Default)]
+pub(crate) struct Tickets {
+    /// By the number that a submitted record bears.
+    open: HashMap<u64, OpenTicket>,
+    /// (partition, number of the command) to the ticket's number.
+    pending: HashMap<(u16, u64), u64>,
+}
+
+struct OpenTicket {
+    ticket: Arc<dyn Ticket>,
+    pending: u32,
+    answered: bool,
+}
+
+impl Tickets {
+    pub(crate) fn open(&mut self, number: u64, ticket: Arc<dyn Ticket>) {
+        self.open.insert(
+            number,
+            OpenTicket {
+                ticket,
+                pending: 0,
+                answered: false,
+            },
+        );
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes a ticket back that never got into the log.
+    pub(crate) fn withdraw(&mut self, number: u64) -> Option<Arc<dyn Ticket>> {
+        self.open.remove(&number).map(|open| open.ticket)
+    }
+
+    pub(crate) fn drain(&mut self) -> Vec<Arc<dyn Ticket>> {
+        self.pending.clear();
+        self.open.drain().map(|(_, open)| open.ticket).collect()
+    }
+
+    fn pend(&mut self, partition: u16, number: u64, ticket: u64) {
+        if let Some(open) = self.open.get_mut(&ticket) {
+            open.pending += 1;
+            self.pending.insert((partition, number), ticket);
+        }
+    }
+
+    fn answer(&mut self, partition: u16, to: AnswerTo) -> Option<Arc<dyn Ticket>> {
+        let number = match to {
+            AnswerTo::Ticket(number) => number,
+            AnswerTo::Pending(of) => self.pending.remove(&(partition, of))?,
+        };
+        let open = self.open.get_mut(&number)?;
+        match to {
+            AnswerTo::Ticket(_) => open.answered = true,
+            AnswerTo::Pending(_) => open.pending -= 1,
+        }
+        let ticket = Arc::clone(&open.ticket);
+        if open.answered && open.pending == 0 {
+            self.open.remove(&number);
+        }
+        Some(ticket)
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tickets")
+            .field("open", &self.open.len())
+            .field("pending", &self.pending.len())
+            .finish()
+    }
+}
+
+/// What a worker lends to its tasks.
+pub(crate) struct Surroundings<'w> {
+    pub(crate) log: &'w Arc<dyn Log>,
+    pub(crate) in_flight: &'w InFlight,
+    pub(crate) tickets: &'w mut Tickets,
+    /// This process's mark in the keys of submitted records.
+    pub(crate) instance: u32,
+    /// Partitions that a step sent something to are marked here.
+    pub(crate) stirred: &'w mut dyn FnMut(u16),
+}
+
+/// How a step went.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Stepped {
+    /// Nothing to read.
+    Idle,
+    /// Something was processed and appended.
+    Moved,
+    /// It panicked: the task must be reopened before its next step.
+    Panicked,
+    /// It will not go on; the reason is kept.
+    Stopped,
+}
+
+/// The owner of one partition.
+pub(crate) struct Task<P> {
+    spec: TaskSpec,
+    token: Token,
+    pub(crate) processor: P,
+    next: Offset,
+    redo_bytes: usize,
+    redo_records: u64,
+    /// Parts of input records whose processing panicked, by the record's offset.
+    parked: BTreeMap<Offset, Vec<(u32, String)>>,
+    stopped: Option<String>,
+}
+
+impl<P> fmt::Debug for Task<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("spec", &self.spec)
+            .field("next", &self.next)
+            .finish()
+    }
+}
+
+impl<P: Processor> Task<P> {
+    /// Takes the partition and restores its state.
+    pub(crate) fn open(
+        log: &Arc<dyn Log>,
+        spec: TaskSpec,
+        mut processor: P,
+        snapshots: Option<&SnapshotDir>,
+    ) -> Result<(Self, Restored), RestoreError> {
+        let token = log.claim(&spec.owner())?;
+        let restored = restore::restore(log.as_ref(), &spec, &mut processor, snapshots)?;
+        let input = spec.at(spec.topics.input);
+        let next = match log.consumed(&spec.owner(), input) {
+            Some(next) => next,
+            None => log.bounds(input, View::Latest)?.start,
+        };
+        let task = Self {
+            spec,
+            token,
+            processor,
+            next,
+            redo_bytes: restored.redo_bytes,
+            redo_records: restored.redo_records,
+            parked: BTreeMap::new(),
+            stopped: None,
+        };
+        Ok((task, restored))
+    }
+
+    /// Takes the partition again and rebuilds the state from the log, after a panic or an append that
+    /// did not end well. What panicked is remembered, so that it is parked this time.
+    pub(crate) fn reopen(
+        &mut self,
+        log: &Arc<dyn Log>,
+        empty: P,
+    ) -> Result<Restored, RestoreError> {
+        let parked = std::mem::take(&mut self.parked);
+        let (mut fresh, restored) = Self::open(log, self.spec.clone(), empty, None)?;
+        fresh.parked = parked;
+        *self = fresh;
+        Ok(restored)
+    }
+
+    pub(crate) fn spec(&self) -> &TaskSpec {
+        &self.spec
+    }
+
+    /// Redo records since the state was last complete in a snapshot.
+    pub(crate) fn redo_records(&self) -> u64 {
+        self.redo_records
+    }
+
+    pub(crate) fn snapshot_begun(&mut self) {
+        self.redo_records = 0;
+    }
+
+    pub(crate) fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    pub(crate) fn stop(&mut self, why: String) {
+        self.stopped = Some(why);
+    }
+
+    /// Reads what is there and processes it.
+    pub(crate) fn step(&mut self, around: &mut Surroundings<'_>) -> Stepped {
+        if self.stopped.is_some() {
+            return Stepped::Stopped;
+        }
+        let input = self.spec.at(self.spec.topics.input);
+        let fetch = match around.log.read(input, self.next, READ_BYTES, View::Latest) {
+            Ok(fetch) => fetch,
+            Err(error) => return self.stop_for(&error),
+        };
+        if fetch.next == self.next {
+            return Stepped::Idle;
+        }
+        let mut step = Step::default();
+        for batch in &fetch.batches {
+            for record in batch.records() {
+                if record.offset < self.next {
+                    continue;
+                }
+                step.ticket = own_ticket(record.key, around.instance);
+                step.parked = self.parked.get(&record.offset).cloned().unwrap_or_default();
+                step.working_on = 0;
+                let processor = &mut self.processor;
+                // The state may be half changed after a panic: it is thrown away and restored.
+                let result = catch_unwind(AssertUnwindSafe(|| {
+                    processor.process(&record, &mut step);
+                }));
+                if let Err(panic) = result {
+                    let text = panic_text(panic.as_ref());
+                    self.parked
+                        .entry(record.offset)
+                        .or_default()
+                        .push((step.working_on, text));
+                    return Stepped::Panicked;
+                }
+                if let Some(why) = step.stop.take() {
+                    self.stopped = Some(why);
+                    return Stepped::Stopped;
+                }
+                self.parked.remove(&record.offset);
+                self.next = record.offset + 1;
+                if self.processor.is_full() {
+                    let full = std::mem::take(&mut step);
+                    if let Err(error) = self.commit(full, around) {
+                        return self.stop_for(&error);
+                    }
+                }
+            }
+            self.next = self.next.max(batch.next_offset());
+        }
+        self.next = fetch.next;
+        if let Err(error) = self.commit(step, around) {
+            return self.stop_for(&error);
+        }
+        Stepped::Moved
+    }
+
+    fn stop_for(&mut self, error: &dyn fmt::Display) -> Stepped {
+        self.stopped = Some(error.to_string());
+        Stepped::Stopped
+    }
+
+    /// Appends everything that the step put out, with the input position behind it.
+    fn commit(&mut self, mut step: Step, around: &mut Surroundings<'_>) -> Result<(), CommitError> {
+        self.processor.finish(&mut step);
+        let now = around.log.now();
+        let mut batches = Vec::with_capacity(2 + step.sends.len());
+        let mut pack = Bytes::new();
+        if let Some(value) = step.redo.take() {
+            pack = Bytes::from(value);
+            self.redo_bytes += pack.len();
+            self.redo_records += 1;
+            let mut batch = BatchBuilder::new();
+            batch.push(now, None, Some(&pack), &[]);
+            batches.extend(
+                batch
+                    .finish()
+                    .map(|batch| (self.spec.at(self.spec.topics.redo), batch)),
+            );
+        }
+        for (partition, values) in std::mem::take(&mut step.sends) {
+            let mut batch = BatchBuilder::new();
+            for value in &values {
+                batch.push(now, None, Some(value), &[]);
+            }
+            let to = TopicPartition {
+                topic: self.spec.topics.input,
+                partition,
+            };
+            batches.extend(batch.finish().map(|batch| (to, batch)));
+            (around.stirred)(partition);
+        }
+        for side in std::mem::take(&mut step.side) {
+            let headers: Vec<Header<'_>> = side
+                .headers
+                .iter()
+                .map(|(key, value)| Header {
+                    key,
+                    value: Some(value),
+                })
+                .collect();
+            let mut batch = BatchBuilder::new();
+            batch.push(now, Some(&side.key), Some(&side.value), &headers);
+            let to = TopicPartition {
+                topic: side.topic,
+                partition: side.partition,
+            };
+            batches.extend(batch.finish().map(|batch| (to, batch)));
+        }
+        self.put_changelog(around.log.as_ref(), now, &mut batches)?;
+
+        for (number, ticket) in &step.pending {
+            around.tickets.pend(self.spec.partition, *number, *ticket);
+        }
+        let mut deliveries: Vec<(Arc<dyn Ticket>, Delivery)> = Vec::new();
+        for (to, place) in &step.answers {
+            if let Some(ticket) = around.tickets.answer(self.spec.partition, *to) {
+                let delivery = Delivery {
+                    partition: self.spec.partition,
+                    pack: pack.clone(),
+                    offset: place.offset,
+                    number: place.number,
+                    count: place.count,
+                };
+                deliveries.push((ticket, delivery));
+            }
+        }
+        let on_end = around.in_flight.begin(move |good| {
+            for (ticket, delivery) in deliveries {
+                if good {
+                    ticket.deliver(delivery);
+                } else {
+                    ticket.failed(FAILED);
+                }
+            }
+        });
+        let consumed = Consumed {
+            at: self.spec.at(self.spec.topics.input),
+            next: self.next,
+        };
+        let append = Append {
+            purpose: Purpose::Decision,
+            batches,
+            consumed: vec![consumed],
+            on_end: Some(on_end),
+        };
+        around
+            .log
+            .append(&self.token, append)
+            .inspect_err(|_| around.in_flight.refused())?;
+        Ok(())
+    }
+
+    fn put_changelog(
+        &mut self,
+        log: &dyn Log,
+        now: i64,
+        batches: &mut Vec<(TopicPartition, onhand_log::RecordBatch)>,
+    ) -> Result<(), ReadError> {
+        let touched = self.processor.touched_bytes();
+        let due = touched >= TOUCHED_BYTES_MAX
+            || (self.redo_bytes >= REDO_BYTES_MIN
+                && self.redo_bytes >= touched.saturating_mul(REDO_PER_CHANGELOG));
+        if !due {
+            return Ok(());
+        }
+        let to = self.spec.at(self.spec.topics.changelog);
+        // The redo record of this very append is behind this mark and already in the state: the
+        // processor leaves out what it has.
+        let redo = log
+            .bounds(self.spec.at(self.spec.topics.redo), View::Latest)?
+            .end;
+        let mut batch = BatchBuilder::new();
+        self.processor.drain_touched(&mut |key, value| {
+            batch.push(now, Some(key), value, &[]);
+            if batch.len() >= CHANGELOG_BATCH_BYTES {
+                let full = std::mem::take(&mut batch);
+                batches.extend(full.finish().map(|batch| (to, batch)));
+            }
+        });
+        batch.push(now, Some(REDO_MARK), Some(&redo.to_be_bytes()), &[]);
+        batches.extend(batch.finish().map(|batch| (to, batch)));
+        self.redo_bytes = 0;
+        Ok(())
+    }
+}
+
+/// What a caller is told whose append did not end well.
+const FAILED: &str = "it is not known whether this took effect; send it again with the same id";
+
+#[derive(Debug, thiserror::Error)]
+enum CommitError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// The key of a submitted record: this process's mark and the ticket's number.
+pub(crate) fn ticket_key(instance: u32, number: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    let (mark, rest) = key.split_at_mut(4);
+    mark.copy_from_slice(&instance.to_be_bytes());
+    rest.copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn own_ticket(key: Option<&[u8]>, instance: u32) -> Option<u64> {
+    let (mark, rest) = key?.split_first_chunk::<4>()?;
+    if *mark != instance.to_be_bytes() {
+        return None;
+    }
+    Some(u64::from_be_bytes(rest.try_into().ok()?))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without text".to_owned())
+}
