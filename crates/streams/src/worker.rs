@@ -465,7 +465,7 @@ fn new_shared<P>() -> Shared<P> {
 fn instance_mark() -> u32 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let mixed = RandomState::new().build_hasher().finish();
-    (mixed ^ (mixed >> 32)) as u32
+    u32::try_from(mixed >> 32).expect("32 bits are left")
 }
 
 fn restore_all<P: Processor>(
