@@ -1,0 +1,120 @@
+//! `onhand`: real-time inventory sync in one binary.
+//!
+//! This file is the table of contents: every command, the module that holds it, and how the
+//! process ends. Data goes to stdout, talk to stderr.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | refused by the node, or a violation was found |
+//! | 2 | wrong usage, or an input that cannot be read |
+//! | 3 | no node could be reached |
+
+mod client;
+mod command;
+mod completions;
+mod conflict;
+mod entropy;
+mod import;
+mod outcome;
+mod output;
+mod reservation;
+mod stock;
+mod stop;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::Client;
+use crate::output::{Format, Output};
+
+/// Real-time inventory sync: facts and requests about stock go into a log, are decided once, in
+/// order, and every change is told to all.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onhand",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// The node to talk to.
+    #[arg(
+        long,
+        global = true,
+        env = "ONHAND_URL",
+        default_value = client::DEFAULT_URL,
+        value_name = "URL"
+    )]
+    url: String,
+    /// How to print data; the default is a table on a terminal and ndjson otherwise.
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "ONHAND_OUTPUT",
+        value_name = "FORMAT"
+    )]
+    output: Option<Format>,
+    /// How long one answer may take, in seconds. Streams are not bound by it.
+    #[arg(long, global = true, env = "ONHAND_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send files of stock facts to a node; may be stopped and repeated
+    Import(import::ImportArgs),
+    /// Stock levels, their history, and facts about them
+    #[command(subcommand)]
+    Stock(stock::StockCommand),
+    /// Reservations: ask for stock, confirm, release
+    #[command(subcommand)]
+    Reservation(reservation::ReservationCommand),
+    /// What was decided about one command
+    #[command(subcommand)]
+    Outcome(outcome::OutcomeCommand),
+    /// What disagrees: drift and oversell
+    #[command(subcommand)]
+    Conflict(conflict::ConflictCommand),
+    /// Print a shell's completion script
+    Completions(completions::CompletionsArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => stop::report(&error),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let Global {
+        url,
+        output,
+        timeout,
+    } = cli.global;
+    let out = Output::new(output);
+    let client = || Client::new(&url, Duration::from_secs(timeout));
+    match cli.command {
+        Command::Import(args) => import::run(&args, client()?, &out),
+        Command::Stock(command) => stock::run(command, client()?, &out),
+        Command::Reservation(command) => reservation::run(command, client()?, &out),
+        Command::Outcome(command) => outcome::run(command, client()?, &out),
+        Command::Conflict(command) => conflict::run(command, client()?, &out),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

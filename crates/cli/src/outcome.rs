@@ -1,0 +1,39 @@
+//! `onhand outcome`: what was decided about one command, and why.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::client::{Client, Query};
+use crate::command;
+use crate::output::{Columns, Output};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OutcomeCommand {
+    /// The outcome of one command, with the numbers that decided it
+    Get(GetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The command's id
+    id: String,
+    /// Who sent it
+    #[arg(
+        long,
+        env = "ONHAND_SOURCE",
+        default_value = "cli",
+        value_name = "SOURCE"
+    )]
+    source: String,
+}
+
+pub(crate) fn run(outcome: OutcomeCommand, client: Client, out: &Output) -> Result<()> {
+    let OutcomeCommand::Get(args) = outcome;
+    command::block_on(async {
+        let query = Query::new("/v1/outcomes")
+            .with("source", &args.source)
+            .with("id", &args.id);
+        let answer = client.fetch(query.as_str()).await?;
+        out.answer(&answer.body, &Columns::Outcome)
+    })?
+}
