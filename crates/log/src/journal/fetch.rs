@@ -1,0 +1,67 @@
+//! Reading from the shelf without holding a lock while the disk is read.
+
+use super::segment::Entry;
+use super::shelf::{Load, Slice, Step};
+use crate::{Fetch, Offset, ReadError, RecordBatch, Timestamp};
+
+/// Access to a shelf under its owner's lock, taken anew for each call.
+pub(super) trait Shelves {
+    /// Keeps a run that was loaded.
+    fn loaded(&self, load: &Load, run: Vec<Entry>);
+    /// Whether the segment is still held.
+    fn holds(&self, segment: u64) -> bool;
+    /// What a reader below the start is told.
+    fn out_of_range(&self, asked: Offset) -> ReadError;
+}
+
+/// Asks `find` until it says where batches are, and reads them. `None` when it finds nothing.
+pub(super) fn batches(
+    shelves: &impl Shelves,
+    asked: Offset,
+    mut find: impl FnMut() -> Step,
+) -> Result<Option<Vec<RecordBatch>>, ReadError> {
+    loop {
+        match find() {
+            Step::Nothing => return Ok(None),
+            Step::Load(load) => {
+                let run = load.run()?;
+                shelves.loaded(&load, run);
+            }
+            Step::Read(slice) => return read(shelves, &slice, asked).map(Some),
+        }
+    }
+}
+
+fn read(
+    shelves: &impl Shelves,
+    slice: &Slice,
+    asked: Offset,
+) -> Result<Vec<RecordBatch>, ReadError> {
+    slice.read().map_err(|error| {
+        // A segment released meanwhile may already hold other bytes.
+        if shelves.holds(slice.segment) {
+            error
+        } else {
+            shelves.out_of_range(asked)
+        }
+    })
+}
+
+/// The fetch that these batches make.
+pub(super) fn fetch_of(from: Offset, batches: Vec<RecordBatch>) -> Fetch {
+    let next = batches.last().map_or(from, RecordBatch::next_offset);
+    Fetch { batches, next }
+}
+
+/// The first record of these batches at or after `time`.
+pub(super) fn first_at<'a>(
+    batches: impl IntoIterator<Item = &'a RecordBatch>,
+    time: Timestamp,
+) -> Option<Offset> {
+    let late = batches
+        .into_iter()
+        .filter(|batch| batch.max_timestamp() >= time);
+    late.flat_map(RecordBatch::records)
+        .find(|r| r.timestamp >= time)
+        .map(|r| r.offset)
+}
