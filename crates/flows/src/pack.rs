@@ -270,6 +270,7 @@ const HAS_COUNT: u8 = 2;
 const HAS_HOLDS: u8 = 4;
 const HAS_RESERVATIONS: u8 = 8;
 const HAS_SENDS: u8 = 16;
+const ALERT: u8 = 32;
 
 #[derive(Serialize, Deserialize)]
 struct StockPart<'a> {
@@ -340,6 +341,7 @@ fn put_decision(bytes: &mut Vec<u8>, decision: &Decision<'_>, base: Time) {
         !decision.reservations.is_empty() || !decision.resolved.is_empty(),
     );
     flag(HAS_SENDS, !decision.sends.is_empty());
+    flag(ALERT, decision.alert);
     let later_ms = decision.at.0.saturating_sub(base.0).try_into().unwrap_or(0);
     // `Common` by reference: its fields in order.
     put(bytes, &(later_ms as u64, has, &decision.outcome));
@@ -448,6 +450,7 @@ impl<'a> DecisionReader<'a> {
             resolved: Vec::new(),
             sends: Vec::new(),
             gap: false,
+            alert: common.has & ALERT != 0,
         };
         if common.has & HAS_STOCK != 0 {
             let (stock, behind) = take::<StockPart<'a>>(rest, at)?;

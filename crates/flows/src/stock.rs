@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use onhand_ledger::state::{StateKey, StateRecord};
-use onhand_ledger::{Decision, Input, Stamped, State, Time};
+use onhand_ledger::{Decision, Input, Stamped, State, StateKey, StateRecord, Time};
 use onhand_log::{Record, Timestamp, TopicId};
 use onhand_streams::{Processor, Step};
 
@@ -15,6 +14,10 @@ use crate::topics;
 /// A step ends when its decisions reach this: large enough to share one append among thousands, small
 /// enough for a reader to take in one piece.
 const PACK_BYTES_MAX: usize = 256 << 10;
+
+/// The key in a snapshot of the table of remembered ids in its memory layout, which loads faster than
+/// its changelog records. No state key begins with this byte.
+const IDS_DUMP: &[u8] = b"\x01ids";
 
 /// The rules that decide. [`onhand_ledger::decide`] everywhere but in tests that make it fail.
 pub type Decide = for<'a> fn(&State, &Stamped<'a>) -> Decision<'a>;
@@ -199,6 +202,9 @@ impl Processor for Stock {
     }
 
     fn restore(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+        if let (IDS_DUMP, Some(ids)) = (key, value) {
+            return self.state.restore_ids(ids);
+        }
         let record = value
             .map(postcard::from_bytes::<StateRecord<'_>>)
             .transpose()
@@ -242,10 +248,13 @@ impl Processor for Stock {
 
     fn export(&self, put: &mut dyn FnMut(&[u8], &[u8])) {
         let mut bytes = Vec::new();
-        self.state.export(&mut |key, record| {
+        self.state.export_without_ids(&mut |key, record| {
             encode(record, &mut bytes);
             put(&key.0, &bytes);
         });
+        bytes.clear();
+        self.state.dump_ids(&mut bytes);
+        put(IDS_DUMP, &bytes);
     }
 }
 

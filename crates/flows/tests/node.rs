@@ -1,0 +1,312 @@
+//! The stock flows on a log: what goes in as commands comes out as levels and outcomes, once, and comes
+//! back after a restart without being decided again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use onhand_flows::{CommandPack, Node, NodeConfig, Stock, key_of, pack, start, topics};
+use onhand_ledger::{
+    Amount, Body, Command, Decision, Fact, Outcome, RequestLine, Stamped, State, StateName,
+};
+use onhand_log::journal::{Journal, JournalConfig};
+use onhand_log::memory::MemoryLog;
+use onhand_log::{Log, TopicPartition, View, partition_of};
+use onhand_streams::{Delivery, SubmitError, Ticket, WorkerConfig};
+
+struct Channel(Mutex<Sender<Result<Delivery, String>>>);
+
+impl Channel {
+    fn new() -> (Arc<dyn Ticket>, Receiver<Result<Delivery, String>>) {
+        let (sender, receiver) = channel();
+        (Arc::new(Self(Mutex::new(sender))), receiver)
+    }
+}
+
+impl Ticket for Channel {
+    fn deliver(&self, delivery: Delivery) {
+        self.0.lock().unwrap().send(Ok(delivery)).unwrap();
+    }
+    fn refused(&self, error: &SubmitError) {
+        self.0.lock().unwrap().send(Err(error.to_string())).unwrap();
+    }
+    fn failed(&self, why: &str) {
+        self.0.lock().unwrap().send(Err(why.to_owned())).unwrap();
+    }
+}
+
+fn command<'a>(source: &'a str, id: &'a str, body: Body<'a>) -> Command<'a> {
+    Command {
+        source: source.into(),
+        id: id.into(),
+        seq: None,
+        occurred_at: None,
+        reason: None,
+        note: None,
+        reference: None,
+        data: None,
+        body,
+    }
+}
+
+fn fact<'a>(sku: &'a str, quantity: i64) -> Fact<'a> {
+    Fact {
+        sku: sku.into(),
+        location: "london".into(),
+        quantity: Amount::whole(quantity),
+        state: StateName::Available,
+    }
+}
+
+fn receive<'a>(id: &'a str, sku: &'a str, quantity: i64) -> Command<'a> {
+    command("warehouse", id, Body::Receive(fact(sku, quantity)))
+}
+
+fn reserve<'a>(id: &'a str, lines: &[(&'a str, i64)]) -> Command<'a> {
+    let lines = lines
+        .iter()
+        .zip(1..)
+        .map(|((sku, quantity), line)| RequestLine {
+            line,
+            sku: (*sku).into(),
+            quantity: Amount::whole(*quantity),
+            location: None,
+        });
+    let body = Body::Reserve {
+        reservation: id.into(),
+        lines: lines.collect(),
+        ttl_s: Some(600),
+        channel: None,
+        partial: false,
+    };
+    command("web", id, body)
+}
+
+/// Sends one command and waits for its outcome.
+fn send(node: &Node, command: &Command<'_>) -> Outcome<'static> {
+    let partition = partition_of(key_of(command).as_bytes(), node.partitions);
+    let mut pack = CommandPack::new();
+    pack.push(command);
+    let (ticket, outcomes) = Channel::new();
+    node.handle
+        .submit(vec![(partition, pack.finish())], &ticket)
+        .unwrap();
+    loop {
+        let delivery = outcomes
+            .recv_timeout(Duration::from_secs(10))
+            .unwrap()
+            .unwrap();
+        let decision = pack::decisions_at(&delivery.pack, delivery.offset, delivery.number)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        assert_eq!(decision.number, delivery.number);
+        // A decision that resolves an earlier command comes alone; the first delivery may be pending.
+        let resolved = decision
+            .resolved
+            .iter()
+            .find(|r| r.id.as_str() == command.id.as_str());
+        let outcome = resolved.map(|r| &r.outcome).or(decision.outcome.as_ref());
+        if let Some(outcome) = outcome {
+            return owned(outcome);
+        }
+    }
+}
+
+fn owned(outcome: &Outcome<'_>) -> Outcome<'static> {
+    match outcome {
+        Outcome::Applied(notes) => Outcome::Applied(*notes),
+        Outcome::Granted => Outcome::Granted,
+        Outcome::Duplicate { first } => Outcome::Duplicate { first: *first },
+        Outcome::Parked { panic } => Outcome::Parked {
+            panic: panic.to_string().into(),
+        },
+        Outcome::Rejected(rejection) => Outcome::Rejected(onhand_ledger::Rejection {
+            reason: rejection.reason,
+            lines: Vec::new(),
+        }),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn on_hand(node: &Node, sku: &'static str) -> (i64, i64) {
+    let (sender, receiver) = channel();
+    let partition = partition_of(sku.as_bytes(), node.partitions);
+    let level = |stock: &mut Stock| stock.state().level(sku, "london");
+    node.handle
+        .query(partition, level, move |level| sender.send(level).unwrap())
+        .unwrap();
+    let level = receiver
+        .recv_timeout(Duration::from_secs(10))
+        .unwrap()
+        .unwrap();
+    level.map_or((0, 0), |level| (level.on_hand, level.available()))
+}
+
+fn hashes(node: &Node) -> Vec<u64> {
+    let hash = |partition| {
+        let (sender, receiver) = channel();
+        let hash = |stock: &mut Stock| stock.state().hash();
+        node.handle
+            .query(partition, hash, move |hash| sender.send(hash).unwrap())
+            .unwrap();
+        receiver
+            .recv_timeout(Duration::from_secs(10))
+            .unwrap()
+            .unwrap()
+    };
+    (0..node.partitions).map(hash).collect()
+}
+
+fn some_trade(node: &Node) {
+    send(node, &receive("r1", "mug", 10));
+    send(node, &receive("r2", "plate", 1));
+    assert_eq!(
+        send(node, &reserve("basket-1", &[("mug", 2), ("plate", 1)])),
+        Outcome::Granted
+    );
+    let refused = send(node, &reserve("basket-2", &[("mug", 2), ("plate", 1)]));
+    assert!(matches!(refused, Outcome::Rejected(_)), "{refused:?}");
+    assert!(matches!(
+        send(node, &receive("r1", "mug", 10)),
+        Outcome::Duplicate { .. }
+    ));
+    let again = send(node, &reserve("basket-2", &[("mug", 2), ("plate", 1)]));
+    assert!(matches!(again, Outcome::Duplicate { .. }), "{again:?}");
+}
+
+#[test]
+fn commands_become_levels_and_outcomes_over_several_owners() {
+    let node = start(Arc::new(MemoryLog::new()), &NodeConfig::default()).unwrap();
+    some_trade(&node);
+    assert_eq!(on_hand(&node, "mug"), (10, 8));
+    assert_eq!(on_hand(&node, "plate"), (1, 0));
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_restart_applies_what_was_decided_and_never_decides_it_again() {
+    fn never<'a>(_: &State, _: &Stamped<'a>) -> Decision<'a> {
+        panic!("decided again in a restore");
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let open = || -> Arc<dyn Log> {
+        let config = JournalConfig::new(temp.path().join("journal"));
+        Arc::new(Journal::open(config).unwrap())
+    };
+    let config = |decide| NodeConfig {
+        worker: WorkerConfig {
+            snapshot_dir: Some(temp.path().join("snapshots")),
+            ..WorkerConfig::default()
+        },
+        decide,
+        ..NodeConfig::default()
+    };
+    let node = start(open(), &config(onhand_ledger::decide)).unwrap();
+    some_trade(&node);
+    let before = hashes(&node);
+    node.stop().unwrap();
+    for snapshots in [true, false] {
+        if !snapshots {
+            std::fs::remove_dir_all(temp.path().join("snapshots")).unwrap();
+        }
+        let node = start(open(), &config(never)).unwrap();
+        assert_eq!(hashes(&node), before, "with snapshots: {snapshots}");
+        assert_eq!(on_hand(&node, "mug"), (10, 8));
+        node.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_command_that_panics_the_ledger_is_parked_and_kept_whole() {
+    fn trap<'a>(state: &State, stamped: &Stamped<'a>) -> Decision<'a> {
+        if let onhand_ledger::Input::Command(command) = &stamped.input {
+            assert!(command.id.as_str() != "trap", "planted");
+        }
+        onhand_ledger::decide(state, stamped)
+    }
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let config = NodeConfig {
+        decide: trap,
+        ..NodeConfig::default()
+    };
+    let node = start(Arc::clone(&log), &config).unwrap();
+    send(&node, &receive("r1", "mug", 10));
+    let parked = send(&node, &receive("trap", "mug", 5));
+    assert_eq!(
+        parked,
+        Outcome::Parked {
+            panic: "planted".into()
+        }
+    );
+    send(&node, &receive("r2", "mug", 1));
+    assert_eq!(on_hand(&node, "mug"), (11, 11));
+    node.stop().unwrap();
+
+    let topic = log
+        .topics()
+        .into_iter()
+        .find(|t| t.spec.name == topics::DEAD_LETTERS)
+        .unwrap();
+    let at = TopicPartition {
+        topic: topic.id,
+        partition: partition_of(b"mug", topic.spec.partitions),
+    };
+    let fetch = log.read(at, 0, 1 << 20, View::Durable).unwrap();
+    let records: Vec<_> = fetch
+        .batches
+        .iter()
+        .flat_map(|batch| batch.records())
+        .collect();
+    assert_eq!(records.len(), 1);
+    let kept = pack::inputs(records[0].value.unwrap())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    let onhand_ledger::Input::Command(kept) = kept.input else {
+        panic!("not the command")
+    };
+    assert_eq!(kept, receive("trap", "mug", 5));
+    let reason = records[0]
+        .headers
+        .iter()
+        .find(|header| header.key == "reason")
+        .unwrap();
+    assert_eq!(reason.value, Some(&b"planted"[..]));
+}
+
+#[test]
+fn what_a_pack_of_decisions_says_is_what_was_decided() {
+    let node = start(Arc::new(MemoryLog::new()), &NodeConfig::default()).unwrap();
+    some_trade(&node);
+    // Whatever the flows wrote, read and written again, is the same to the byte.
+    let mut seen = 0;
+    for partition in 0..node.partitions {
+        let at = TopicPartition {
+            topic: node.decisions,
+            partition,
+        };
+        let fetch = node.log.read(at, 0, 1 << 20, View::Durable).unwrap();
+        for batch in &fetch.batches {
+            for record in batch.records() {
+                let value = record.value.unwrap();
+                let mut copy = pack::DecisionPack::default();
+                for decision in pack::decisions(value).unwrap() {
+                    copy.push(&decision.unwrap());
+                    seen += 1;
+                }
+                assert_eq!(copy.take(), value);
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} decisions");
+    node.stop().unwrap();
+}
