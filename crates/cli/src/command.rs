@@ -158,9 +158,15 @@ pub(crate) fn show_outcome(answer: &Answer, out: &Output) -> Result<()> {
     Err(stop::refused(problem::sentence(answer)))
 }
 
+/// The word of an outcome; within a problem it stands under `outcome`, since `status` is HTTP's.
+pub(crate) fn status(outcome: &Value) -> Option<&str> {
+    let at = |name: &str| outcome.get(name).and_then(Value::as_str);
+    at("outcome").or_else(|| at("status"))
+}
+
 /// Whether an outcome says that what was asked is so. A duplicate is judged by its first outcome.
 pub(crate) fn is_good(outcome: &Value) -> bool {
-    match outcome.get("status").and_then(Value::as_str) {
+    match status(outcome) {
         Some("applied" | "granted") => true,
         Some("duplicate") => outcome.get("first").is_none_or(is_good),
         // A resource (a reservation) has a state in place of a status.
@@ -241,6 +247,7 @@ mod tests {
             &json!({"status": "duplicate", "first": {"status": "rejected"}})
         ));
         assert!(!is_good(&json!({"status": "parked"})));
+        assert!(!is_good(&json!({"status": 409, "outcome": "rejected"})));
     }
 
     #[test]
@@ -252,7 +259,7 @@ mod tests {
         let draft = Draft::new(&identity, Some("ship"))
             .with("sku", "A")
             .with("note", None::<String>)
-            .with("quantity", &"2".parse::<Quantity>().expect("a quantity"));
+            .with("quantity", "2".parse::<Quantity>().expect("a quantity"));
         assert_eq!(
             serde_json::to_value(&draft).expect("a map of values"),
             json!({"id": "7", "source": "cli", "type": "ship", "sku": "A", "quantity": 2})

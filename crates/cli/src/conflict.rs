@@ -31,7 +31,7 @@ pub(crate) struct LsArgs {
     limit: Option<u64>,
 }
 
-pub(crate) fn run(conflict: ConflictCommand, client: Client, out: &Output) -> Result<()> {
+pub(crate) fn run(conflict: ConflictCommand, client: &Client, out: &Output) -> Result<()> {
     let ConflictCommand::Ls(args) = conflict;
     let kind = args.kind.map(|kind| match kind {
         Kind::Drift => "drift",
@@ -39,7 +39,7 @@ pub(crate) fn run(conflict: ConflictCommand, client: Client, out: &Output) -> Re
     });
     let query = Query::new("/v1/conflicts").maybe("kind", kind);
     command::block_on(command::list(
-        &client,
+        client,
         query,
         args.limit,
         out,

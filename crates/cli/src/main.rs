@@ -10,15 +10,19 @@
 //! | 2 | wrong usage, or an input that cannot be read |
 //! | 3 | no node could be reached |
 
+mod bench;
 mod client;
 mod command;
 mod completions;
 mod conflict;
 mod entropy;
 mod import;
+mod json_line;
+mod log;
 mod outcome;
 mod output;
 mod reservation;
+mod serve;
 mod stock;
 mod stop;
 
@@ -75,6 +79,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run one node on the embedded journal
+    Serve(Box<serve::ServeArgs>),
     /// Send files of stock facts to a node; may be stopped and repeated
     Import(import::ImportArgs),
     /// Stock levels, their history, and facts about them
@@ -89,6 +95,11 @@ enum Command {
     /// What disagrees: drift and oversell
     #[command(subcommand)]
     Conflict(conflict::ConflictCommand),
+    /// The log of a node: its topics and records
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    /// Drive a live node and measure it
+    Bench(bench::BenchArgs),
     /// Print a shell's completion script
     Completions(completions::CompletionsArgs),
 }
@@ -110,11 +121,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let out = Output::new(output);
     let client = || Client::new(&url, Duration::from_secs(timeout));
     match cli.command {
-        Command::Import(args) => import::run(&args, client()?, &out),
-        Command::Stock(command) => stock::run(command, client()?, &out),
-        Command::Reservation(command) => reservation::run(command, client()?, &out),
-        Command::Outcome(command) => outcome::run(command, client()?, &out),
-        Command::Conflict(command) => conflict::run(command, client()?, &out),
+        Command::Serve(args) => serve::run(&args),
+        Command::Import(args) => import::run(&args, &client()?, &out),
+        Command::Stock(command) => stock::run(command, &client()?, &out),
+        Command::Reservation(command) => reservation::run(command, &client()?, &out),
+        Command::Outcome(command) => outcome::run(command, &client()?, &out),
+        Command::Conflict(command) => conflict::run(command, &client()?, &out),
+        Command::Log(command) => log::run(command, &out),
+        Command::Bench(args) => bench::run(&args, &client()?, &out),
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct GetArgs {
     source: String,
 }
 
-pub(crate) fn run(outcome: OutcomeCommand, client: Client, out: &Output) -> Result<()> {
+pub(crate) fn run(outcome: OutcomeCommand, client: &Client, out: &Output) -> Result<()> {
     let OutcomeCommand::Get(args) = outcome;
     command::block_on(async {
         let query = Query::new("/v1/outcomes")

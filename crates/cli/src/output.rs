@@ -25,7 +25,7 @@ pub(crate) enum Format {
 }
 
 /// One column: where its value stands, and how it is shown.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Column {
     title: &'static str,
     /// JSON pointers, the first that is there counts.
@@ -130,40 +130,43 @@ const HISTORY: &[Column] = &[
 const OUTCOME: &[Column] = &[
     text("id", &["/id", "/reservation"]),
     text("source", &["/source"]),
-    text("status", &["/status", "/state"]),
-    spare(text("first", &["/first/status"])),
-    spare(text("reservation", &["/reservation", "/first/reservation"])),
-    spare(text(
-        "reason",
-        &["/reason", "/first/reason", "/detail", "/title"],
-    )),
+    text("status", &["/outcome", "/status", "/state"]),
+    spare(text("first", &["/first/outcome", "/first/status"])),
+    spare(text("reservation", &["/reservation/reservation"])),
+    spare(text("reason", &["/reason", "/first/reason"])),
+    spare(text("numbers", &["/lines", "/first/lines"])),
+    spare(number("counted", &["/counted"])),
+    spare(number("expected", &["/expected"])),
+    spare(number("drift", &["/drift"])),
     csv_only(text("position", &["/position"])),
 ];
 
 const RESERVATION: &[Column] = &[
-    text("reservation", &["/reservation", "/id"]),
-    text("state", &["/state", "/status"]),
+    text("reservation", &["/reservation"]),
+    text("state", &["/state"]),
     spare(text("channel", &["/channel"])),
     text("lines", &["/lines"]),
     spare(text("expires_at", &["/expires_at"])),
-    spare(text("reason", &["/reason"])),
     csv_only(text("source", &["/source"])),
+    csv_only(text("created_at", &["/created_at"])),
+    csv_only(text("ended_at", &["/ended_at"])),
     csv_only(text("position", &["/position"])),
 ];
 
 const CONFLICT: &[Column] = &[
     text("kind", &["/kind"]),
-    text("sku", &["/sku"]),
+    spare(text("sku", &["/sku"])),
     spare(text("location", &["/location"])),
-    spare(text("state", &["/state", "/status"])),
-    spare(number("drift", &["/drift"])),
-    spare(number("counted", &["/counted", "/reported"])),
+    spare(number("counted", &["/counted"])),
     spare(number("expected", &["/expected"])),
+    spare(number("drift", &["/drift"])),
     spare(number("available", &["/available"])),
+    spare(number("on_hand", &["/on_hand"])),
     spare(text("reservation", &["/reservation"])),
-    spare(text("cause", &["/cause/source", "/cause"])),
-    text("since", &["/since", "/at", "/opened_at"]),
-    csv_only(text("position", &["/position"])),
+    spare(text("source", &["/source"])),
+    text("since", &["/since", "/counted_at", "/at"]),
+    csv_only(text("state", &["/state"])),
+    csv_only(text("id", &["/id"])),
 ];
 
 const TOPIC: &[Column] = &[
@@ -237,16 +240,21 @@ fn line(value: &Value) -> String {
     if sku.is_empty() {
         return plain(value);
     }
-    let quantity = get(&["granted", "quantity", "requested"]);
+    let quantity = get(&["granted", "requested", "quantity"]);
     let location = get(&["location"]);
     let mut said = format!("{quantity} x {sku}");
     if !location.is_empty() {
         said.push_str(&format!(" at {location}"));
     }
-    for state in ["reserved", "committed", "shipped", "released", "expired"] {
+    // Of a refusal: what there was.
+    let available = get(&["available"]);
+    if !available.is_empty() {
+        said.push_str(&format!(", available {available}"));
+    }
+    for state in ["reserved", "committed", "shipped", "given_back"] {
         let units = get(&[state]);
         if !units.is_empty() && units != "0" {
-            said.push_str(&format!(", {state} {units}"));
+            said.push_str(&format!(", {} {units}", state.replace('_', " ")));
         }
     }
     said
@@ -427,7 +435,7 @@ impl Listing {
                     row.get(*at)
                         .is_none_or(|cell| cell.is_empty() || cell == "0")
                 };
-                !column.csv_only && !(column.spare && rows.iter().all(empty))
+                !(column.csv_only || column.spare && rows.iter().all(empty))
             })
             .collect();
         let mut table = new_table();
@@ -489,9 +497,12 @@ mod tests {
     fn a_line_of_a_reservation_reads_as_a_sentence() {
         let lines = json!([
             {"sku": "A", "granted": 2, "location": "shop", "reserved": 2, "shipped": 0},
-            {"sku": "B", "quantity": 1},
+            {"sku": "B", "requested": 1, "available": 0},
         ]);
-        assert_eq!(plain(&lines), "2 x A at shop, reserved 2; 1 x B");
+        assert_eq!(
+            plain(&lines),
+            "2 x A at shop, reserved 2; 1 x B, available 0"
+        );
         assert_eq!(
             plain(&json!({"on_hand": -2, "available": -2})),
             "available -2, on_hand -2"

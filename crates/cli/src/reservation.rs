@@ -124,8 +124,8 @@ fn part_of_line(text: &str) -> Result<Value, String> {
     Ok(json!({"line": line, "quantity": Value::from(quantity)}))
 }
 
-pub(crate) fn run(reservation: ReservationCommand, client: Client, out: &Output) -> Result<()> {
-    command::block_on(dispatch(reservation, &client, out))?
+pub(crate) fn run(reservation: ReservationCommand, client: &Client, out: &Output) -> Result<()> {
+    command::block_on(dispatch(reservation, client, out))?
 }
 
 async fn dispatch(reservation: ReservationCommand, client: &Client, out: &Output) -> Result<()> {

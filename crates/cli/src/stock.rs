@@ -265,8 +265,8 @@ fn place(text: &str) -> Result<Value, String> {
     Ok(json!({"location": text}))
 }
 
-pub(crate) fn run(stock: StockCommand, client: Client, out: &Output) -> Result<()> {
-    command::block_on(dispatch(stock, &client, out))?
+pub(crate) fn run(stock: StockCommand, client: &Client, out: &Output) -> Result<()> {
+    command::block_on(dispatch(stock, client, out))?
 }
 
 async fn dispatch(stock: StockCommand, client: &Client, out: &Output) -> Result<()> {

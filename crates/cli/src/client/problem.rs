@@ -36,7 +36,38 @@ pub(crate) fn sentence(answer: &Answer) -> String {
     {
         said.push_str(&format!("; try again in {after} s"));
     }
+    for line in numbers(&problem) {
+        said.push_str("; ");
+        said.push_str(&line);
+    }
     format!("{said} (status {status})")
+}
+
+/// What was asked and what there was, of each line that a refusal names.
+pub(crate) fn numbers(problem: &Value) -> Vec<String> {
+    let first = problem.get("first").unwrap_or(problem);
+    let lines = problem
+        .get("lines")
+        .or_else(|| first.get("lines"))
+        .and_then(Value::as_array);
+    let shown = |value: Option<&Value>| match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => "?".to_owned(),
+    };
+    let sentence = |line: &Value| {
+        let sku = line.get("sku").and_then(Value::as_str)?;
+        let place = line.get("location").and_then(Value::as_str);
+        Some(format!(
+            "{sku}{}: {} asked, {} available",
+            place
+                .map(|place| format!(" at {place}"))
+                .unwrap_or_default(),
+            shown(line.get("requested")),
+            shown(line.get("available")),
+        ))
+    };
+    lines.into_iter().flatten().filter_map(sentence).collect()
 }
 
 #[cfg(test)]

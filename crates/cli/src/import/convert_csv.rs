@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::command_line::{push_escaped, push_number, push_string};
 use super::decimal::Decimal;
 use super::mapping::{Case, Mapping, Sign, TimeMapping};
 use super::rules::{Fields, Rule, Then};
 use super::sink::Sink;
+use crate::json_line::{push_escaped, push_number, push_string};
 use crate::stop;
 
 /// The longest line: beyond it there is an unclosed quote, not a line.

@@ -12,10 +12,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::command_line::{push_number, push_string};
 use super::decimal::Decimal;
 use super::sink::Sink;
 use super::tally::Kind;
+use crate::json_line::{push_number, push_string};
 use crate::stop;
 
 /// The longest line sent: a command with every field at its limit stays far below it.

@@ -10,7 +10,6 @@
 //! what the node has already is `duplicate` and changes nothing. Memory stays flat: pieces ahead
 //! of the connection and one request's lines are all that is held.
 
-mod command_line;
 mod convert_csv;
 mod convert_ndjson;
 mod decimal;
@@ -105,7 +104,7 @@ struct Imported {
     stopped: Option<anyhow::Error>,
 }
 
-pub(crate) fn run(args: &ImportArgs, client: Client, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &ImportArgs, client: &Client, out: &Output) -> Result<()> {
     let name = args.source_name.as_deref();
     let inputs: Vec<Input> = args
         .files
@@ -150,7 +149,7 @@ pub(crate) fn run(args: &ImportArgs, client: Client, out: &Output) -> Result<()>
                 input.name.replace(['/', '\\'], "_")
             )))),
         };
-        let imported = import(args, input, mapping.as_ref(), &client, quarantine)
+        let imported = import(args, input, mapping.as_ref(), client, quarantine)
             .with_context(|| input.path.clone());
         let finished = quarantine.finish()?;
         if own.is_some() {

@@ -1,0 +1,163 @@
+//! `onhand serve`: one node, until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use onhand_server::{Config, Durability};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Threads that serve connections: the kernel's work on sockets takes its share of the cores too.
+const IO_THREADS_MAX: usize = 4;
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where everything is kept; made where it is missing
+    #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
+    data: PathBuf,
+    /// Where to listen; port 0 takes a free one. There is no login yet: keep it to this machine
+    #[arg(
+        long,
+        env = "ONHAND_LISTEN",
+        default_value = "127.0.0.1:7171",
+        value_name = "ADDR"
+    )]
+    listen: SocketAddr,
+    /// When an acknowledgement leaves: sync (it is on disk), interval:MS or os (it may be lost
+    /// when the machine fails)
+    #[arg(long, env = "ONHAND_DURABILITY", default_value = "sync", value_parser = durability,
+          value_name = "sync|interval:MS|os")]
+    durability: Durability,
+    /// Partitions of a new log [default: 16]; one that exists keeps its own
+    #[arg(long, env = "ONHAND_PARTITIONS", value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    partitions: Option<u16>,
+    /// A source that may set absolute quantities; may be given more than once
+    #[arg(
+        long,
+        env = "ONHAND_TRUTH",
+        value_name = "SOURCE",
+        value_delimiter = ','
+    )]
+    truth: Vec<String>,
+    /// Park facts about SKUs and locations never named before, in place of creating them
+    #[arg(long, env = "ONHAND_KNOWN_ONLY")]
+    known_only: bool,
+    /// Threads that decide
+    #[arg(long, env = "ONHAND_WORKERS", default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// What the node says of itself on stderr: error, warn, info, debug, or by part
+    #[arg(
+        long,
+        env = "ONHAND_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    log: String,
+}
+
+/// `sync`, `interval:MS` or `os`.
+fn durability(text: &str) -> Result<Durability, String> {
+    match text.split_once(':') {
+        None if text == "sync" => Ok(Durability::Sync),
+        None if text == "os" => Ok(Durability::Os),
+        Some(("interval", ms)) => match ms.parse() {
+            Ok(ms @ 1..=60_000) => Ok(Durability::Interval(Duration::from_millis(ms))),
+            _ => Err(format!(
+                "{ms:?} is no interval; write 1 to 60000 milliseconds"
+            )),
+        },
+        _ => Err(format!(
+            "{text:?} is no durability; write sync, interval:MS or os"
+        )),
+    }
+}
+
+impl ServeArgs {
+    fn config(&self) -> Config {
+        let mut config = Config::new(&self.data);
+        config.listen = self.listen;
+        config.durability = self.durability;
+        config.partitions = self.partitions;
+        config.workers = self.workers;
+        config.truth.clone_from(&self.truth);
+        config.known_only = self.known_only;
+        config
+    }
+}
+
+pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        crate::stop::usage(format!(
+            "--log {:?} is no filter: {error}; write info",
+            args.log
+        ))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.min(IO_THREADS_MAX))
+        .enable_all()
+        .build()
+        .context("cannot start the node's threads")?;
+    runtime.block_on(async {
+        // Taken before the node starts, so that a signal during a long restart is not lost.
+        let shutdown = signals()?;
+        onhand_server::run(args.config(), shutdown, |address| {
+            println!("listening on http://{address}");
+        })
+        .await
+        .with_context(|| format!("the node on {} stopped", args.data.display()))
+    })
+}
+
+/// Ends at the first SIGTERM or SIGINT; the second ends the process at once.
+fn signals() -> Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        eprintln!("stopping: finishing what is under way; signal again to stop at once");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            eprintln!("stopped at once; what was acknowledged is in the log");
+            std::process::exit(1);
+        });
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_says_what_it_is() {
+        assert_eq!(durability("sync"), Ok(Durability::Sync));
+        assert_eq!(durability("os"), Ok(Durability::Os));
+        let interval = Durability::Interval(Duration::from_millis(5));
+        assert_eq!(durability("interval:5"), Ok(interval));
+        for wrong in [
+            "",
+            "Sync",
+            "interval",
+            "interval:0",
+            "interval:x",
+            "interval:99999999",
+        ] {
+            assert!(durability(wrong).is_err(), "{wrong}");
+        }
+    }
+}
