@@ -1,0 +1,243 @@
+//! Reservations, as their owner sees them: one step at a time, each unit ended once.
+//!
+//! A command that changes what is held becomes a **step**: the owner asks the owners of the SKUs (one
+//! [`Ask`](crate::Ask) each), hears of all of them, and only then says how it went. What comes
+//! meanwhile for the same reservation waits in its queue in log order: commands, retries of commands
+//! not yet decided, and its own expiry. Lines are taken over from the SKUs' owners as they state them.
+//!
+//! ```text
+//! reserve   Hold ──► all done ──────────────────────────► granted, Lower what is asked less ──► end
+//!            │ │         ▲
+//!            │ └► only others' undecided holds in the way ► Restore ► HoldInOrder ──► granted
+//!            └──► refused, or no answer in time ──────────► Restore ► rejected
+//! commit    Hold ──► all done ──► applied
+//! confirm   Confirm ──► applied        release   Release ──► applied        expiry   Expire ──► end
+//! extend    at once
+//! ```
+//!
+//! [`owner`] takes inputs in and keeps the queue; [`begin`] says what becomes of a command;
+//! [`rounds`] leads a step from round to round; [`parts`] and [`lines`] are the arithmetic; [`check`]
+//! refuses what no rule can read; [`table`] keeps the records.
+
+mod begin;
+mod check;
+mod lines;
+mod owner;
+mod parts;
+mod rounds;
+mod table;
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{LinePart, RequestLine};
+use crate::decision::{LineNumbers, Rejection};
+use crate::values::{Amount, Id, Location, Quantity, ReservationId, Sku, Source, Time};
+
+pub(crate) use owner::{answer, command, expire_due, retry};
+pub(crate) use table::{Reservations, forget};
+
+/// A reservation, whole, with all that its owner keeps of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReservationRecord<'a> {
+    #[serde(borrow)]
+    pub id: ReservationId<'a>,
+    /// Who reserved or committed it first.
+    pub source: Source<'a>,
+    pub channel: Option<Cow<'a, str>>,
+    /// As a user reads it.
+    pub status: Status,
+    /// In order of line number; what was asked and how it stands.
+    pub lines: Vec<ReservationLine<'a>>,
+    /// Log time of the command that began it, or began it anew.
+    pub created_at: Time,
+    /// Log time of the latest grant.
+    pub granted_at: Option<Time>,
+    /// When what is reserved goes back; `None` where nothing is reserved.
+    pub expires_at: Option<Time>,
+    /// Log time at which nothing was open any more.
+    pub ended_at: Option<Time>,
+    /// The commit that states the order: of all of them the latest.
+    pub commit: Option<CommitKey<'a>>,
+    /// When something of it was last released.
+    pub released_at: Option<Time>,
+    /// A commit that came after the order was released.
+    pub conflict: Option<CommitKey<'a>>,
+    /// The running step. While there is one, the reservation reads `pending`.
+    pub step: Option<Step<'a>>,
+    /// What waits for the step's end, in log order.
+    pub queue: Vec<Waiting<'a>>,
+    /// The number of the decision that stated this.
+    pub number: u64,
+}
+
+/// Where a reservation stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Status {
+    /// A step is under way: its end is not known yet.
+    Pending,
+    /// Something is reserved, until `expires_at`.
+    Granted,
+    /// Nothing is reserved, something is committed.
+    Confirmed,
+    /// Nothing was granted.
+    Rejected,
+    /// Nothing is open: what was left was released.
+    Released,
+    /// Nothing is open: what was left expired.
+    Expired,
+    /// Nothing is open: what was left has shipped.
+    Fulfilled,
+}
+
+/// A line of a reservation. Figures are in smallest units, as the owner of the SKU states them;
+/// `asked = reserved + committed + shipped + given_back`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReservationLine<'a> {
+    pub line: u32,
+    #[serde(borrow)]
+    pub sku: Sku<'a>,
+    /// As sent by the command that states the order now; 0 for a line that it does not name.
+    pub requested: Amount,
+    /// As sent, or as chosen by the grant.
+    pub location: Option<Location<'a>>,
+    pub decimals: u8,
+    pub asked: Quantity,
+    pub reserved: Quantity,
+    pub committed: Quantity,
+    pub shipped: Quantity,
+    pub given_back: Quantity,
+    /// What last gave some of it back.
+    pub given_back_by: Option<GivenBackBy>,
+}
+
+/// Why a part of a line is held no more, though it has not shipped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum GivenBackBy {
+    Release,
+    Expiry,
+    /// A later `reserve` asked for less.
+    Restated,
+}
+
+/// What orders the commits of one reservation: the latest states the order.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct CommitKey<'a> {
+    pub occurred_at: Time,
+    #[serde(borrow)]
+    pub source: Source<'a>,
+    pub id: Id<'a>,
+}
+
+/// A command as it was taken in, as far as it matters to its end.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Taken<'a> {
+    /// The number and log time of the decision that took it in.
+    pub number: u64,
+    pub at: Time,
+    pub name: u128,
+    pub content: u64,
+    #[serde(borrow)]
+    pub source: Source<'a>,
+    pub id: Id<'a>,
+    pub occurred_at: Option<Time>,
+    pub wish: Wish<'a>,
+}
+
+/// What a command asks of a reservation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Wish<'a> {
+    Commit {
+        #[serde(borrow)]
+        lines: Vec<RequestLine<'a>>,
+        channel: Option<Cow<'a, str>>,
+    },
+    Reserve {
+        lines: Vec<RequestLine<'a>>,
+        ttl_s: Option<u32>,
+        channel: Option<Cow<'a, str>>,
+        partial: bool,
+    },
+    Confirm { lines: Option<Vec<LinePart>> },
+    Release { lines: Option<Vec<LinePart>> },
+    Extend { ttl_s: Option<u32> },
+}
+
+/// What waits for the end of a step.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Waiting<'a> {
+    #[serde(borrow)]
+    Command(Taken<'a>),
+    /// The same command as one that runs or waits: it gets that one's outcome.
+    Retry { number: u64, name: u128, source: Source<'a>, id: Id<'a> },
+    /// Its time has passed.
+    Expiry,
+}
+
+/// What is under way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Step<'a> {
+    /// Names this round of asks: the number of the decision that sent them.
+    pub number: u64,
+    /// The command that it carries out; `None` for an expiry, and for giving back what is not known.
+    #[serde(borrow)]
+    pub by: Option<Taken<'a>>,
+    pub phase: Phase,
+    /// When it is rejected for want of answers. `None` where it cannot be.
+    pub deadline: Option<Time>,
+    /// Who was asked in this round, in byte order, and what each said.
+    pub asks: Vec<Asked<'a>>,
+    /// The status and the lines before it.
+    pub status_before: Status,
+    pub lines_before: Vec<ReservationLine<'a>>,
+    /// The numbers heard of lines refused.
+    pub numbers: Vec<LineNumbers<'a>>,
+    /// How it will end, once all is restored.
+    pub refusal: Option<Rejection<'a>>,
+}
+
+/// What a round of asks is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Phase {
+    /// Asking all at once to hold.
+    Hold,
+    /// Asking one after another, in byte order of SKU, after others' undecided holds were in the way.
+    HoldInOrder,
+    /// Putting back what was held: then comes [`Phase::HoldInOrder`] or, with a refusal, the end.
+    Restore,
+    /// All is granted: giving back what a restated reservation asks no more.
+    Lower,
+    Confirm,
+    Release,
+    Expire,
+    /// Giving back what is held and should not be.
+    Tidy,
+}
+
+/// One SKU's owner, asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Asked<'a> {
+    #[serde(borrow)]
+    pub sku: Sku<'a>,
+    pub heard: Heard,
+}
+
+/// What was heard of an ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Heard {
+    /// In its turn, not asked yet.
+    NotAsked,
+    Nothing,
+    Done,
+    Refused,
+    Contended,
+}
+
+impl Status {
+    /// Nothing is open and nothing will be, unless it begins anew.
+    #[must_use]
+    pub fn ended(self) -> bool {
+        matches!(self, Self::Rejected | Self::Released | Self::Expired | Self::Fulfilled)
+    }
+}

@@ -1,0 +1,317 @@
+//! The reservations of a partition: the records, and in which order they fall due and are forgotten.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::command::RequestLine;
+use crate::reservation::{
+    Asked, CommitKey, ReservationLine, ReservationRecord, Step, Taken, Waiting, Wish,
+};
+use crate::state::State;
+use crate::values::{Location, ReservationId, Time};
+
+/// All reservations of a partition.
+#[derive(Debug, Default)]
+pub(crate) struct Reservations {
+    records: BTreeMap<Box<str>, ReservationRecord<'static>>,
+    /// When something of it expires or times out, for those that wait for that.
+    due: BTreeSet<(Time, Box<str>)>,
+    /// Ended ones, those first that are forgotten first.
+    ended: BTreeSet<(Time, u64, Box<str>)>,
+    /// Those with a conflict.
+    conflicts: BTreeSet<Box<str>>,
+    /// Changed since the last drain.
+    touched: BTreeSet<Box<str>>,
+    touched_bytes: usize,
+    bytes: usize,
+}
+
+impl Reservations {
+    pub(crate) fn get(&self, id: &str) -> Option<&ReservationRecord<'static>> {
+        self.records.get(id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// All of them, in byte order of id.
+    pub(crate) fn list(&self) -> impl Iterator<Item = &ReservationRecord<'static>> {
+        self.records.values()
+    }
+
+    /// At most `limit` ids above `after`, in byte order.
+    pub(crate) fn ids(&self, after: Option<&str>, limit: usize) -> Vec<ReservationId<'static>> {
+        self.above(after).take(limit).map(|record| record.id.clone()).collect()
+    }
+
+    fn above(&self, after: Option<&str>) -> impl Iterator<Item = &ReservationRecord<'static>> {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.records.range::<str, _>((from, Bound::Unbounded)).map(|(_, record)| record)
+    }
+
+    /// Those with a conflict above `after`, in byte order of id.
+    pub(crate) fn conflicts(
+        &self,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = &ReservationRecord<'static>> {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.conflicts.range::<str, _>((from, Bound::Unbounded)).filter_map(|id| self.get(id))
+    }
+
+    /// When the next thing expires or times out, if anything will.
+    pub(crate) fn due(&self) -> Option<Time> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// What is due by that time, in order of time, then id.
+    pub(crate) fn due_by(&self, at: Time) -> impl Iterator<Item = &ReservationRecord<'static>> {
+        self.due.iter().take_while(move |(due, _)| *due <= at).filter_map(|(_, id)| self.get(id))
+    }
+
+    /// Puts a record in the place of an earlier one.
+    pub(crate) fn apply(&mut self, record: &ReservationRecord<'_>) {
+        self.take_out(record.id.as_str());
+        let id: Box<str> = record.id.as_str().into();
+        if let Some(due) = record.due() {
+            self.due.insert((due, id.clone()));
+        }
+        if let Some(at) = record.forgotten_from() {
+            self.ended.insert((at, record.number, id.clone()));
+        }
+        if record.conflict.is_some() {
+            self.conflicts.insert(id.clone());
+        }
+        self.bytes += record.memory_bytes();
+        self.touched_bytes += record.memory_bytes();
+        self.touched.insert(id.clone());
+        self.records.insert(id, record.to_static());
+    }
+
+    /// Removes a record, as a changelog says.
+    pub(crate) fn remove(&mut self, id: &str) {
+        self.take_out(id);
+    }
+
+    fn take_out(&mut self, id: &str) {
+        let Some((id, before)) = self.records.remove_entry(id) else { return };
+        self.bytes = self.bytes.saturating_sub(before.memory_bytes());
+        self.conflicts.remove(&id);
+        let id = match before.due() {
+            Some(due) => {
+                let key = (due, id);
+                self.due.remove(&key);
+                key.1
+            }
+            None => id,
+        };
+        if let Some(at) = before.forgotten_from() {
+            self.ended.remove(&(at, before.number, id));
+        }
+    }
+
+    /// About how many bytes [`Reservations::drain_touched`] gives now.
+    pub(crate) fn touched_bytes(&self) -> usize {
+        self.touched_bytes
+    }
+
+    /// Every reservation changed since the last call; one that is not there any more is gone.
+    pub(crate) fn drain_touched(&mut self) -> BTreeSet<Box<str>> {
+        self.touched_bytes = 0;
+        std::mem::take(&mut self.touched)
+    }
+
+    /// About how much memory they take, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Forgets ended ones as ids are forgotten: by age of log time, and above a number the oldest.
+pub(crate) fn forget(state: &mut State) {
+    let (age, most) = (state.settings().ids_age_ms, state.settings().ids_max as usize);
+    let now = state.log_time();
+    let reservations = &mut state.reservations;
+    while let Some((at, _, id)) = reservations.ended.first() {
+        if at.plus(age) > now && reservations.ended.len() <= most {
+            return;
+        }
+        let id = id.clone();
+        reservations.take_out(&id);
+        reservations.touched_bytes += id.len() + 16;
+        reservations.touched.insert(id);
+    }
+}
+
+impl ReservationRecord<'_> {
+    /// When something of it expires or times out next.
+    pub(crate) fn due(&self) -> Option<Time> {
+        let expiry_waits = self.queue.contains(&Waiting::Expiry);
+        let running = self.step.as_ref();
+        let expires = if expiry_waits { None } else { self.expires_at };
+        match (running.and_then(|step| step.deadline), expires) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// From when its age counts: it has ended and nothing is under way.
+    fn forgotten_from(&self) -> Option<Time> {
+        if self.step.is_some() { None } else { self.ended_at }
+    }
+
+    /// About how much memory it takes, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let lines = |lines: &[ReservationLine<'_>]| -> usize {
+            lines.iter().map(|line| size_of_val(line) + line.sku.as_str().len() + 16).sum()
+        };
+        let step = self.step.as_ref().map_or(0, |step| {
+            size_of_val(step)
+                + lines(&step.lines_before)
+                + size_of_val(step.asks.as_slice())
+                + size_of_val(step.numbers.as_slice())
+        });
+        size_of::<Self>()
+            + 3 * self.id.as_str().len()
+            + lines(&self.lines)
+            + step
+            + size_of_val(self.queue.as_slice())
+            + 64
+    }
+
+    /// The same record, owned.
+    pub fn to_static(&self) -> ReservationRecord<'static> {
+        ReservationRecord {
+            id: self.id.to_static(),
+            source: self.source.to_static(),
+            channel: self.channel.as_ref().map(|channel| channel.to_string().into()),
+            status: self.status,
+            lines: self.lines.iter().map(ReservationLine::to_static).collect(),
+            created_at: self.created_at,
+            granted_at: self.granted_at,
+            expires_at: self.expires_at,
+            ended_at: self.ended_at,
+            commit: self.commit.as_ref().map(CommitKey::to_static),
+            released_at: self.released_at,
+            conflict: self.conflict.as_ref().map(CommitKey::to_static),
+            step: self.step.as_ref().map(Step::to_static),
+            queue: self.queue.iter().map(Waiting::to_static).collect(),
+            number: self.number,
+        }
+    }
+}
+
+impl ReservationLine<'_> {
+    /// The same line, owned.
+    pub fn to_static(&self) -> ReservationLine<'static> {
+        ReservationLine {
+            line: self.line,
+            sku: self.sku.to_static(),
+            requested: self.requested,
+            location: self.location.as_ref().map(Location::to_static),
+            decimals: self.decimals,
+            asked: self.asked,
+            reserved: self.reserved,
+            committed: self.committed,
+            shipped: self.shipped,
+            given_back: self.given_back,
+            given_back_by: self.given_back_by,
+        }
+    }
+}
+
+impl CommitKey<'_> {
+    /// The same key, owned.
+    pub fn to_static(&self) -> CommitKey<'static> {
+        CommitKey {
+            occurred_at: self.occurred_at,
+            source: self.source.to_static(),
+            id: self.id.to_static(),
+        }
+    }
+}
+
+impl Taken<'_> {
+    fn to_static(&self) -> Taken<'static> {
+        Taken {
+            number: self.number,
+            at: self.at,
+            name: self.name,
+            content: self.content,
+            source: self.source.to_static(),
+            id: self.id.to_static(),
+            occurred_at: self.occurred_at,
+            wish: self.wish.to_static(),
+        }
+    }
+}
+
+impl Wish<'_> {
+    fn to_static(&self) -> Wish<'static> {
+        let request = |lines: &[RequestLine<'_>]| lines.iter().map(RequestLine::to_static).collect();
+        let owned = |text: &Option<Cow<'_, str>>| text.as_ref().map(|text| text.to_string().into());
+        match self {
+            Self::Commit { lines, channel } => {
+                Wish::Commit { lines: request(lines), channel: owned(channel) }
+            }
+            Self::Reserve { lines, ttl_s, channel, partial } => Wish::Reserve {
+                lines: request(lines),
+                ttl_s: *ttl_s,
+                channel: owned(channel),
+                partial: *partial,
+            },
+            Self::Confirm { lines } => Wish::Confirm { lines: lines.clone() },
+            Self::Release { lines } => Wish::Release { lines: lines.clone() },
+            Self::Extend { ttl_s } => Wish::Extend { ttl_s: *ttl_s },
+        }
+    }
+}
+
+impl RequestLine<'_> {
+    /// The same line, owned.
+    pub fn to_static(&self) -> RequestLine<'static> {
+        RequestLine {
+            line: self.line,
+            sku: self.sku.to_static(),
+            quantity: self.quantity,
+            location: self.location.as_ref().map(Location::to_static),
+        }
+    }
+}
+
+impl Waiting<'_> {
+    fn to_static(&self) -> Waiting<'static> {
+        match self {
+            Self::Command(taken) => Waiting::Command(taken.to_static()),
+            Self::Retry { number, name, source, id } => Waiting::Retry {
+                number: *number,
+                name: *name,
+                source: source.to_static(),
+                id: id.to_static(),
+            },
+            Self::Expiry => Waiting::Expiry,
+        }
+    }
+}
+
+impl Step<'_> {
+    fn to_static(&self) -> Step<'static> {
+        Step {
+            number: self.number,
+            by: self.by.as_ref().map(Taken::to_static),
+            phase: self.phase,
+            deadline: self.deadline,
+            asks: self
+                .asks
+                .iter()
+                .map(|asked| Asked { sku: asked.sku.to_static(), heard: asked.heard })
+                .collect(),
+            status_before: self.status_before,
+            lines_before: self.lines_before.iter().map(ReservationLine::to_static).collect(),
+            numbers: self.numbers.iter().map(crate::LineNumbers::to_static).collect(),
+            refusal: self.refusal.as_ref().map(crate::Rejection::to_static),
+        }
+    }
+}
