@@ -1,0 +1,502 @@
+//! The state in parts: what the changelog and snapshots hold, and the hash over all of it.
+//!
+//! | key | part |
+//! |---|---|
+//! | `m` | [`StateRecord::Meta`]: numbers, log time, counters towards other partitions |
+//! | `s` sku | [`StateRecord::Sku`]: a SKU with its positions and folds |
+//! | `h` length of sku (2 bytes), sku, reservation | [`StateRecord::Hold`]: a reservation's lines on a SKU |
+//! | `r` reservation | [`StateRecord::Reservation`] |
+//! | `i` chunk (8 bytes) | [`StateRecord::Ids`]: up to 256 remembered names |
+//!
+//! Numbers in keys are big-endian. Parts may be loaded in any order, a later one of a key replaces an
+//! earlier one, and `Meta` is written with every drain.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::apply::Marks;
+use crate::command::Figure;
+use crate::fold::{Count, Counts, Entry};
+use crate::hold::HoldRecord;
+use crate::ids::Ids;
+use crate::reservation::ReservationRecord;
+use crate::sku::{Extra, Figures, Position};
+use crate::state::{Peer, State};
+use crate::values::{Id, Location, Quantity, Source, Time};
+
+/// A part of the state that is written and restored as one record of the changelog.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StateKey(pub Vec<u8>);
+
+/// One part of the state, as it is written.
+#[allow(clippy::large_enum_variant, reason = "one is made, written and dropped at a time")]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum StateRecord<'a> {
+    Meta(MetaRecord),
+    #[serde(borrow)]
+    Sku(SkuRecord<'a>),
+    Hold(HoldRecord<'a>),
+    Reservation(ReservationRecord<'a>),
+    /// Entries of 40 bytes: name, content, number, log time, little-endian.
+    Ids(Cow<'a, [u8]>),
+}
+
+/// What a partition keeps of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MetaRecord {
+    pub number: u64,
+    pub log_time: Time,
+    /// For each partition the last number sent and the last received.
+    pub peers: Vec<(u64, u64)>,
+    /// Running numbers of the oldest remembered name and of the next one.
+    pub ids: (u64, u64),
+}
+
+/// A SKU, whole but for its holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SkuRecord<'a> {
+    pub decimals: u8,
+    #[serde(borrow)]
+    pub unit: Option<Cow<'a, str>>,
+    pub name: Option<Cow<'a, str>>,
+    pub newest_count: Option<Time>,
+    /// The highest `seq` of each source, in byte order.
+    pub seqs: Vec<(Source<'a>, u64)>,
+    /// In byte order of location.
+    pub positions: Vec<PositionRecord<'a>>,
+}
+
+/// A SKU at a location.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PositionRecord<'a> {
+    #[serde(borrow)]
+    pub location: Location<'a>,
+    pub on_hand: i64,
+    pub reserved: i64,
+    pub committed: i64,
+    pub damaged: i64,
+    pub quality_control: i64,
+    pub sequence: u64,
+    pub number: u64,
+    pub at: Time,
+    pub oversold_since: Option<Time>,
+    /// Sums by event time: each key less the one before it, and the sum. A key is the time in its
+    /// upper 62 bits and the figure in its lower 2 (3: the latest time of what is merged into the
+    /// base).
+    pub entries: Vec<(i64, i64)>,
+    pub counts: Option<CountsRecord<'a>>,
+}
+
+/// A position's counts, and how far its sums are merged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CountsRecord<'a> {
+    #[serde(borrow)]
+    pub live: Vec<CountRecord<'a>>,
+    pub base: Vec<CountRecord<'a>>,
+    pub minutes_until: Time,
+    pub seconds_until: Time,
+    pub look_at: u32,
+}
+
+/// A count that holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CountRecord<'a> {
+    pub at: Time,
+    pub counted_at: Time,
+    pub figure: Figure,
+    pub opening: bool,
+    pub counted: Quantity,
+    pub correction: i64,
+    #[serde(borrow)]
+    pub source: Source<'a>,
+    pub id: Id<'a>,
+}
+
+const META: u8 = b'm';
+const SKU: u8 = b's';
+const HOLD: u8 = b'h';
+const RESERVATION: u8 = b'r';
+const IDS: u8 = b'i';
+
+fn key(kind: u8, name: &[u8]) -> StateKey {
+    let mut key = Vec::with_capacity(1 + name.len());
+    key.push(kind);
+    key.extend_from_slice(name);
+    StateKey(key)
+}
+
+fn hold_key(sku: &str, reservation: &str) -> StateKey {
+    let mut key = Vec::with_capacity(3 + sku.len() + reservation.len());
+    key.push(HOLD);
+    let len = u16::try_from(sku.len()).expect("the edge caps names at 255 bytes");
+    key.extend_from_slice(&len.to_be_bytes());
+    key.extend_from_slice(sku.as_bytes());
+    key.extend_from_slice(reservation.as_bytes());
+    StateKey(key)
+}
+
+/// Receives a part with its key; `None`: it is gone.
+type Drained<'e> = &'e mut dyn FnMut(&StateKey, Option<&StateRecord<'_>>);
+
+impl State {
+    /// Notes that a SKU's own record must be written again.
+    pub(crate) fn touch(&mut self, slot: u32) {
+        let sku = self.skus.get_mut(slot);
+        if !sku.touched {
+            sku.touched = true;
+            let positions = sku.positions.as_slice();
+            // A location's name and figures, and what an entry takes when it is packed.
+            let bytes: usize = positions.iter().map(|p| 40 + 8 * p.entries.len()).sum();
+            self.touched_bytes += 32 + bytes;
+            self.touched.push(slot);
+        }
+    }
+
+    /// About how many bytes [`State::drain_touched`] would write now.
+    pub fn touched_bytes(&self) -> usize {
+        self.touched_bytes
+            + self.holds.touched_bytes()
+            + self.reservations.touched_bytes()
+            + self.ids.touched_bytes()
+    }
+
+    /// Gives every part touched since the last call with its key (`None`: gone). Writing them is the
+    /// caller's, in its own format: this crate knows none.
+    pub fn drain_touched(&mut self, each: Drained<'_>) {
+        self.touched_bytes = 0;
+        let mut touched = std::mem::take(&mut self.touched);
+        for slot in &touched {
+            self.skus.get_mut(*slot).touched = false;
+            each(
+                &key(SKU, self.skus.name(*slot).as_bytes()),
+                Some(&self.sku_record(*slot)),
+            );
+        }
+        // The list keeps its room: it is as long again after the next append.
+        touched.clear();
+        self.touched = touched;
+        for (slot, reservation) in self.holds.drain_touched() {
+            let sku = self.skus.get(slot);
+            let key = hold_key(self.skus.name(slot), &reservation);
+            let record = sku
+                .holds
+                .get(&reservation)
+                .map(|h| StateRecord::Hold(h.clone()));
+            each(&key, record.as_ref());
+        }
+        for id in self.reservations.drain_touched() {
+            let record = self
+                .reservations
+                .get(&id)
+                .map(|r| StateRecord::Reservation(r.clone()));
+            each(&key(RESERVATION, id.as_bytes()), record.as_ref());
+        }
+        for chunk in self.ids.drain_touched() {
+            let record = self
+                .ids
+                .chunk(chunk)
+                .map(|bytes| StateRecord::Ids(bytes.into()));
+            each(&key(IDS, &chunk.to_be_bytes()), record.as_ref());
+        }
+        each(&key(META, &[]), Some(&self.meta_record()));
+    }
+
+    /// Gives every part of the state.
+    pub fn export(&self, each: &mut dyn FnMut(&StateKey, &StateRecord<'_>)) {
+        self.export_without_ids(each);
+        for chunk in self.ids.chunk_numbers() {
+            if let Some(bytes) = self.ids.chunk(chunk) {
+                each(
+                    &key(IDS, &chunk.to_be_bytes()),
+                    &StateRecord::Ids(bytes.into()),
+                );
+            }
+        }
+    }
+
+    /// Gives every part but the remembered names: with [`State::dump_ids`] it is a whole snapshot.
+    pub fn export_without_ids(&self, each: &mut dyn FnMut(&StateKey, &StateRecord<'_>)) {
+        each(&key(META, &[]), &self.meta_record());
+        for slot in self.skus.slots() {
+            let sku = self.skus.name(slot);
+            each(&key(SKU, sku.as_bytes()), &self.sku_record(slot));
+            for hold in self.skus.get(slot).holds.list() {
+                let key = hold_key(sku, hold.reservation.as_str());
+                each(&key, &StateRecord::Hold(hold.clone()));
+            }
+        }
+        for record in self.reservations.list() {
+            let key = key(RESERVATION, record.id.as_str().as_bytes());
+            each(&key, &StateRecord::Reservation(record.clone()));
+        }
+    }
+
+    /// The remembered names in their memory layout, for a snapshot.
+    pub fn dump_ids(&self, out: &mut Vec<u8>) {
+        self.ids.dump(out);
+    }
+
+    /// Puts back what [`State::dump_ids`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are not whole.
+    pub fn restore_ids(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.ids = Ids::restore(bytes).ok_or(
+            "the remembered names in the snapshot are not whole: delete the snapshot, the changelog \
+             restores them",
+        )?;
+        Ok(())
+    }
+
+    /// Puts back a part that was exported or drained (`None`: it is gone). Parts come in any order,
+    /// all of them before the first decision is applied.
+    ///
+    /// # Errors
+    /// Says what does not fit.
+    pub fn load(&mut self, key: &StateKey, record: Option<StateRecord<'_>>) -> Result<(), String> {
+        let unfit = || format!("state record `{}` is not one of ours", key.0.escape_ascii());
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| unfit());
+        let (kind, name) = key.0.split_first().ok_or_else(unfit)?;
+        match (*kind, record) {
+            (META, Some(StateRecord::Meta(meta))) => self.load_meta(&meta)?,
+            (SKU, Some(StateRecord::Sku(sku))) => self.load_sku(text(name)?, &sku),
+            (HOLD, record) => {
+                let (len, names) = name.split_first_chunk::<2>().ok_or_else(unfit)?;
+                let len = usize::from(u16::from_be_bytes(*len));
+                let (sku, reservation) = names.split_at_checked(len).ok_or_else(unfit)?;
+                let (slot, _) = self.skus.entry(text(sku)?);
+                match record {
+                    Some(StateRecord::Hold(hold)) => {
+                        crate::hold::apply_hold(self, slot, &hold);
+                    }
+                    None => crate::hold::remove(self, slot, text(reservation)?),
+                    Some(_) => return Err(unfit()),
+                }
+                self.holds.drain_touched();
+            }
+            (RESERVATION, record) => {
+                match record {
+                    Some(StateRecord::Reservation(record)) => self.reservations.apply(&record),
+                    None => self.reservations.remove(text(name)?),
+                    Some(_) => return Err(unfit()),
+                }
+                self.reservations.drain_touched();
+            }
+            (IDS, record) => {
+                let chunk = u64::from_be_bytes(name.try_into().map_err(|_| unfit())?);
+                match record {
+                    Some(StateRecord::Ids(bytes)) => self.ids.load_chunk(chunk, &bytes)?,
+                    None => self.ids.unload_chunk(chunk),
+                    Some(_) => return Err(unfit()),
+                }
+            }
+            _ => return Err(unfit()),
+        }
+        Ok(())
+    }
+
+    fn meta_record(&self) -> StateRecord<'static> {
+        StateRecord::Meta(MetaRecord {
+            number: self.number,
+            log_time: self.log_time,
+            peers: self
+                .peers
+                .iter()
+                .map(|peer| (peer.sent, peer.received))
+                .collect(),
+            ids: self.ids.range(),
+        })
+    }
+
+    fn load_meta(&mut self, meta: &MetaRecord) -> Result<(), String> {
+        if meta.peers.len() != self.peers.len() {
+            return Err(format!(
+                "the state is of a log with {} partitions, this one has {}: open it with the \
+                 partition count that it was made with",
+                meta.peers.len(),
+                self.peers.len()
+            ));
+        }
+        self.number = meta.number;
+        self.log_time = meta.log_time;
+        let peer = |&(sent, received)| Peer { sent, received };
+        self.peers = meta.peers.iter().map(peer).collect();
+        self.ids.set_range(meta.ids.0, meta.ids.1);
+        Ok(())
+    }
+
+    fn sku_record(&self, slot: u32) -> StateRecord<'_> {
+        let sku = self.skus.get(slot);
+        let extra = sku.extra.as_deref();
+        let text = |text: &'_ Option<Box<str>>| text.clone().map(|t| Cow::Owned(t.into_string()));
+        let positions = sku.positions.as_slice().iter();
+        let mut positions: Vec<_> = positions
+            .map(|p| position_record(p, self.skus.locations.get(p.location)))
+            .collect();
+        positions.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+        let seqs = self.skus.seqs(slot).into_iter();
+        StateRecord::Sku(SkuRecord {
+            decimals: sku.decimals,
+            unit: extra.and_then(|extra| text(&extra.unit)),
+            name: extra.and_then(|extra| text(&extra.name)),
+            newest_count: extra.and_then(|extra| extra.newest_count),
+            seqs: seqs
+                .map(|(source, seq)| (Source::from(source), seq))
+                .collect(),
+            positions,
+        })
+    }
+
+    fn load_sku(&mut self, name: &str, record: &SkuRecord<'_>) {
+        let (slot, _) = self.skus.entry(name);
+        let text = |text: &Option<Cow<'_, str>>| text.as_deref().map(Box::from);
+        let extra = Extra {
+            unit: text(&record.unit),
+            name: text(&record.name),
+            newest_count: record.newest_count,
+        };
+        let sku = self.skus.get_mut(slot);
+        sku.decimals = record.decimals;
+        sku.extra = (extra != Extra::default()).then(|| Box::new(extra));
+        let gone = std::mem::take(&mut sku.positions);
+        for position in gone.as_slice() {
+            self.note(slot, Marks::of(position), Marks::default());
+            self.positions -= 1;
+        }
+        for (source, seq) in &record.seqs {
+            self.skus.set_seq(slot, source.as_str(), *seq);
+        }
+        for position in &record.positions {
+            let location = self.skus.locations.intern(position.location.as_str());
+            let (place, _) = self.skus.get_mut(slot).positions.entry(location);
+            load_position(place, position);
+            let marks = Marks::of(place);
+            self.note(slot, Marks::default(), marks);
+            self.positions += 1;
+        }
+    }
+
+    /// A hash of the whole state that does not depend on the order in which it was built.
+    ///
+    /// It reads everything: for tests and for comparing a restored state, not for the hot path.
+    pub fn hash(&self) -> u64 {
+        let mut hash = 0u64;
+        let mut text = String::new();
+        self.export_without_ids(&mut |key, record| {
+            text.clear();
+            write!(text, "{record:?}").expect("writing to a string never fails");
+            let mut part = Xxh3::new();
+            part.update(&key.0);
+            part.update(text.as_bytes());
+            hash = hash.wrapping_add(part.digest());
+        });
+        let mut bytes = [0u8; 40];
+        for (name, words) in self.ids.entries() {
+            let (fingerprint, rest) = bytes.split_at_mut(16);
+            fingerprint.copy_from_slice(&name.to_le_bytes());
+            for (place, word) in rest.chunks_exact_mut(8).zip(words) {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
+            hash = hash.wrapping_add(xxh3_64(&bytes));
+        }
+        hash
+    }
+}
+
+fn position_record<'a>(position: &'a Position, location: &'a str) -> PositionRecord<'a> {
+    let figures = position.figures();
+    let mut before = 0;
+    let entries = position.entries.iter().map(|entry| {
+        let (key, delta) = entry.to_raw();
+        let step = key.wrapping_sub(before);
+        before = key;
+        (step, delta)
+    });
+    let counts = position.rare.as_ref().map(|rare| &rare.counts);
+    PositionRecord {
+        location: location.into(),
+        on_hand: figures.on_hand,
+        reserved: figures.reserved,
+        committed: figures.committed,
+        damaged: figures.damaged,
+        quality_control: figures.quality_control,
+        sequence: position.sequence,
+        number: position.number,
+        at: position.at,
+        oversold_since: position.rare.as_ref().and_then(|rare| rare.oversold_since),
+        entries: entries.collect(),
+        counts: counts
+            .filter(|counts| !counts.is_default())
+            .map(|counts| CountsRecord {
+                live: counts.live.iter().map(count_record).collect(),
+                base: counts.base.iter().map(count_record).collect(),
+                minutes_until: counts.minutes_until,
+                seconds_until: counts.seconds_until,
+                look_at: counts.look_at,
+            }),
+    }
+}
+
+fn count_record(count: &Count) -> CountRecord<'_> {
+    CountRecord {
+        at: count.at,
+        counted_at: count.counted_at,
+        figure: count.figure,
+        opening: count.opening,
+        counted: count.counted,
+        correction: count.correction,
+        source: Source::from(&*count.source),
+        id: Id::from(&*count.id),
+    }
+}
+
+fn load_position(position: &mut Position, record: &PositionRecord<'_>) {
+    let figures = Figures {
+        on_hand: record.on_hand,
+        reserved: record.reserved,
+        committed: record.committed,
+        damaged: record.damaged,
+        quality_control: record.quality_control,
+    };
+    let mut key = 0i64;
+    position.entries = Vec::with_capacity(record.entries.len());
+    position
+        .entries
+        .extend(record.entries.iter().map(|(step, delta)| {
+            key = key.wrapping_add(*step);
+            Entry::from_raw(key, *delta)
+        }));
+    if let Some(counts) = &record.counts {
+        let list = |counts: &[CountRecord<'_>]| counts.iter().map(load_count).collect();
+        let mut counts = Counts {
+            live: list(&counts.live),
+            base: list(&counts.base),
+            minutes_until: counts.minutes_until,
+            seconds_until: counts.seconds_until,
+            look_at: counts.look_at,
+            drifts: 0,
+        };
+        counts.count_drifts();
+        position.rare.get_or_insert_default().counts = counts;
+    }
+    position.sequence = record.sequence;
+    position.number = record.number;
+    position.at = record.at;
+    position.set_figures(figures, record.oversold_since.unwrap_or(record.at));
+}
+
+fn load_count(record: &CountRecord<'_>) -> Count {
+    Count {
+        at: record.at,
+        counted_at: record.counted_at,
+        figure: record.figure,
+        opening: record.opening,
+        counted: record.counted,
+        correction: record.correction,
+        source: record.source.as_str().into(),
+        id: record.id.as_str().into(),
+    }
+}

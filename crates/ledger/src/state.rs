@@ -1,0 +1,314 @@
+//! The state of one partition, and the decision: the two things that everything is about.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::command::{Command, Input, Stamped};
+use crate::decision::{Decision, Invalid, Outcome, Reason};
+use crate::draft::Draft;
+use crate::hold::{self, HoldIndex};
+use crate::ids::Ids;
+use crate::reservation::{self, Reservations};
+use crate::sku::SkuTable;
+use crate::stock;
+use crate::values::{Location, Source, Time};
+
+/// Which partition this is, and how keys find theirs.
+#[derive(Clone, Copy, Debug)]
+pub struct Home {
+    pub partition: u16,
+    pub partitions: u16,
+    /// The partitioner of the log, given in so that this crate need not know it.
+    pub partition_of: fn(&[u8], u16) -> u16,
+}
+
+/// The rules' settings. They are the same on every partition and are part of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Newest ids remembered per partition.
+    pub ids_max: u32,
+    /// How long an id is remembered, ms of log time.
+    pub ids_age_ms: i64,
+    /// How far back from its newest event time a position folds exactly, ms.
+    pub horizon_ms: i64,
+    /// Distinct event times per position above which they are merged.
+    pub times_max: usize,
+    /// After this much log time without all answers a step of a reservation is rejected, ms.
+    pub ask_timeout_ms: i64,
+    /// Sources that may `set`.
+    pub truth: Vec<Source<'static>>,
+    /// Park facts about SKUs and locations never named before.
+    pub known_only: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ids_max: 1_000_000,
+            ids_age_ms: 7 * 24 * 3_600_000,
+            horizon_ms: 72 * 3_600_000,
+            times_max: 1_024,
+            ask_timeout_ms: 10_000,
+            truth: Vec::new(),
+            known_only: false,
+        }
+    }
+}
+
+/// The quantities of all states of one SKU at one location.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Level {
+    pub location: Location<'static>,
+    pub decimals: u8,
+    pub on_hand: i64,
+    pub reserved: i64,
+    pub committed: i64,
+    pub damaged: i64,
+    pub quality_control: i64,
+    pub sequence: u64,
+    /// The number of the decision that changed it last.
+    pub number: u64,
+    /// The log time of that decision.
+    pub at: Time,
+}
+
+impl Level {
+    /// What is free to promise. Saturates at the ends of the range.
+    pub fn available(&self) -> i64 {
+        let kept = i128::from(self.reserved)
+            + i128::from(self.committed)
+            + i128::from(self.damaged)
+            + i128::from(self.quality_control);
+        let available = i128::from(self.on_hand) - kept;
+        let available = available.clamp(i64::MIN.into(), i64::MAX.into());
+        i64::try_from(available).expect("it was clamped")
+    }
+}
+
+/// The state of one partition: its SKUs with levels and holds, its reservations, remembered names.
+pub struct State {
+    pub(crate) home: Home,
+    pub(crate) settings: Settings,
+    pub(crate) number: u64,
+    pub(crate) log_time: Time,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) skus: SkuTable,
+    pub(crate) holds: HoldIndex,
+    pub(crate) reservations: Reservations,
+    pub(crate) ids: Ids,
+    /// Positions in all, and those with `available` and with on hand below zero.
+    pub(crate) positions: u64,
+    pub(crate) oversold: u64,
+    pub(crate) negative: u64,
+    /// SKUs with positions in conflict, and how many.
+    pub(crate) conflicts: BTreeMap<u32, u32>,
+    /// SKUs changed since the last drain.
+    pub(crate) touched: Vec<u32>,
+    pub(crate) touched_bytes: usize,
+}
+
+/// The last numbers of the records between this partition and another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Peer {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("home", &self.home)
+            .field("number", &self.number)
+            .field("log_time", &self.log_time)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What follows from the input. Reads only; deterministic in state and input.
+///
+/// A decision with [`Decision::gap`] set must not be applied: the partition stops.
+pub fn decide<'a>(state: &State, stamped: &Stamped<'a>) -> Decision<'a> {
+    let mut draft = Draft::new(state, stamped);
+    match order_of(state, &stamped.input) {
+        Order::Gap => {
+            draft.decision.gap = true;
+            return draft.finish();
+        }
+        Order::Repeated => {
+            expire_due(&mut draft);
+            return draft.finish();
+        }
+        Order::Next => {}
+    }
+    expire_due(&mut draft);
+    let decided = match &stamped.input {
+        Input::Command(command) => by_name(&mut draft, stamped, command),
+        Input::Ask(ask) => hold::ask(&mut draft, ask),
+        Input::Answer(answer) => {
+            reservation::answer(&mut draft, answer);
+            Ok(())
+        }
+        Input::Tick => Ok(()),
+    };
+    match decided {
+        Ok(()) => draft.finish(),
+        Err(reason) => refuse(state, stamped, reason),
+    }
+}
+
+/// What follows from an input whose processing panicked: it changes nothing. A command ends `parked`;
+/// an ask to hold counts as refused; of any other internal record nobody is told, which is an alert
+/// for the caller to raise ([`Decision::alert`]).
+pub fn park<'a>(state: &State, stamped: &Stamped<'a>, panic: &str) -> Decision<'a> {
+    let mut draft = Draft::new(state, stamped);
+    match &stamped.input {
+        Input::Command(_) => {
+            draft.outcome(Outcome::Parked {
+                panic: panic.to_owned().into(),
+            });
+        }
+        Input::Ask(ask) => draft.decision.alert = !hold::park(&mut draft, ask),
+        Input::Answer(_) => draft.decision.alert = true,
+        Input::Tick => {}
+    }
+    draft.finish()
+}
+
+/// Whether an internal record is the next one of its sender.
+enum Order {
+    Next,
+    /// It was applied before: it changes nothing.
+    Repeated,
+    /// One before it is missing.
+    Gap,
+}
+
+fn order_of(state: &State, input: &Input<'_>) -> Order {
+    let (from, number) = match input {
+        Input::Ask(ask) => (ask.from, ask.number),
+        Input::Answer(answer) => (answer.from, answer.number),
+        Input::Command(_) | Input::Tick => return Order::Next,
+    };
+    let next = state.peer(from).received + 1;
+    match number.cmp(&next) {
+        std::cmp::Ordering::Less => Order::Repeated,
+        std::cmp::Ordering::Equal => Order::Next,
+        std::cmp::Ordering::Greater => Order::Gap,
+    }
+}
+
+/// Before anything else, what is due by the new log time.
+fn expire_due(draft: &mut Draft<'_, '_>) {
+    if draft.state.due().is_some_and(|due| due <= draft.at()) {
+        reservation::expire_due(draft);
+    }
+}
+
+/// A command, unless its name is known.
+fn by_name<'a>(
+    draft: &mut Draft<'_, 'a>,
+    stamped: &Stamped<'a>,
+    command: &Command<'a>,
+) -> Result<(), Reason> {
+    let state = draft.state;
+    if let (Some(seq), Some(slot)) = (command.seq, draft.sku_slot()) {
+        if state
+            .skus
+            .seq(slot, command.source.as_str())
+            .is_some_and(|highest| seq <= highest)
+        {
+            draft.outcome(Outcome::Duplicate { first: 0 });
+            return Ok(());
+        }
+    } else {
+        let oldest = draft.at().plus(-state.settings.ids_age_ms);
+        if let Some(known) = state.ids.get(stamped.name, oldest) {
+            if known.content != stamped.content {
+                let reason = Reason::IdReused;
+                let invalid = Invalid {
+                    field: "id".into(),
+                    reason,
+                    first: known.number,
+                };
+                draft.outcome(Outcome::Invalid(invalid));
+            } else if known.pending {
+                reservation::retry(draft, command);
+            } else {
+                draft.outcome(Outcome::Duplicate {
+                    first: known.number,
+                });
+            }
+            return Ok(());
+        }
+    }
+    if command.body.sku().is_some() {
+        return stock::command(draft, command);
+    }
+    reservation::command(draft, command);
+    Ok(())
+}
+
+/// The decision where a figure would have left its range: nothing but the refusal.
+fn refuse<'a>(state: &State, stamped: &Stamped<'a>, reason: Reason) -> Decision<'a> {
+    let mut draft = Draft::new(state, stamped);
+    expire_due(&mut draft);
+    match &stamped.input {
+        Input::Command(command) => draft.outcome(stock::refused(command, reason)),
+        Input::Ask(ask) => draft.decision.alert = !hold::park(&mut draft, ask),
+        Input::Answer(_) | Input::Tick => draft.decision.alert = true,
+    }
+    draft.finish()
+}
+
+impl State {
+    pub fn new(home: Home, settings: Settings) -> Self {
+        let peers = vec![Peer::default(); usize::from(home.partitions)];
+        Self {
+            home,
+            settings,
+            number: 0,
+            log_time: Time(0),
+            peers,
+            skus: SkuTable::default(),
+            holds: HoldIndex::default(),
+            reservations: Reservations::default(),
+            ids: Ids::default(),
+            positions: 0,
+            oversold: 0,
+            negative: 0,
+            conflicts: BTreeMap::new(),
+            touched: Vec::new(),
+            touched_bytes: 0,
+        }
+    }
+
+    pub(crate) fn home(&self) -> Home {
+        self.home
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn peer(&self, partition: u16) -> Peer {
+        self.peers
+            .get(usize::from(partition))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The number of the last decision applied; 0 before the first.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Log time: the highest record time so far.
+    pub fn log_time(&self) -> Time {
+        self.log_time
+    }
+
+    /// When the next thing expires or times out, if anything will.
+    pub fn due(&self) -> Option<Time> {
+        self.reservations.due()
+    }
+}

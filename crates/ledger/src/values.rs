@@ -1,0 +1,167 @@
+//! The small value types: names and amounts that cannot be mistaken for each other.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::Reason;
+
+/// Milliseconds since 1970-01-01T00:00:00Z. Whether it is an event's time or log time, the field
+/// that bears it says.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Time(pub i64);
+
+impl Time {
+    /// The time `ms` later, at the far end of time when it would be past it.
+    #[must_use]
+    pub fn plus(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+/// An amount in the smallest unit of its SKU. Arithmetic is checked: overflow is a
+/// [`Reason`](crate::Reason), never a wrap and never a panic.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Quantity(pub i64);
+
+impl Quantity {
+    pub const ZERO: Self = Self(0);
+
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).map(Self)
+    }
+
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
+
+    pub fn checked_neg(self) -> Option<Self> {
+        self.0.checked_neg().map(Self)
+    }
+
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A quantity as it was sent: `mantissa` / 10^`decimals`. An integer has no decimals. Only the owner
+/// of the SKU knows how many the item declares; [`Amount::to_units`] brings it there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Amount {
+    pub mantissa: i64,
+    /// 0 to 6.
+    pub decimals: u8,
+}
+
+impl Amount {
+    pub fn whole(n: i64) -> Self {
+        Self {
+            mantissa: n,
+            decimals: 0,
+        }
+    }
+
+    /// In smallest units of an item with that many decimals; `None` when it is finer than the item
+    /// allows or does not fit.
+    pub fn to_units(self, item_decimals: u8) -> Option<Quantity> {
+        self.units(item_decimals).ok()
+    }
+
+    /// In smallest units of an item with that many decimals.
+    ///
+    /// # Errors
+    /// [`Reason::Decimals`] when it is finer than the item allows, [`Reason::Overflow`] when it does
+    /// not fit.
+    pub fn units(self, item_decimals: u8) -> Result<Quantity, Reason> {
+        let (mut mantissa, mut decimals) = (self.mantissa, self.decimals);
+        while decimals > item_decimals {
+            if mantissa == 0 {
+                break;
+            }
+            if mantissa % 10 != 0 {
+                return Err(Reason::Decimals);
+            }
+            mantissa /= 10;
+            decimals -= 1;
+        }
+        while decimals < item_decimals && mantissa != 0 {
+            mantissa = mantissa.checked_mul(10).ok_or(Reason::Overflow)?;
+            decimals += 1;
+        }
+        Ok(Quantity(mantissa))
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        pub struct $name<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+        impl<'a> $name<'a> {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The same name, owned.
+            pub fn into_owned(self) -> $name<'static> {
+                $name(Cow::Owned(self.0.into_owned()))
+            }
+
+            /// The same name, owned, from a borrow.
+            pub fn to_static(&self) -> $name<'static> {
+                $name(Cow::Owned(self.0.as_ref().to_owned()))
+            }
+        }
+
+        impl<'a> From<&'a str> for $name<'a> {
+            fn from(s: &'a str) -> Self {
+                Self(Cow::Borrowed(s))
+            }
+        }
+
+        impl From<String> for $name<'_> {
+            fn from(s: String) -> Self {
+                Self(Cow::Owned(s))
+            }
+        }
+
+        impl fmt::Display for $name<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+name!(
+    /// The thing stocked. 1 to 255 bytes, compared byte for byte.
+    Sku
+);
+name!(
+    /// A place that holds stock. 1 to 255 bytes, compared byte for byte.
+    Location
+);
+name!(
+    /// The system that reports or asks. With the [`Id`] it names a command at its key.
+    Source
+);
+name!(
+    /// The sender's own name of a command. 1 to 255 bytes.
+    Id
+);
+name!(
+    /// The name of a reservation; its owner is the partition of this name. 1 to 512 bytes.
+    ReservationId
+);
