@@ -322,17 +322,20 @@ pub enum TopicError {
 
 /// The partition of a key: murmur2 with its sign bit cleared, modulo the partition count, as Kafka's
 /// own default partitioner (`org.apache.kafka.common.utils.Utils.murmur2`).
+///
+/// # Panics
+/// When `partitions` is 0.
 pub fn partition_of(key: &[u8], partitions: u16) -> u16 {
     let positive = murmur2(key) & 0x7fff_ffff;
-    // A remainder by a u16 fits a u16.
-    (positive % u32::from(partitions)) as u16
+    u16::try_from(positive % u32::from(partitions)).expect("a remainder by a u16 fits a u16")
 }
 
 /// Austin Appleby's MurmurHash2, 32 bit, with Kafka's seed.
 pub fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
     const SEED: u32 = 0x9747_b28c;
-    let mut hash = SEED ^ (data.len() as u32);
+    // Java's lengths have 32 bits; keys are far shorter.
+    let mut hash = SEED ^ u32::try_from(data.len()).unwrap_or(u32::MAX);
     let mut words = data.chunks_exact(4);
     for word in &mut words {
         let mut k = u32::from_le_bytes(word.try_into().expect("chunks of four bytes"));
@@ -351,4 +354,37 @@ pub fn murmur2(data: &[u8]) -> u32 {
     hash ^= hash >> 13;
     hash = hash.wrapping_mul(M);
     hash ^ (hash >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of Kafka's own test of its hash (`UtilsTest.testMurmur2`).
+    #[test]
+    fn keys_hash_as_kafka_hashes_them() {
+        let known: [(&[u8], i32); 6] = [
+            (b"21", -973_932_308),
+            (b"foobar", -790_332_482),
+            (b"a-little-bit-long-string", -985_981_536),
+            (b"a-little-bit-longer-string", -1_486_304_829),
+            (
+                b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
+            (b"abc", 479_470_107),
+        ];
+        for (key, hash) in known {
+            assert_eq!(murmur2(key).cast_signed(), hash, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn every_partition_is_in_range() {
+        for partitions in [1, 2, 16, 1024] {
+            for key in 0..1_000_u32 {
+                assert!(partition_of(&key.to_be_bytes(), partitions) < partitions);
+            }
+        }
+    }
 }

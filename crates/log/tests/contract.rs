@@ -1,5 +1,7 @@
 //! Memory and journal keep the same promises, checked by the same suite.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -69,7 +71,10 @@ fn journal_keeps_the_contract(configure: fn(&mut JournalConfig)) {
 
 #[test]
 fn the_journal_keeps_the_contract() {
-    journal_keeps_the_contract(|config| config.segment_bytes = 64 << 20);
+    journal_keeps_the_contract(|config| {
+        config.segment_bytes = 4 << 20;
+        config.max_append_bytes = 1 << 20;
+    });
 }
 
 #[test]

@@ -102,12 +102,14 @@ impl Image {
             }
             Content::Seal => {}
             Content::Image(image) => {
-                // Before the first frame that is read nothing is known; later ones must agree.
-                let sealed = std::mem::replace(&mut self.sealed, image.sealed);
-                let time = std::mem::replace(&mut self.time, image.time);
-                if *self != Self::empty() && *self != **image {
-                    self.sealed = sealed;
-                    self.time = time;
+                let agrees = Self {
+                    time: image.time,
+                    sealed: image.sealed,
+                    ..self.clone()
+                };
+                // Every journal begins by opening an epoch, none of which is 0: without one nothing
+                // is known yet.
+                if self.epoch != 0 && agrees != **image {
                     return Err("an image differs from what the frames before it amount to");
                 }
                 *self = (**image).clone();

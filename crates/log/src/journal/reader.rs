@@ -38,10 +38,10 @@ impl JournalReader {
     /// As [`JournalReader::open`].
     pub fn open_on(storage: &dyn Storage) -> Result<Self, OpenError> {
         let began = std::time::Instant::now();
-        let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "it holds no segment");
-        let recovered = recovery::recover(storage)?
-            .ok_or_else(none)
-            .or_else(|error: std::io::Error| Err(OpenError::io("find a journal")(error)))?;
+        let recovered = recovery::recover(storage)?.ok_or_else(|| OpenError::Io {
+            what: "find a journal",
+            source: std::io::Error::new(std::io::ErrorKind::NotFound, "it holds no segment"),
+        })?;
         let mut report = recovered.report;
         report.took = began.elapsed();
         Ok(Self {

@@ -22,6 +22,9 @@ use super::shelf::{RunPlace, Shelf, Span};
 use super::storage::{Storage, StorageFile};
 use crate::{RecordBatch, TopicPartition};
 
+/// Zeros are stepped over in pieces of this size.
+const BLANK: usize = 1024;
+
 /// What opening a journal found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RecoveryReport {
@@ -349,19 +352,23 @@ impl<'a> Walk<'a> {
             end = self.at + length;
         }
         let mut claimed = self.synced_through;
-        for at in (self.at..bytes.len()).step_by(ALIGNMENT) {
-            let Some(rest) = bytes
-                .get(at..)
-                .filter(|rest| rest.starts_with(&frame::MAGIC))
-            else {
+        let mut at = self.at;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            // Most of it was never written.
+            if rest.starts_with(&[0; BLANK]) {
+                at += BLANK;
                 continue;
-            };
+            }
+            at += ALIGNMENT;
+            if !rest.starts_with(&frame::MAGIC) {
+                continue;
+            }
             let Ok(frame) = frame::decode_head(rest, rest.len()) else {
                 continue;
             };
             // Lower numbers are this file's earlier life.
             if frame.stamp.journal == self.block.journal && frame.stamp.number >= self.next_frame {
-                end = end.max(at + frame.length);
+                end = end.max(at - ALIGNMENT + frame.length);
                 claimed = claimed.max(frame.stamp.synced_through);
             }
         }

@@ -331,7 +331,10 @@ impl Load {
     /// Reads the run from the segment's footer.
     pub(super) fn run(&self) -> Result<Vec<Entry>, ReadError> {
         let mut run = vec![0; self.bytes as usize];
-        let read = self.file.read_at(&mut run, self.at).map_err(io_error)?;
+        let read = self
+            .file
+            .read_at(&mut run, self.at)
+            .map_err(|error| io_error(&error))?;
         let damaged = |what: &str| ReadError::Damaged {
             place: format!("{}, byte {}", segment_name(self.key.0), self.at),
             what: what.into(),
@@ -365,7 +368,7 @@ impl Slice {
             let read = self
                 .file
                 .read_at(&mut piece, u64::from(first.at))
-                .map_err(io_error)?;
+                .map_err(|error| io_error(&error))?;
             piece.truncate(read);
             let piece = Bytes::from(piece);
             let (wanted, after) = rest.split_at(count);
@@ -391,6 +394,6 @@ impl Slice {
     }
 }
 
-fn io_error(error: io::Error) -> ReadError {
+fn io_error(error: &io::Error) -> ReadError {
     ReadError::Io(error.to_string())
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::segment::{spare_name, spare_number};
 use super::storage::{Storage, StorageFile};
@@ -19,7 +19,10 @@ pub(super) const SPARES_KEPT: usize = 2;
 const RECYCLED_MAX: usize = 4;
 /// Zeros are synced in pieces of this size, so that a sync of records that comes in between waits
 /// for little.
-const SYNC_PIECE: u64 = 4 << 20;
+const SYNC_PIECE: u64 = 1 << 20;
+/// After each piece the disk is left alone for this many times as long as it took, unless somebody
+/// waits for the segment: preparing at full speed made single appends ten times slower.
+const REST: u32 = 3;
 
 /// A file of the right size that holds nothing of worth.
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ pub(super) struct Spares {
     changed: Condvar,
     ready: AtomicUsize,
     failed: AtomicBool,
+    hurried: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -81,6 +85,7 @@ impl Spares {
             changed: Condvar::new(),
             ready: AtomicUsize::new(count),
             failed: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
         })
     }
 
@@ -92,6 +97,13 @@ impl Spares {
     /// Whether the last attempt to prepare one failed.
     pub(super) fn failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Somebody waits: the segment being prepared is finished without rests.
+    pub(super) fn hurry(&self) {
+        if !self.hurried.swap(true, Ordering::AcqRel) {
+            self.changed.notify_all();
+        }
     }
 
     /// A spare now, reserved but not written: for the journal's very first segment.
@@ -130,6 +142,7 @@ impl Spares {
                     "no segment could be prepared",
                 ));
             }
+            self.hurry();
             inner = self
                 .changed
                 .wait(inner)
@@ -186,6 +199,7 @@ impl Spares {
                 Ok(file) => {
                     inner.ready.push_back(Spare { name, file });
                     self.ready.store(inner.ready.len(), Ordering::Release);
+                    self.hurried.store(false, Ordering::Release);
                     self.failed.store(false, Ordering::Release);
                     self.changed.notify_all();
                 }
@@ -210,11 +224,17 @@ impl Spares {
             if self.lock().halted {
                 return Err(io::Error::other("the journal is stopping"));
             }
+            let began = Instant::now();
             let rest = usize::try_from(self.segment_bytes - at).unwrap_or(usize::MAX);
             let zeros = piece.get(..rest.min(piece.len())).unwrap_or(&piece);
             file.write_at(zeros, at)?;
             file.sync()?;
             at += zeros.len() as u64;
+            let inner = self.lock();
+            if at < self.segment_bytes && !inner.halted && !self.hurried.load(Ordering::Acquire) {
+                let rested = self.changed.wait_timeout(inner, began.elapsed() * REST);
+                drop(rested.expect("no holder of the spares panics"));
+            }
         }
         Ok(file)
     }

@@ -324,6 +324,7 @@ impl Shared {
                 Admission::Enter => break,
                 Admission::NoSpace => return Err(AppendError::NoSpace),
                 Admission::Wait => {
+                    self.spares.hurry();
                     self.kick(&mut state);
                     // Spares become ready without this condition's notice.
                     let waited = self.room.wait_timeout(state, self.config.linger.max(TICK));

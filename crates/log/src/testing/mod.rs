@@ -4,6 +4,8 @@
 //! Kafka cannot do: offsets need not be dense, [`View::Latest`] need not run ahead of
 //! [`View::Durable`], and an append needs a flush to end.
 
+mod disk;
+
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -17,6 +19,8 @@ use crate::{
 /// How long a check waits for what must come. Far above any engine's group, so that only a broken
 /// promise ends in it.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+pub use disk::{Crash, FaultDisk, Operation};
 
 /// Makes logs for the checks.
 pub trait Engine {
