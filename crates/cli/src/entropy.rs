@@ -63,13 +63,6 @@ impl Seeded {
         of.get(at)
             .expect("callers pick from lists that are not empty")
     }
-
-    /// Puts the list in a random order (Fisher and Yates).
-    pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
-        for at in (1..list.len()).rev() {
-            list.swap(at, self.below(at + 1));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -98,10 +91,5 @@ mod tests {
         let drawn: Vec<u64> = (0..100).map(|_| a.between(3, 9)).collect();
         assert!(drawn.iter().all(|n| (3..=9).contains(n)));
         assert_eq!(drawn, (0..100).map(|_| b.between(3, 9)).collect::<Vec<_>>());
-        let mut order: Vec<u32> = (0..50).collect();
-        a.shuffle(&mut order);
-        assert_ne!(order, (0..50).collect::<Vec<_>>());
-        order.sort_unstable();
-        assert_eq!(order, (0..50).collect::<Vec<_>>());
     }
 }

@@ -15,6 +15,7 @@ mod client;
 mod command;
 mod completions;
 mod conflict;
+mod demo;
 mod entropy;
 mod import;
 mod json_line;
@@ -25,6 +26,7 @@ mod reservation;
 mod serve;
 mod stock;
 mod stop;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -81,6 +83,8 @@ struct Global {
 enum Command {
     /// Run one node on the embedded journal
     Serve(Box<serve::ServeArgs>),
+    /// Run a node and play a day of trading on it, shown live
+    Demo(demo::DemoArgs),
     /// Send files of stock facts to a node; may be stopped and repeated
     Import(import::ImportArgs),
     /// Stock levels, their history, and facts about them
@@ -98,6 +102,8 @@ enum Command {
     /// The log of a node: its topics and records
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Check a data directory offline: bytes, then every rule of the ledger
+    Verify(verify::VerifyArgs),
     /// Drive a live node and measure it
     Bench(bench::BenchArgs),
     /// Print a shell's completion script
@@ -122,12 +128,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let client = || Client::new(&url, Duration::from_secs(timeout));
     match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Import(args) => import::run(&args, &client()?, &out),
         Command::Stock(command) => stock::run(command, &client()?, &out),
         Command::Reservation(command) => reservation::run(command, &client()?, &out),
         Command::Outcome(command) => outcome::run(command, &client()?, &out),
         Command::Conflict(command) => conflict::run(command, &client()?, &out),
         Command::Log(command) => log::run(command, &out),
+        Command::Verify(args) => verify::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &client()?, &out),
         Command::Completions(args) => completions::run(&args),
     }

@@ -301,12 +301,6 @@ impl Output {
         }
     }
 
-    /// Prints something of our own making.
-    pub(crate) fn value(&self, value: &Value, columns: &Columns) -> Result<()> {
-        let body = serde_json::to_vec(value).context("cannot write JSON")?;
-        self.answer(&body, columns)
-    }
-
     /// Starts a list of unknown length.
     pub(crate) fn listing(&self, columns: &Columns) -> Listing {
         Listing {

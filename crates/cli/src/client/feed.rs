@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::header::{ACCEPT, HeaderName, HeaderValue};
@@ -112,11 +112,6 @@ impl<'a> Feed<'a> {
         self
     }
 
-    /// The position of the newest message: where another feed would go on.
-    pub(crate) fn position(&self) -> Option<&str> {
-        self.position.as_deref()
-    }
-
     /// The next message. Waits as long as it takes.
     ///
     /// # Errors
@@ -156,32 +151,18 @@ impl<'a> Feed<'a> {
         if let Some(id) = event.id {
             self.position = Some(id);
         }
-        if event.name == "snapshot_end" {
-            self.in_snapshot = false;
-            return Ok(Some(Message::SnapshotEnd));
+        match event.name.as_str() {
+            "snapshot_end" => {
+                self.in_snapshot = false;
+                Ok(Some(Message::SnapshotEnd))
+            }
+            "level" => Ok(Some(Message::Level(json(&event.data)?))),
+            "" | "change" if !event.data.is_empty() => {
+                Ok(Some(Message::Change(json(&event.data)?)))
+            }
+            // Heartbeats, and why the node is about to close: what matters is their position.
+            _ => Ok(None),
         }
-        if event.data.is_empty() || event.name == "heartbeat" {
-            return Ok(None);
-        }
-        let Ok(data) = serde_json::from_str::<Value>(&event.data) else {
-            anyhow::bail!(
-                "the feed sent what is no JSON: {}; check that --url points at an onhand node",
-                event.data
-            );
-        };
-        if data.get("type").and_then(Value::as_str) == Some("snapshot_end")
-            || data.get("snapshot_end").is_some()
-        {
-            self.in_snapshot = false;
-            return Ok(Some(Message::SnapshotEnd));
-        }
-        if data.get("delta").is_some() {
-            return Ok(Some(Message::Change(data)));
-        }
-        Ok(data
-            .get("on_hand")
-            .is_some()
-            .then_some(Message::Level(data)))
     }
 
     async fn connect(&mut self) -> Result<Option<Message>> {
@@ -271,6 +252,12 @@ impl<'a> Feed<'a> {
     }
 }
 
+fn json(data: &str) -> Result<Value> {
+    serde_json::from_str(data).with_context(|| {
+        format!("the feed sent what is no JSON: {data}; check that --url points at an onhand node")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -316,7 +303,7 @@ mod tests {
             assert_eq!(feed.next().await.expect("first"), change(1));
             assert!(matches!(feed.next().await.expect("resumed"), Message::Resumed { .. }));
             assert_eq!(feed.next().await.expect("second"), change(2));
-            assert_eq!(feed.position(), Some("p4"));
+            assert_eq!(feed.position.as_deref(), Some("p4"));
             let requests = serving.await.expect("served");
             assert!(requests[0].starts_with("GET /v1/changes?sku=A&since=latest "));
             assert!(requests[1].contains("last-event-id: p2"), "{}", requests[1]);
@@ -328,8 +315,8 @@ mod tests {
     fn a_cut_snapshot_begins_anew() {
         block_on(async {
             let (address, serving) = node(vec![
-                "data: {\"sku\":\"A\",\"on_hand\":1}\n\n",
-                "data: {\"sku\":\"A\",\"on_hand\":1}\n\nevent: snapshot_end\nid: q\ndata: {}\n\n",
+                "event: level\ndata: {\"sku\":\"A\",\"on_hand\":1}\n\n",
+                "event: level\ndata: {\"sku\":\"A\",\"on_hand\":1}\n\nevent: snapshot_end\nid: q\ndata: {}\n\n",
             ])
             .await;
             let client = Client::new(&format!("http://{address}"), Duration::from_secs(5))
@@ -343,7 +330,7 @@ mod tests {
             ));
             assert_eq!(feed.next().await.expect("again"), level());
             assert_eq!(feed.next().await.expect("its end"), Message::SnapshotEnd);
-            assert_eq!(feed.position(), Some("q"));
+            assert_eq!(feed.position.as_deref(), Some("q"));
             let requests = serving.await.expect("served");
             assert!(
                 requests

@@ -1,0 +1,146 @@
+//! `onhand demo`: a node, a day of trading from several sources, and what happens shown live.
+//!
+//! The node is a child process of this binary on a fresh directory, driven through its public API
+//! like any other. Nothing is told that the node did not answer. At the end the node is stopped
+//! and `onhand verify` checks everything it wrote.
+
+mod day;
+mod node;
+mod stage;
+mod trade;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::node::{Home, Node};
+use self::stage::Stage;
+use crate::client::Client;
+use crate::command::block_on;
+use crate::output::thousands;
+use crate::verify;
+
+/// Pause after each line where somebody reads along; without a terminal there is none.
+const PACE: Duration = Duration::from_millis(120);
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Seed of the day
+    #[arg(long, env = "ONHAND_SEED", default_value_t = 7, value_name = "N")]
+    seed: u64,
+    /// Where to listen; port 0 takes a free one
+    #[arg(
+        long,
+        env = "ONHAND_LISTEN",
+        default_value = "127.0.0.1:0",
+        value_name = "ADDR"
+    )]
+    listen: String,
+    /// Keep what the node writes in this fresh directory [default: a temporary one, removed]
+    #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &DemoArgs) -> Result<()> {
+    block_on(perform(args))?
+}
+
+async fn perform(args: &DemoArgs) -> Result<()> {
+    // Taken first, so that Ctrl-C cleans up at any time.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let home = Home::new(args.data.as_deref())?;
+    let reading_along = std::io::stdout().is_terminal();
+    tokio::select! {
+        played = play(args, &home, reading_along) => {
+            let listen = played?;
+            if !reading_along {
+                return Ok(());
+            }
+            let mut node = Node::start(&home, &listen)?;
+            invite(&node);
+            // The terminal sends Ctrl-C to the node as well: both stop.
+            interrupt.recv().await;
+            println!();
+            node.wait().map(|_| ())
+        }
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Plays the day and checks the log; gives the address that the node had.
+async fn play(args: &DemoArgs, home: &Home, reading_along: bool) -> Result<String> {
+    let began = Instant::now();
+    let node = Node::start(home, &args.listen)?;
+    println!(
+        "a node on {}, its data in {}",
+        node.url,
+        home.data().display()
+    );
+    let pace = if reading_along { PACE } else { Duration::ZERO };
+    let mut stage = Stage::open(Client::new(&node.url, PATIENCE)?, pace);
+    let yesterday = Timestamp::now() - 24.hours();
+    let day = yesterday.to_zoned(TimeZone::UTC).date();
+    let trade = trade::trade(args.seed, day);
+    println!(
+        "a day of trading, {day} (UTC), made from seed {}",
+        args.seed
+    );
+    day::play(&mut stage, &trade, day).await?;
+
+    stage
+        .scene("18:00  The node is stopped, and everything it wrote is checked")
+        .await;
+    let listen = node.address().to_owned();
+    let status = node.stop()?;
+    ensure!(
+        status.success(),
+        "the node ended with {status}; its words are in {}",
+        home.words().display()
+    );
+    stage
+        .say("stopped cleanly; onhand verify recomputes every rule from the log:")
+        .await;
+    let report = verify::check(&home.data())?;
+    for (name, value) in verify::rows(&report)? {
+        println!("     {name:<22} {value:>10}");
+    }
+    verify::conclude(&report)?;
+    stage.say("verify: clean").await;
+    let outcomes = stage.outcomes.iter();
+    let outcomes: Vec<String> = outcomes
+        .map(|(word, count)| format!("{} {word}", thousands(*count)))
+        .collect();
+    println!(
+        "\nthe day: {}; {} changes on the feed, numbered without gap; {:.1} s",
+        outcomes.join(", "),
+        thousands(stage.heard),
+        began.elapsed().as_secs_f64()
+    );
+    Ok(listen)
+}
+
+/// What to try while the node stays up.
+fn invite(node: &Node) {
+    let url = &node.url;
+    println!(
+        "\nthe node is up again on {url}, with the day in it; in another terminal:\n\n\
+         export ONHAND_URL={url}\n\
+         onhand stock ls --sku game-x\n\
+         onhand stock history scarf-grey --location south --limit 5\n\
+         onhand stock watch --snapshot --sku mug-blue &\n\
+         onhand stock ship mug-blue north 1\n\
+         onhand reservation create mug-blue=2@north\n\
+         onhand conflict ls\n\
+         curl -N '{url}/v1/changes?since=earliest'\n\n\
+         Ctrl-C ends it."
+    );
+}

@@ -1,0 +1,83 @@
+//! `onhand verify`: everything the log promises, recomputed by code that shares nothing with the
+//! ledger.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use onhand_verify::Report;
+use serde_json::{Value, json};
+
+use crate::output::{Output, thousands};
+use crate::stop;
+
+/// Violations printed for people; -o json has all that were kept.
+const SHOWN_MAX: usize = 20;
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The data directory of a stopped node, or a copy of one
+    #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
+    data: PathBuf,
+}
+
+pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
+    let report = check(&args.data)?;
+    let mut facts = serde_json::to_value(&report)?;
+    if let Value::Object(facts) = &mut facts {
+        facts.insert("ok".to_owned(), json!(report.is_clean()));
+        facts.insert(
+            "violation_count".to_owned(),
+            json!(report.violation_count()),
+        );
+    }
+    out.summary(&rows(&report)?, &facts)?;
+    conclude(&report)
+}
+
+/// Checks a directory.
+///
+/// # Errors
+/// Usage, when it cannot be read at all. Violations are in the report.
+pub(crate) fn check(dir: &Path) -> Result<Report> {
+    onhand_verify::verify(dir, &|_| {}).map_err(|error| {
+        stop::usage(format!(
+            "{} cannot be checked: {error}; name the directory that `onhand serve --data` was \
+             given",
+            dir.display()
+        ))
+    })
+}
+
+/// The figures that are not zero, and how many violations there are.
+pub(crate) fn rows(report: &Report) -> Result<Vec<(String, String)>> {
+    let figures = serde_json::to_value(report.figures)?;
+    let mut rows = Vec::new();
+    for (name, value) in figures.as_object().into_iter().flatten() {
+        if let Some(count) = value.as_u64().filter(|count| *count > 0) {
+            rows.push((name.replace('_', " "), thousands(count)));
+        }
+    }
+    rows.push(("violations".to_owned(), thousands(report.violation_count())));
+    Ok(rows)
+}
+
+/// Says what is violated.
+///
+/// # Errors
+/// Refused, when anything is.
+pub(crate) fn conclude(report: &Report) -> Result<()> {
+    if report.is_clean() {
+        eprintln!("clean: every rule of the ledger holds, recomputed from the log");
+        return Ok(());
+    }
+    for violation in report.violations.iter().take(SHOWN_MAX) {
+        eprintln!("{violation}");
+    }
+    Err(stop::refused(format!(
+        "{} violations; -o json lists up to {} of them; keep a copy of the directory, and restore \
+         an earlier one",
+        thousands(report.violation_count()),
+        onhand_verify::VIOLATIONS_KEPT_MAX
+    )))
+}
