@@ -159,9 +159,15 @@ pub enum Wish<'a> {
         channel: Option<Cow<'a, str>>,
         partial: bool,
     },
-    Confirm { lines: Option<Vec<LinePart>> },
-    Release { lines: Option<Vec<LinePart>> },
-    Extend { ttl_s: Option<u32> },
+    Confirm {
+        lines: Option<Vec<LinePart>>,
+    },
+    Release {
+        lines: Option<Vec<LinePart>>,
+    },
+    Extend {
+        ttl_s: Option<u32>,
+    },
 }
 
 /// What waits for the end of a step.
@@ -170,7 +176,12 @@ pub enum Waiting<'a> {
     #[serde(borrow)]
     Command(Taken<'a>),
     /// The same command as one that runs or waits: it gets that one's outcome.
-    Retry { number: u64, name: u128, source: Source<'a>, id: Id<'a> },
+    Retry {
+        number: u64,
+        name: u128,
+        source: Source<'a>,
+        id: Id<'a>,
+    },
     /// Its time has passed.
     Expiry,
 }
@@ -238,6 +249,9 @@ impl Status {
     /// Nothing is open and nothing will be, unless it begins anew.
     #[must_use]
     pub fn ended(self) -> bool {
-        matches!(self, Self::Rejected | Self::Released | Self::Expired | Self::Fulfilled)
+        matches!(
+            self,
+            Self::Rejected | Self::Released | Self::Expired | Self::Fulfilled
+        )
     }
 }

@@ -49,7 +49,9 @@ fn undecided_of_others(draft: &Draft<'_, '_>, own: &str) -> Vec<(String, i128)> 
     let mut found: Vec<(String, i128)> = Vec::new();
     let mut add = |record: &HoldRecord<'_>| {
         for (line, undecided) in record.lines.iter().zip(&record.undecided) {
-            let known = found.iter_mut().find(|(at, _)| at == line.location.as_str());
+            let known = found
+                .iter_mut()
+                .find(|(at, _)| at == line.location.as_str());
             match known {
                 Some((_, sum)) => *sum += i128::from(undecided.0),
                 None => found.push((line.location.as_str().to_owned(), undecided.0.into())),
@@ -57,13 +59,19 @@ fn undecided_of_others(draft: &Draft<'_, '_>, own: &str) -> Vec<(String, i128)> 
         }
     };
     let here = &draft.decision.holds;
-    let here = here.iter().filter(|record| record.reservation.as_str() != own);
+    let here = here
+        .iter()
+        .filter(|record| record.reservation.as_str() != own);
     here.clone().for_each(&mut add);
     let before = draft.sku().into_iter().flat_map(|sku| {
-        sku.holds.undecided().filter_map(|reservation| sku.holds.get(reservation))
+        sku.holds
+            .undecided()
+            .filter_map(|reservation| sku.holds.get(reservation))
     });
     for record in before {
-        let restated = here.clone().any(|drafted| drafted.reservation == record.reservation);
+        let restated = here
+            .clone()
+            .any(|drafted| drafted.reservation == record.reservation);
         if !restated && record.reservation.as_str() != own {
             add(record);
         }
@@ -95,9 +103,15 @@ fn attempt<'a>(
         raised |= asked.raised;
         numbers.push(asked.numbers);
     }
-    let first = numbers.iter().map(|line| line.reason).find(|reason| *reason != Reason::None);
+    let first = numbers
+        .iter()
+        .map(|line| line.reason)
+        .find(|reason| *reason != Reason::None);
     match first {
-        Some(reason) if !wish.partial || !raised => Err(Rejection { reason, lines: numbers }),
+        Some(reason) if !wish.partial || !raised => Err(Rejection {
+            reason,
+            lines: numbers,
+        }),
         _ => Ok(attempt.now),
     }
 }
@@ -133,7 +147,14 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
         };
         let wanted: Vec<_> = record.lines.iter().filter(kept).map(Wanted::of).collect();
         let now = lines(wanted.clone(), &record.shipped);
-        Self { draft, freed, shipped: &record.shipped, before: &record.lines, wanted, now }
+        Self {
+            draft,
+            freed,
+            shipped: &record.shipped,
+            before: &record.lines,
+            wanted,
+            now,
+        }
     }
 
     fn line(&mut self, ask: &AskLine<'a>, wish: Wish<'_, 'a>) -> LineJudged<'a> {
@@ -150,7 +171,10 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
             },
             raised: false,
         };
-        judged.numbers.reason = self.take(ask, wish.partial, &mut judged).err().unwrap_or(Reason::None);
+        judged.numbers.reason = self
+            .take(ask, wish.partial, &mut judged)
+            .err()
+            .unwrap_or(Reason::None);
         judged
     }
 
@@ -168,9 +192,16 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
         judged.numbers.requested = Quantity(units);
         let location = self.location(ask)?;
         judged.numbers.location = Some(location.clone());
-        let known = self.wanted.iter().position(|wanted| wanted.is(ask.line, &location));
-        let had = known.and_then(|i| self.wanted.get(i)).map_or(0, |wanted| wanted.asked);
-        let asked = units.checked_add(ask.given_back.0).ok_or(Reason::Overflow)?;
+        let known = self
+            .wanted
+            .iter()
+            .position(|wanted| wanted.is(ask.line, &location));
+        let had = known
+            .and_then(|i| self.wanted.get(i))
+            .map_or(0, |wanted| wanted.asked);
+        let asked = units
+            .checked_add(ask.given_back.0)
+            .ok_or(Reason::Overflow)?;
         let i = known.unwrap_or_else(|| {
             self.wanted.push(Wanted {
                 line: ask.line,
@@ -184,19 +215,26 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
         // Never lowered: what is asked less is given back later, after all is granted.
         let asked = asked.max(had);
         let short = self.try_line(i, asked, ask.given_back.0, &location);
-        let fits = i64::try_from(i128::from(asked) - short).unwrap_or(0).max(had);
+        let fits = i64::try_from(i128::from(asked) - short)
+            .unwrap_or(0)
+            .max(had);
         // Less may fit than was asked before when ships move to this line: then nothing is raised.
         let available = (fits - ask.given_back.0).max(0);
         judged.numbers.available = Quantity(available);
         if short > 0 {
-            let some = partial && fits > had && self.try_line(i, fits, ask.given_back.0, &location) == 0;
+            let some =
+                partial && fits > had && self.try_line(i, fits, ask.given_back.0, &location) == 0;
             if !some {
                 self.undo_line(i, had);
                 return Err(Reason::InsufficientStock);
             }
         }
         judged.raised = fits > had;
-        if short > 0 { Err(Reason::InsufficientStock) } else { Ok(()) }
+        if short > 0 {
+            Err(Reason::InsufficientStock)
+        } else {
+            Ok(())
+        }
     }
 
     /// Sets a line and says how much is missing for it, over all locations.
@@ -215,7 +253,10 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
 
     fn undo_line(&mut self, i: usize, had: i64) {
         if let Some(wanted) = self.wanted.get_mut(i) {
-            let known = self.before.iter().find(|line| wanted.is(line.line, &line.location));
+            let known = self
+                .before
+                .iter()
+                .find(|line| wanted.is(line.line, &line.location));
             wanted.asked = had;
             wanted.given_back = known.map_or(0, |line| line.given_back.0).min(had);
         }
@@ -226,15 +267,25 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
     /// more than before, nothing is missing, however far below zero it is.
     fn left(&self, location: &str) -> i128 {
         let held = |lines: &[LineState<'_>]| -> i128 {
-            let there = lines.iter().filter(|line| line.location.as_str() == location);
+            let there = lines
+                .iter()
+                .filter(|line| line.location.as_str() == location);
             there.map(|line| i128::from(open(line))).sum()
         };
         let more = held(&self.now) - held(self.before);
-        if more <= 0 { 0 } else { self.grantable(location) - more }
+        if more <= 0 {
+            0
+        } else {
+            self.grantable(location) - more
+        }
     }
 
     fn grantable(&self, location: &str) -> i128 {
-        let freed = self.freed.iter().find(|(at, _)| at == location).map_or(0, |(_, sum)| *sum);
+        let freed = self
+            .freed
+            .iter()
+            .find(|(at, _)| at == location)
+            .map_or(0, |(_, sum)| *sum);
         grantable(&self.draft.figures_at(location)) + freed
     }
 
@@ -242,7 +293,11 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
     fn location(&self, ask: &AskLine<'a>) -> Result<Location<'a>, Reason> {
         if let Some(named) = &ask.location {
             let exists = self.draft.exists(named.as_str());
-            return if exists { Ok(named.clone()) } else { Err(Reason::UnknownLocation) };
+            return if exists {
+                Ok(named.clone())
+            } else {
+                Err(Reason::UnknownLocation)
+            };
         }
         if let Some(before) = self.wanted.iter().find(|wanted| wanted.line == ask.line) {
             return Ok(before.location.clone());
@@ -250,8 +305,14 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
         let mut best: Option<(&str, i128)> = None;
         for (location, _) in self.draft.levels() {
             let taken: i128 = {
-                let there = self.now.iter().filter(|line| line.location.as_str() == location);
-                let before = self.before.iter().filter(|line| line.location.as_str() == location);
+                let there = self
+                    .now
+                    .iter()
+                    .filter(|line| line.location.as_str() == location);
+                let before = self
+                    .before
+                    .iter()
+                    .filter(|line| line.location.as_str() == location);
                 there.map(|line| i128::from(open(line))).sum::<i128>()
                     - before.map(|line| i128::from(open(line))).sum::<i128>()
             };
@@ -260,7 +321,8 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
                 best = Some((location, left));
             }
         }
-        best.map(|(location, _)| Location::from(location.to_owned())).ok_or(Reason::InsufficientStock)
+        best.map(|(location, _)| Location::from(location.to_owned()))
+            .ok_or(Reason::InsufficientStock)
     }
 }
 
@@ -274,6 +336,13 @@ pub(crate) fn units(amount: Amount, decimals: u8) -> Result<i64, Reason> {
     }
     let too_fine = Reason::Decimals;
     let too_large = Reason::Overflow;
-    let unfit = if amount.decimals > decimals { too_fine } else { too_large };
-    amount.to_units(decimals).map(|quantity| quantity.0).ok_or(unfit)
+    let unfit = if amount.decimals > decimals {
+        too_fine
+    } else {
+        too_large
+    };
+    amount
+        .to_units(decimals)
+        .map(|quantity| quantity.0)
+        .ok_or(unfit)
 }

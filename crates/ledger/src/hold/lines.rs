@@ -47,7 +47,10 @@ impl<'a> Wanted<'a> {
 
 /// The lines, in order, with what has shipped spread over them. Lines of which nothing was asked are
 /// left out.
-pub(crate) fn lines<'a>(mut wanted: Vec<Wanted<'a>>, shipped: &[Directed<'_>]) -> Vec<LineState<'a>> {
+pub(crate) fn lines<'a>(
+    mut wanted: Vec<Wanted<'a>>,
+    shipped: &[Directed<'_>],
+) -> Vec<LineState<'a>> {
     wanted.retain(|line| line.asked > 0);
     wanted.sort_by(|a, b| (a.line, &a.location).cmp(&(b.line, &b.location)));
     let mut taken = vec![0i64; wanted.len()];
@@ -71,7 +74,9 @@ pub(crate) fn lines<'a>(mut wanted: Vec<Wanted<'a>>, shipped: &[Directed<'_>]) -
         over += i128::from(left);
     }
     for (line, taken) in wanted.iter().zip(&mut taken) {
-        let takes = i64::try_from(over).unwrap_or(i64::MAX).min(line.room() - *taken);
+        let takes = i64::try_from(over)
+            .unwrap_or(i64::MAX)
+            .min(line.room() - *taken);
         *taken += takes;
         over -= i128::from(takes);
     }
@@ -108,7 +113,10 @@ pub(crate) fn direct<'a>(
     match known {
         Ok(i) => {
             let total = shipped.get_mut(i).expect("it was found there");
-            total.quantity = total.quantity.checked_add(quantity).ok_or(Reason::Overflow)?;
+            total.quantity = total
+                .quantity
+                .checked_add(quantity)
+                .ok_or(Reason::Overflow)?;
         }
         Err(i) => shipped.insert(i, Directed { to, quantity }),
     }
@@ -125,7 +133,13 @@ mod tests {
     use super::*;
 
     fn wanted(line: u32, location: &'static str, asked: i64) -> Wanted<'static> {
-        Wanted { line, location: location.into(), asked, given_back: 0, confirmed: 0 }
+        Wanted {
+            line,
+            location: location.into(),
+            asked,
+            given_back: 0,
+            confirmed: 0,
+        }
     }
 
     fn shipped(list: &[(ShipTarget<'static>, i64)]) -> Vec<Directed<'static>> {
@@ -137,7 +151,10 @@ mod tests {
     }
 
     fn figures(lines: &[LineState<'_>]) -> Vec<(u32, i64, i64, i64)> {
-        lines.iter().map(|l| (l.line, l.reserved.0, l.committed.0, l.shipped.0)).collect()
+        lines
+            .iter()
+            .map(|l| (l.line, l.reserved.0, l.committed.0, l.shipped.0))
+            .collect()
     }
 
     #[test]
@@ -145,16 +162,30 @@ mod tests {
         let asked = vec![wanted(1, "a", 5), wanted(2, "b", 5), wanted(3, "c", 5)];
         let two = lines(asked.clone(), &shipped(&[(ShipTarget::Line(2), 7)]));
         assert_eq!(figures(&two), [(1, 3, 0, 2), (2, 0, 0, 5), (3, 5, 0, 0)]);
-        let there = lines(asked.clone(), &shipped(&[(ShipTarget::Location("c".into()), 1)]));
+        let there = lines(
+            asked.clone(),
+            &shipped(&[(ShipTarget::Location("c".into()), 1)]),
+        );
         assert_eq!(figures(&there), [(1, 5, 0, 0), (2, 5, 0, 0), (3, 4, 0, 1)]);
         let nowhere = lines(asked, &shipped(&[(ShipTarget::Location("z".into()), 99)]));
-        assert_eq!(figures(&nowhere), [(1, 0, 0, 5), (2, 0, 0, 5), (3, 0, 0, 5)]);
+        assert_eq!(
+            figures(&nowhere),
+            [(1, 0, 0, 5), (2, 0, 0, 5), (3, 0, 0, 5)]
+        );
     }
 
     #[test]
     fn committed_ends_before_reserved() {
-        let line = Wanted { confirmed: 3, ..wanted(1, "a", 5) };
-        let after = |n| figures(&lines(vec![line.clone()], &shipped(&[(ShipTarget::Line(1), n)])));
+        let line = Wanted {
+            confirmed: 3,
+            ..wanted(1, "a", 5)
+        };
+        let after = |n| {
+            figures(&lines(
+                vec![line.clone()],
+                &shipped(&[(ShipTarget::Line(1), n)]),
+            ))
+        };
         assert_eq!(after(2), [(1, 2, 1, 2)]);
         assert_eq!(after(4), [(1, 1, 0, 4)]);
         assert_eq!(after(9), [(1, 0, 0, 5)]);

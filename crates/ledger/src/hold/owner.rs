@@ -24,33 +24,66 @@ type Moved = Result<(), Reason>;
 pub(crate) fn ask<'a>(draft: &mut Draft<'_, 'a>, ask: &Ask<'a>) -> Moved {
     let record = record_of(draft, &ask.reservation);
     match &ask.kind {
-        AskKind::Hold { lines, committed: true, .. } => commit(draft, ask, record, lines),
-        AskKind::Hold { lines, partial, sole, waits, whole, .. } => {
+        AskKind::Hold {
+            lines,
+            committed: true,
+            ..
+        } => commit(draft, ask, record, lines),
+        AskKind::Hold {
+            lines,
+            partial,
+            sole,
+            waits,
+            whole,
+            ..
+        } => {
             let (step, since) = (ask.step, draft.number());
             let (lines, partial, sole, whole) = (lines.clone(), *partial, *sole, *whole);
-            let wanted = WaitingAsk { since, step, lines, partial, sole, whole };
+            let wanted = WaitingAsk {
+                since,
+                step,
+                lines,
+                partial,
+                sole,
+                whole,
+            };
             hold(draft, &ask.sku, record, wanted, *waits);
         }
         AskKind::Keep => {
             if record.has_undecided() {
-                let record = HoldRecord { undecided: Vec::new(), ..record };
+                let record = HoldRecord {
+                    undecided: Vec::new(),
+                    ..record
+                };
                 state(draft, record);
             }
             judge_waiting(draft, &ask.sku);
         }
         AskKind::Confirm { lines } => {
-            let wanted = record.lines.iter().map(|line| confirmed(line, lines)).collect();
+            let wanted = record
+                .lines
+                .iter()
+                .map(|line| confirmed(line, lines))
+                .collect();
             change(draft, ask, record, wanted)?;
         }
         AskKind::GiveBack { lines } => {
             let parts = lines.as_deref();
-            let wanted = record.lines.iter().map(|line| given_back(line, parts)).collect();
+            let wanted = record
+                .lines
+                .iter()
+                .map(|line| given_back(line, parts))
+                .collect();
             change(draft, ask, record, wanted)?;
             judge_waiting(draft, &ask.sku);
         }
         AskKind::Restore { lines } => {
             let wanted = lines.iter().map(restored).collect();
-            let record = HoldRecord { undecided: Vec::new(), waiting: None, ..record };
+            let record = HoldRecord {
+                undecided: Vec::new(),
+                waiting: None,
+                ..record
+            };
             change(draft, ask, record, wanted)?;
             judge_waiting(draft, &ask.sku);
         }
@@ -69,18 +102,37 @@ pub(crate) fn ship<'a>(
     location: &Location<'a>,
     quantity: Quantity,
 ) -> Result<Quantity, Reason> {
-    let sku = draft.decision.input.sku().cloned().expect("a ship names a SKU");
+    let sku = draft
+        .decision
+        .input
+        .sku()
+        .cloned()
+        .expect("a ship names a SKU");
     let mut record = record_of(draft, reservation);
     let to = line.map_or_else(|| ShipTarget::Location(location.clone()), ShipTarget::Line);
     direct(&mut record.shipped, to, quantity)?;
-    let now = lines(record.lines.iter().map(Wanted::of).collect(), &record.shipped);
-    let sum = |lines: &[LineState<'_>]| lines.iter().map(|line| i128::from(open(line))).sum::<i128>();
+    let now = lines(
+        record.lines.iter().map(Wanted::of).collect(),
+        &record.shipped,
+    );
+    let sum = |lines: &[LineState<'_>]| {
+        lines
+            .iter()
+            .map(|line| i128::from(open(line)))
+            .sum::<i128>()
+    };
     // No line gets more open by a ship, and all that is met is part of it.
     let met = i64::try_from(sum(&record.lines) - sum(&now)).map_err(|_| Reason::Overflow)?;
     move_lines(draft, &record.lines, &now)?;
     let record = with_lines(record, now);
     if met > 0 {
-        draft.send_answer(reservation.clone(), sku, None, record.lines.clone(), Verdict::Done);
+        draft.send_answer(
+            reservation.clone(),
+            sku,
+            None,
+            record.lines.clone(),
+            Verdict::Done,
+        );
     }
     state(draft, record);
     Ok(Quantity(met))
@@ -89,10 +141,18 @@ pub(crate) fn ship<'a>(
 /// Answers an ask that could not be processed: a hold counts as refused. Says whether that was
 /// possible; any other ask is somebody's to look at, and its reservation waits.
 pub(crate) fn park<'a>(draft: &mut Draft<'_, 'a>, ask: &Ask<'a>) -> bool {
-    let AskKind::Hold { lines, .. } = &ask.kind else { return false };
+    let AskKind::Hold { lines, .. } = &ask.kind else {
+        return false;
+    };
     let record = record_of(draft, &ask.reservation);
     let refusal = refusal(draft, &ask.sku, lines, Reason::Parked);
-    answer(draft, ask.sku.clone(), &record, ask.step, Verdict::Refused(refusal));
+    answer(
+        draft,
+        ask.sku.clone(),
+        &record,
+        ask.step,
+        Verdict::Refused(refusal),
+    );
     true
 }
 
@@ -121,7 +181,10 @@ fn commit<'a>(
         let now = lines(wanted, &record.shipped);
         match move_lines(draft, &record.lines, &now) {
             Ok(()) => {
-                let record = HoldRecord { undecided: Vec::new(), ..record };
+                let record = HoldRecord {
+                    undecided: Vec::new(),
+                    ..record
+                };
                 let record = with_lines(record, now);
                 let known = draft.hold_of(record.reservation.as_str()).is_some();
                 answer(draft, ask.sku.clone(), &record, ask.step, Verdict::Done);
@@ -132,11 +195,20 @@ fn commit<'a>(
             }
             Err(reason) => {
                 refusal.reason = reason;
-                refusal.lines.iter_mut().for_each(|numbers| numbers.reason = reason);
+                refusal
+                    .lines
+                    .iter_mut()
+                    .for_each(|numbers| numbers.reason = reason);
             }
         }
     }
-    answer(draft, ask.sku.clone(), &record, ask.step, Verdict::Refused(refusal));
+    answer(
+        draft,
+        ask.sku.clone(),
+        &record,
+        ask.step,
+        Verdict::Refused(refusal),
+    );
 }
 
 /// A line of a commit.
@@ -153,7 +225,13 @@ fn committed<'a>(draft: &Draft<'_, 'a>, line: &AskLine<'a>) -> Result<Wanted<'a>
     }
     let units = units(line.quantity, draft.decimals())?;
     let given_back = line.given_back.0.min(units);
-    Ok(Wanted { line: line.line, location, asked: units, given_back, confirmed: i64::MAX })
+    Ok(Wanted {
+        line: line.line,
+        location,
+        asked: units,
+        given_back,
+        confirmed: i64::MAX,
+    })
 }
 
 /// A request to hold: granted, refused, or (`waits`) put behind others' undecided holds.
@@ -170,7 +248,13 @@ fn hold<'a>(
     let behind = waits && queued > 0 && matches!(judged, Judged::Granted(_));
     let blocked = waits && matches!(judged, Judged::Contended(_));
     if (behind || blocked) && queued < WAITING_MAX {
-        state(draft, HoldRecord { waiting: Some(wanted), ..record });
+        state(
+            draft,
+            HoldRecord {
+                waiting: Some(wanted),
+                ..record
+            },
+        );
         return;
     }
     settle(draft, sku, record, &wanted, judged);
@@ -187,12 +271,23 @@ fn judge_waiting<'a>(draft: &mut Draft<'_, 'a>, sku: &Sku<'a>) {
             continue;
         };
         // Its own decision may have ended the wait.
-        let Some(wanted) = record.waiting.clone() else { continue };
+        let Some(wanted) = record.waiting.clone() else {
+            continue;
+        };
         let judged = judge(draft, &record, wanted.wish(sku));
         if matches!(judged, Judged::Contended(_)) {
             return;
         }
-        settle(draft, sku, HoldRecord { waiting: None, ..record }, &wanted, judged);
+        settle(
+            draft,
+            sku,
+            HoldRecord {
+                waiting: None,
+                ..record
+            },
+            &wanted,
+            judged,
+        );
     }
 }
 
@@ -208,8 +303,19 @@ fn settle<'a>(
     let (record, verdict) = match judged {
         Judged::Granted(now) => match move_lines(draft, &record.lines, &now) {
             Ok(()) => {
-                let undecided = if wanted.sole { Vec::new() } else { raised(&record.lines, &now) };
-                (HoldRecord { lines: now, undecided, ..record }, Verdict::Done)
+                let undecided = if wanted.sole {
+                    Vec::new()
+                } else {
+                    raised(&record.lines, &now)
+                };
+                (
+                    HoldRecord {
+                        lines: now,
+                        undecided,
+                        ..record
+                    },
+                    Verdict::Done,
+                )
             }
             Err(reason) => {
                 let numbers = refusal(draft, sku, &wanted.lines, reason);
@@ -228,7 +334,10 @@ fn settle<'a>(
 /// How much more of each line is reserved than before.
 fn raised(before: &[LineState<'_>], now: &[LineState<'_>]) -> Vec<Quantity> {
     let raised = |line: &LineState<'_>| {
-        let known = before.iter().find(|b| same(b, line)).map_or(0, |b| b.reserved.0);
+        let known = before
+            .iter()
+            .find(|b| same(b, line))
+            .map_or(0, |b| b.reserved.0);
         Quantity((line.reserved.0 - known).max(0))
     };
     now.iter().map(raised).collect()
@@ -266,7 +375,9 @@ fn given_back<'a>(line: &LineState<'a>, parts: Option<&[AskPart<'_>]>) -> Wanted
 }
 
 fn part_of(line: &LineState<'_>, parts: &[AskPart<'_>]) -> i64 {
-    let part = parts.iter().find(|p| p.line == line.line && p.location == line.location);
+    let part = parts
+        .iter()
+        .find(|p| p.line == line.line && p.location == line.location);
     part.map_or(0, |part| part.quantity.0.max(0))
 }
 
@@ -288,10 +399,16 @@ fn with_lines<'a>(record: HoldRecord<'a>, now: Vec<LineState<'a>>) -> HoldRecord
         undecided.extend(now.iter().map(|line| {
             let mut before = record.lines.iter().zip(&record.undecided);
             let before = before.find(|(before, _)| same(before, line));
-            before.map_or(Quantity::ZERO, |(_, undecided)| (*undecided).min(line.reserved))
+            before.map_or(Quantity::ZERO, |(_, undecided)| {
+                (*undecided).min(line.reserved)
+            })
         }));
     }
-    HoldRecord { lines: now, undecided, ..record }
+    HoldRecord {
+        lines: now,
+        undecided,
+        ..record
+    }
 }
 
 fn same(a: &LineState<'_>, b: &LineState<'_>) -> bool {
@@ -302,9 +419,16 @@ fn same(a: &LineState<'_>, b: &LineState<'_>) -> bool {
 ///
 /// # Errors
 /// [`Reason::Overflow`] when a figure would leave its range; nothing was moved then.
-fn move_lines<'a>(draft: &mut Draft<'_, 'a>, before: &[LineState<'a>], now: &[LineState<'a>]) -> Moved {
-    let mut places: Vec<&Location<'a>> =
-        before.iter().chain(now).map(|line| &line.location).collect();
+fn move_lines<'a>(
+    draft: &mut Draft<'_, 'a>,
+    before: &[LineState<'a>],
+    now: &[LineState<'a>],
+) -> Moved {
+    let mut places: Vec<&Location<'a>> = before
+        .iter()
+        .chain(now)
+        .map(|line| &line.location)
+        .collect();
     places.sort_unstable();
     places.dedup();
     let mut moves = Vec::new();
@@ -324,7 +448,9 @@ fn move_lines<'a>(draft: &mut Draft<'_, 'a>, before: &[LineState<'a>], now: &[Li
             }
             let quantity = i64::try_from(quantity).map_err(|_| Reason::Overflow)?;
             // Which location does not matter to the figures.
-            let left = figures.entered(from(0), -quantity).ok_or(Reason::Overflow)?;
+            let left = figures
+                .entered(from(0), -quantity)
+                .ok_or(Reason::Overflow)?;
             figures = left.entered(to(0), quantity).ok_or(Reason::Overflow)?;
             moves.push((place.clone(), from, to, quantity));
             Ok(())
@@ -343,7 +469,12 @@ fn move_lines<'a>(draft: &mut Draft<'_, 'a>, before: &[LineState<'a>], now: &[Li
     for (place, from, to, quantity) in moves {
         let place = draft.location(place);
         draft
-            .move_(from(place), to(place), Quantity(quantity), MovementKind::Hold)
+            .move_(
+                from(place),
+                to(place),
+                Quantity(quantity),
+                MovementKind::Hold,
+            )
             .expect("the figures were tried before");
     }
     Ok(())
@@ -366,17 +497,26 @@ fn refusal<'a>(
         available: Quantity::ZERO,
         reason,
     };
-    Rejection { reason, lines: lines.iter().map(numbers).collect() }
+    Rejection {
+        reason,
+        lines: lines.iter().map(numbers).collect(),
+    }
 }
 
 fn record_of<'a>(draft: &Draft<'_, 'a>, reservation: &ReservationId<'a>) -> HoldRecord<'a> {
-    let known = draft.hold_of(reservation.as_str()).map(std::borrow::Cow::into_owned);
+    let known = draft
+        .hold_of(reservation.as_str())
+        .map(std::borrow::Cow::into_owned);
     known.unwrap_or_else(|| HoldRecord::new(reservation.clone()))
 }
 
 fn state<'a>(draft: &mut Draft<'_, 'a>, record: HoldRecord<'a>) {
     let (number, at) = (draft.number(), draft.at());
-    draft.hold(HoldRecord { number, at, ..record });
+    draft.hold(HoldRecord {
+        number,
+        at,
+        ..record
+    });
 }
 
 fn answer<'a>(
@@ -392,6 +532,11 @@ fn answer<'a>(
 
 impl<'a> WaitingAsk<'a> {
     fn wish<'w>(&'w self, sku: &'w Sku<'a>) -> Wish<'w, 'a> {
-        Wish { sku, lines: &self.lines, partial: self.partial, whole: self.whole }
+        Wish {
+            sku,
+            lines: &self.lines,
+            partial: self.partial,
+            whole: self.whole,
+        }
     }
 }

@@ -37,12 +37,16 @@ impl Holds {
 
     /// The reservations that hold something undecided, in byte order.
     pub(crate) fn undecided(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flat_map(|inner| inner.undecided.iter().map(AsRef::as_ref))
+        self.0
+            .iter()
+            .flat_map(|inner| inner.undecided.iter().map(AsRef::as_ref))
     }
 
     /// The reservations whose asks wait, the longest first.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flat_map(|inner| inner.waiting.values().map(AsRef::as_ref))
+        self.0
+            .iter()
+            .flat_map(|inner| inner.waiting.values().map(AsRef::as_ref))
     }
 
     pub(crate) fn waiting_len(&self) -> usize {
@@ -51,7 +55,9 @@ impl Holds {
 
     /// About how much memory they take, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |inner| size_of::<Inner>() + inner.bytes)
+        self.0
+            .as_ref()
+            .map_or(0, |inner| size_of::<Inner>() + inner.bytes)
     }
 
     fn remove(&mut self, reservation: &str) -> Option<HoldRecord<'static>> {
@@ -120,7 +126,9 @@ pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) 
         }
         state.skus.get_mut(slot).holds.insert(record.to_static());
     }
-    state.holds.touch(slot, record.reservation.as_str(), record.memory_bytes());
+    state
+        .holds
+        .touch(slot, record.reservation.as_str(), record.memory_bytes());
 }
 
 /// Takes a record away, as a changelog says.
@@ -132,13 +140,18 @@ pub(crate) fn remove(state: &mut State, slot: u32, reservation: &str) {
 
 /// Forgets ended records as ids are forgotten: by age of log time, and above a number the oldest.
 pub(crate) fn forget(state: &mut State) {
-    let (age, most) = (state.settings().ids_age_ms, state.settings().ids_max as usize);
+    let (age, most) = (
+        state.settings().ids_age_ms,
+        state.settings().ids_max as usize,
+    );
     let now = state.log_time();
     while let Some(((at, _, _), _)) = state.holds.ended.first_key_value() {
         if at.plus(age) > now && state.holds.ended.len() <= most {
             return;
         }
-        let Some(((_, _, reservation), slot)) = state.holds.ended.pop_first() else { return };
+        let Some(((_, _, reservation), slot)) = state.holds.ended.pop_first() else {
+            return;
+        };
         state.skus.get_mut(slot).holds.remove(&reservation);
         state.holds.touch(slot, &reservation, 0);
     }
@@ -161,14 +174,22 @@ impl HoldRecord<'_> {
 
     /// Nothing is open and nothing waits.
     pub(crate) fn ended(&self) -> bool {
-        let open = |line: &crate::LineState<'_>| !line.reserved.is_zero() || !line.committed.is_zero();
+        let open =
+            |line: &crate::LineState<'_>| !line.reserved.is_zero() || !line.committed.is_zero();
         self.waiting.is_none() && !self.lines.iter().any(open)
     }
 
     /// About how much memory it takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let lines: usize = self.lines.iter().map(|l| size_of_val(l) + l.location.as_str().len()).sum();
-        let waiting = self.waiting.as_ref().map_or(0, |w| size_of_val(w.lines.as_slice()));
+        let lines: usize = self
+            .lines
+            .iter()
+            .map(|l| size_of_val(l) + l.location.as_str().len())
+            .sum();
+        let waiting = self
+            .waiting
+            .as_ref()
+            .map_or(0, |w| size_of_val(w.lines.as_slice()));
         size_of::<Self>()
             + 2 * self.reservation.as_str().len()
             + lines
@@ -184,7 +205,11 @@ impl HoldRecord<'_> {
             reservation: self.reservation.to_static(),
             lines: self.lines.iter().map(crate::LineState::to_static).collect(),
             undecided: self.undecided.clone(),
-            shipped: self.shipped.iter().map(super::Directed::to_static).collect(),
+            shipped: self
+                .shipped
+                .iter()
+                .map(super::Directed::to_static)
+                .collect(),
             waiting: self.waiting.as_ref().map(super::WaitingAsk::to_static),
             number: self.number,
             at: self.at,
@@ -214,7 +239,10 @@ impl super::Directed<'_> {
             super::ShipTarget::Location(at) => super::ShipTarget::Location(at.to_static()),
             super::ShipTarget::Any => super::ShipTarget::Any,
         };
-        super::Directed { to, quantity: self.quantity }
+        super::Directed {
+            to,
+            quantity: self.quantity,
+        }
     }
 }
 

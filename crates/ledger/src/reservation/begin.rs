@@ -36,7 +36,10 @@ pub(crate) fn begin<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<
 }
 
 fn rejected<'a>(reason: Reason) -> Outcome<'a> {
-    Outcome::Rejected(Rejection { reason, lines: Vec::new() })
+    Outcome::Rejected(Rejection {
+        reason,
+        lines: Vec::new(),
+    })
 }
 
 /// When a command happened, and by how many seconds its clock was ahead, if it was too far.
@@ -51,12 +54,19 @@ pub(crate) fn happened_at(taken: &Taken<'_>) -> (Time, Option<u64>) {
 
 /// What is told of a commit that was applied.
 pub(crate) fn commit_notes(taken: &Taken<'_>) -> Notes {
-    Notes { clock_ahead_s: happened_at(taken).1, ..Notes::default() }
+    Notes {
+        clock_ahead_s: happened_at(taken).1,
+        ..Notes::default()
+    }
 }
 
 pub(crate) fn commit_key<'a>(taken: &Taken<'a>) -> CommitKey<'a> {
     let (source, id) = (taken.source.clone(), taken.id.clone());
-    CommitKey { occurred_at: happened_at(taken).0, source, id }
+    CommitKey {
+        occurred_at: happened_at(taken).0,
+        source,
+        id,
+    }
 }
 
 fn commit<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
@@ -73,13 +83,21 @@ fn commit<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
         }
     }
     let record = work.record_or_new(&taken);
-    let asks = hold_asks(record.status, &record.lines, record.released_at, &taken, false);
+    let asks = hold_asks(
+        record.status,
+        &record.lines,
+        record.released_at,
+        &taken,
+        false,
+    );
     work.start(Some(taken), Phase::Hold, None, asks);
     Begun::Step
 }
 
 fn reserve<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
-    let Wish::Reserve { lines, .. } = &taken.wish else { return Begun::Step };
+    let Wish::Reserve { lines, .. } = &taken.wish else {
+        return Begun::Step;
+    };
     if let Some(record) = &work.record {
         let refused = match record.status {
             _ if record.source != taken.source => Some(rejected(Reason::OtherSource)),
@@ -144,12 +162,19 @@ fn refuse_less<'a>(
             },
         }
     }
-    (first != Reason::None).then_some(Rejection { reason: first, lines: numbers })
+    (first != Reason::None).then_some(Rejection {
+        reason: first,
+        lines: numbers,
+    })
 }
 
 /// Why an amount is none of that item.
 fn unfit(amount: Amount, decimals: u8) -> Reason {
-    if amount.decimals > decimals { Reason::Decimals } else { Reason::Overflow }
+    if amount.decimals > decimals {
+        Reason::Decimals
+    } else {
+        Reason::Overflow
+    }
 }
 
 /// What is asked of whom to hold what the command states, on a reservation that stands so. `in_order`:
@@ -162,13 +187,19 @@ pub(crate) fn hold_asks<'a>(
     in_order: bool,
 ) -> Asks<'a> {
     let (statement, partial) = match &taken.wish {
-        Wish::Commit { lines: statement, .. } => {
+        Wish::Commit {
+            lines: statement, ..
+        } => {
             // What was released of the order after this was stated stays released.
             let (stated_at, _) = happened_at(taken);
             let stays = !status.ended() && released_at.is_some_and(|at| at >= stated_at);
             return commit_asks(lines, statement, stays);
         }
-        Wish::Reserve { lines: statement, partial, .. } => (statement, *partial),
+        Wish::Reserve {
+            lines: statement,
+            partial,
+            ..
+        } => (statement, *partial),
         Wish::Confirm { .. } | Wish::Release { .. } | Wish::Extend { .. } => return Vec::new(),
     };
     let whole = status.ended();
@@ -185,8 +216,18 @@ pub(crate) fn hold_asks<'a>(
     }
     let asked = by_sku(asked);
     let sole = asked.len() == 1;
-    let kind = |lines| AskKind::Hold { lines, committed: false, partial, sole, waits: in_order, whole };
-    asked.into_iter().map(|(sku, lines)| (sku, kind(lines))).collect()
+    let kind = |lines| AskKind::Hold {
+        lines,
+        committed: false,
+        partial,
+        sole,
+        waits: in_order,
+        whole,
+    };
+    asked
+        .into_iter()
+        .map(|(sku, lines)| (sku, kind(lines)))
+        .collect()
 }
 
 fn commit_asks<'a>(
@@ -211,7 +252,10 @@ fn commit_asks<'a>(
         waits: false,
         whole: true,
     };
-    by_sku(asked).into_iter().map(|(sku, lines)| (sku, kind(lines))).collect()
+    by_sku(asked)
+        .into_iter()
+        .map(|(sku, lines)| (sku, kind(lines)))
+        .collect()
 }
 
 fn ask_line<'a>(request: &RequestLine<'a>, known: Option<&ReservationLine<'a>>) -> AskLine<'a> {
@@ -234,13 +278,18 @@ pub(crate) fn lower_asks<'a>(
         let asked = statement.iter().find(|request| line.is(request));
         let asked = asked.map_or(Some(Quantity::ZERO), |a| a.quantity.to_units(line.decimals));
         // An amount that does not fit was refused before.
-        let too_much = asked.map_or(0, |asked| line.net().saturating_sub(asked.0)).min(line.reserved.0);
+        let too_much = asked
+            .map_or(0, |asked| line.net().saturating_sub(asked.0))
+            .min(line.reserved.0);
         if too_much > 0 {
             less.extend(part(line, too_much));
         }
     }
     let kind = |parts| AskKind::GiveBack { lines: Some(parts) };
-    by_sku(less).into_iter().map(|(sku, parts)| (sku, kind(parts))).collect()
+    by_sku(less)
+        .into_iter()
+        .map(|(sku, parts)| (sku, kind(parts)))
+        .collect()
 }
 
 fn take_parts<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
@@ -269,14 +318,19 @@ fn take_parts<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
         Of::Confirm => Phase::Confirm,
         Of::Release => Phase::Release,
     };
-    let asks = parts.into_iter().map(|(sku, parts)| (sku, kind(parts))).collect();
+    let asks = parts
+        .into_iter()
+        .map(|(sku, parts)| (sku, kind(parts)))
+        .collect();
     work.start(Some(taken), phase, None, asks);
     Begun::Step
 }
 
 fn extend<'a>(work: &mut Work<'_, '_, 'a>, ttl_s: Option<u32>) -> Outcome<'a> {
     let at = work.at();
-    let Some(record) = &mut work.record else { return rejected(Reason::UnknownReservation) };
+    let Some(record) = &mut work.record else {
+        return rejected(Reason::UnknownReservation);
+    };
     match record.status {
         Status::Released => return rejected(Reason::Released),
         Status::Expired => return rejected(Reason::Expired),
@@ -299,22 +353,33 @@ pub(crate) fn expiry(at: Time, ttl_s: Option<u32>) -> Time {
 
 /// Gives back what is reserved, because its time has passed. Says whether a step is under way.
 pub(crate) fn expire(work: &mut Work<'_, '_, '_>) -> bool {
-    let Some(record) = &mut work.record else { return false };
+    let Some(record) = &mut work.record else {
+        return false;
+    };
     record.expires_at = None;
     let reserved = record.lines.iter().filter(|line| line.reserved.0 > 0);
-    let parts = by_sku(reserved.filter_map(|line| part(line, line.reserved.0)).collect());
+    let parts = by_sku(
+        reserved
+            .filter_map(|line| part(line, line.reserved.0))
+            .collect(),
+    );
     if parts.is_empty() {
         return false;
     }
     let kind = |parts| AskKind::GiveBack { lines: Some(parts) };
-    let asks = parts.into_iter().map(|(sku, parts)| (sku, kind(parts))).collect();
+    let asks = parts
+        .into_iter()
+        .map(|(sku, parts)| (sku, kind(parts)))
+        .collect();
     work.start(None, Phase::Expire, None, asks);
     true
 }
 
 /// Gives back what is held though nothing says that it should be. Says whether a step is under way.
 pub(crate) fn tidy(work: &mut Work<'_, '_, '_>) -> bool {
-    let Some(record) = &work.record else { return false };
+    let Some(record) = &work.record else {
+        return false;
+    };
     let ended = record.ended_at.is_some();
     let excess = |line: &ReservationLine<'_>| {
         if ended || line.requested.mantissa == 0 {
@@ -331,7 +396,10 @@ pub(crate) fn tidy(work: &mut Work<'_, '_, '_>) -> bool {
         return false;
     }
     let kind = |parts| AskKind::GiveBack { lines: Some(parts) };
-    let asks = parts.into_iter().map(|(sku, parts)| (sku, kind(parts))).collect();
+    let asks = parts
+        .into_iter()
+        .map(|(sku, parts)| (sku, kind(parts)))
+        .collect();
     work.start(None, Phase::Tidy, None, asks);
     true
 }

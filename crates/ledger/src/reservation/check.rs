@@ -18,7 +18,9 @@ pub(crate) fn check(wish: &Wish<'_>) -> Result<(), Invalid<'static>> {
         Wish::Commit { lines, .. } => {
             request_lines(lines)?;
             let unplaced = lines.iter().position(|line| line.location.is_none());
-            unplaced.map_or(Ok(()), |i| wrong(format!("lines/{i}/location"), Reason::OutOfRange))
+            unplaced.map_or(Ok(()), |i| {
+                wrong(format!("lines/{i}/location"), Reason::OutOfRange)
+            })
         }
         Wish::Reserve { lines, ttl_s, .. } => {
             request_lines(lines)?;
@@ -82,5 +84,9 @@ fn ttl(ttl_s: Option<u32>) -> Result<(), Invalid<'static>> {
 }
 
 fn wrong(field: String, reason: Reason) -> Result<(), Invalid<'static>> {
-    Err(Invalid { field: field.into(), reason, first: 0 })
+    Err(Invalid {
+        field: field.into(),
+        reason,
+        first: 0,
+    })
 }

@@ -42,7 +42,10 @@ impl<'a> ReservationLine<'a> {
     pub(crate) fn is(&self, request: &RequestLine<'_>) -> bool {
         self.line == request.line
             && self.sku == request.sku
-            && request.location.as_ref().is_none_or(|named| self.location.as_ref() == Some(named))
+            && request
+                .location
+                .as_ref()
+                .is_none_or(|named| self.location.as_ref() == Some(named))
     }
 
     /// Whether it is the same line, as it stood at another time.
@@ -81,7 +84,10 @@ impl<'a> ReservationRecord<'a> {
                     continue;
                 }
                 let found = left.iter().position(|stated| {
-                    let there = line.location.as_ref().is_none_or(|at| *at == stated.location);
+                    let there = line
+                        .location
+                        .as_ref()
+                        .is_none_or(|at| *at == stated.location);
                     stated.line == line.line && there
                 });
                 match found {
@@ -103,7 +109,8 @@ impl<'a> ReservationRecord<'a> {
             line.take(stated, decimals);
             self.lines.push(line);
         }
-        self.lines.retain(|line| line.requested.mantissa != 0 || line.asked.0 > 0);
+        self.lines
+            .retain(|line| line.requested.mantissa != 0 || line.asked.0 > 0);
         self.sort_lines();
     }
 
@@ -114,7 +121,10 @@ impl<'a> ReservationRecord<'a> {
         }
         for request in statement {
             // Should a line have moved, the place where it is held or has shipped is meant.
-            let found = self.lines.iter().position(|line| line.is(request) && line.net() > 0);
+            let found = self
+                .lines
+                .iter()
+                .position(|line| line.is(request) && line.net() > 0);
             let found = found.or_else(|| self.lines.iter().position(|line| line.is(request)));
             match found.and_then(|i| self.lines.get_mut(i)) {
                 Some(line) => line.requested = request.quantity,
@@ -159,7 +169,11 @@ impl<'a> ReservationRecord<'a> {
     }
 
     /// Notes why more is given back than before; says whether anything is.
-    pub(crate) fn note_given_back(&mut self, before: &[ReservationLine<'a>], by: GivenBackBy) -> bool {
+    pub(crate) fn note_given_back(
+        &mut self,
+        before: &[ReservationLine<'a>],
+        by: GivenBackBy,
+    ) -> bool {
         let mut more = false;
         for line in &mut self.lines {
             let known = before.iter().find(|before| before.same(line));
@@ -179,4 +193,3 @@ impl<'a> ReservationRecord<'a> {
         skus
     }
 }
-

@@ -27,7 +27,9 @@ pub(crate) struct Work<'d, 's, 'a> {
 
 /// Takes a command in: its outcome is set, or comes later as a [`Resolved`].
 pub(crate) fn command<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
-    let Some((id, wish)) = wish_of(&command.body) else { return };
+    let Some((id, wish)) = wish_of(&command.body) else {
+        return;
+    };
     if let Err(invalid) = check(&wish) {
         draft.outcome(Outcome::Invalid(invalid));
         return;
@@ -54,7 +56,9 @@ pub(crate) fn command<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
 
 /// The same command again, while the first has no outcome yet: it gets that one's.
 pub(crate) fn retry<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
-    let Some(id) = command.body.reservation() else { return };
+    let Some(id) = command.body.reservation() else {
+        return;
+    };
     let (number, name) = (draft.number(), draft.decision.name);
     if !is_undecided(draft, id, name) {
         // What fell due just now, in this decision, brought the first its outcome.
@@ -63,13 +67,20 @@ pub(crate) fn retry<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
     }
     let (source, id_of_command) = (command.source.clone(), command.id.clone());
     let mut work = Work::on(draft, id.as_str());
-    work.wait(Waiting::Retry { number, name, source, id: id_of_command });
+    work.wait(Waiting::Retry {
+        number,
+        name,
+        source,
+        id: id_of_command,
+    });
     work.save();
 }
 
 /// Whether that command is still without outcome: it runs or waits.
 fn is_undecided(draft: &Draft<'_, '_>, id: &ReservationId<'_>, name: u128) -> bool {
-    let Some(record) = draft.reservation_of(id.as_str()) else { return false };
+    let Some(record) = draft.reservation_of(id.as_str()) else {
+        return false;
+    };
     let running = record.step.as_ref().and_then(|step| step.by.as_ref());
     running.is_some_and(|taken| taken.name == name)
         || record.queue.iter().any(|waiting| match waiting {
@@ -113,8 +124,12 @@ pub(crate) fn expire_due(draft: &mut Draft<'_, '_>) {
     let at = draft.at();
     let state = draft.state;
     let due = |record: &ReservationRecord<'_>| record.due().is_some_and(|due| due <= at);
-    let mut ids: Vec<&str> =
-        state.reservations.due_by(at).take(DUE_MAX).map(|record| record.id.as_str()).collect();
+    let mut ids: Vec<&str> = state
+        .reservations
+        .due_by(at)
+        .take(DUE_MAX)
+        .map(|record| record.id.as_str())
+        .collect();
     let about = match &draft.decision.input {
         Input::Command(command) => command.body.reservation(),
         Input::Answer(answer) => Some(&answer.reservation),
@@ -158,7 +173,9 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
     }
 
     fn is_running(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.step.is_some())
+        self.record
+            .as_ref()
+            .is_some_and(|record| record.step.is_some())
     }
 
     pub(crate) fn record_ref(&self) -> &ReservationRecord<'a> {
@@ -170,11 +187,17 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
     }
 
     pub(crate) fn step(&self) -> &Step<'a> {
-        self.record_ref().step.as_ref().expect("asked only while a step is under way")
+        self.record_ref()
+            .step
+            .as_ref()
+            .expect("asked only while a step is under way")
     }
 
     pub(crate) fn step_mut(&mut self) -> &mut Step<'a> {
-        self.record_mut().step.as_mut().expect("asked only while a step is under way")
+        self.record_mut()
+            .step
+            .as_mut()
+            .expect("asked only while a step is under way")
     }
 
     /// The reservation, begun if there is none.
@@ -220,7 +243,9 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
     fn go_through_queue(&mut self) {
         let at = self.at();
         loop {
-            let Some(record) = &mut self.record else { return };
+            let Some(record) = &mut self.record else {
+                return;
+            };
             if record.step.is_some() {
                 return;
             }
@@ -252,7 +277,9 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
     /// Something of it is due.
     fn fall_due(&mut self) {
         let at = self.at();
-        let Some(record) = &mut self.record else { return };
+        let Some(record) = &mut self.record else {
+            return;
+        };
         let expired = record.expires_at.is_some_and(|expires_at| expires_at <= at);
         match &record.step {
             None => {
@@ -295,7 +322,10 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
             let text = "too many commands wait for this reservation; redrive when they are decided";
             Outcome::Parked { panic: text.into() }
         } else {
-            Outcome::Rejected(Rejection { reason: Reason::TooManyWaiting, lines: Vec::new() })
+            Outcome::Rejected(Rejection {
+                reason: Reason::TooManyWaiting,
+                lines: Vec::new(),
+            })
         };
         self.draft.outcome(outcome);
     }
@@ -305,10 +335,17 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
         let first = self.draft.number();
         let name = taken.name;
         self.give(taken.number, name, taken.source, taken.id, outcome);
-        let Some(record) = &mut self.record else { return };
+        let Some(record) = &mut self.record else {
+            return;
+        };
         let mut retries = Vec::new();
         record.queue.retain(|waiting| match waiting {
-            Waiting::Retry { number, name: same, source, id } if *same == name => {
+            Waiting::Retry {
+                number,
+                name: same,
+                source,
+                id,
+            } if *same == name => {
                 retries.push((*number, source.clone(), id.clone()));
                 false
             }
@@ -319,20 +356,20 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
         }
     }
 
-    fn give(
-        &mut self,
-        of: u64,
-        name: u128,
-        source: Source<'a>,
-        id: Id<'a>,
-        outcome: Outcome<'a>,
-    ) {
+    fn give(&mut self, of: u64, name: u128, source: Source<'a>, id: Id<'a>, outcome: Outcome<'a>) {
         if of == self.draft.number() {
             self.draft.outcome(outcome);
             return;
         }
         let reservation = self.record_ref().id.clone();
-        self.draft.resolve(Resolved { of, name, source, id, reservation, outcome });
+        self.draft.resolve(Resolved {
+            of,
+            name,
+            source,
+            id,
+            reservation,
+            outcome,
+        });
     }
 }
 
@@ -349,17 +386,28 @@ impl<'a> Wish<'a> {
 /// What a command wants of which reservation; `None` for one that is about a SKU.
 fn wish_of<'a>(body: &Body<'a>) -> Option<(ReservationId<'a>, Wish<'a>)> {
     let wish = match body {
-        Body::Commit { lines, channel, .. } => {
-            Wish::Commit { lines: lines.clone(), channel: channel.clone() }
-        }
-        Body::Reserve { lines, ttl_s, channel, partial, .. } => Wish::Reserve {
+        Body::Commit { lines, channel, .. } => Wish::Commit {
+            lines: lines.clone(),
+            channel: channel.clone(),
+        },
+        Body::Reserve {
+            lines,
+            ttl_s,
+            channel,
+            partial,
+            ..
+        } => Wish::Reserve {
             lines: lines.clone(),
             ttl_s: *ttl_s,
             channel: channel.clone(),
             partial: *partial,
         },
-        Body::Confirm { lines, .. } => Wish::Confirm { lines: lines.clone() },
-        Body::Release { lines, .. } => Wish::Release { lines: lines.clone() },
+        Body::Confirm { lines, .. } => Wish::Confirm {
+            lines: lines.clone(),
+        },
+        Body::Release { lines, .. } => Wish::Release {
+            lines: lines.clone(),
+        },
         Body::Extend { ttl_s, .. } => Wish::Extend { ttl_s: *ttl_s },
         _ => return None,
     };

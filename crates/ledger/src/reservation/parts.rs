@@ -31,7 +31,9 @@ pub(crate) fn parts<'a>(
     of: Of,
     named: Option<&[LinePart]>,
 ) -> Result<Parts<'a>, Rejection<'a>> {
-    let Some(named) = named else { return all(record, of) };
+    let Some(named) = named else {
+        return all(record, of);
+    };
     let mut taken = Vec::new();
     let mut numbers = Vec::new();
     let mut first = Reason::None;
@@ -43,7 +45,10 @@ pub(crate) fn parts<'a>(
         numbers.push(line);
     }
     if first != Reason::None {
-        return Err(Rejection { reason: first, lines: numbers });
+        return Err(Rejection {
+            reason: first,
+            lines: numbers,
+        });
     }
     Ok(by_sku(taken))
 }
@@ -51,7 +56,8 @@ pub(crate) fn parts<'a>(
 /// Everything that is open.
 fn all<'a>(record: &ReservationRecord<'a>, of: Of) -> Result<Parts<'a>, Rejection<'a>> {
     let expired = || {
-        let by_expiry = |line: &ReservationLine<'_>| line.given_back_by == Some(GivenBackBy::Expiry);
+        let by_expiry =
+            |line: &ReservationLine<'_>| line.given_back_by == Some(GivenBackBy::Expiry);
         record.lines.iter().any(by_expiry)
     };
     let refusal = match (of, record.status) {
@@ -64,10 +70,15 @@ fn all<'a>(record: &ReservationRecord<'a>, of: Of) -> Result<Parts<'a>, Rejectio
         _ => None,
     };
     if let Some(reason) = refusal {
-        return Err(Rejection { reason, lines: Vec::new() });
+        return Err(Rejection {
+            reason,
+            lines: Vec::new(),
+        });
     }
     let open = record.lines.iter().filter(|line| of.takes(line) > 0);
-    Ok(by_sku(open.filter_map(|line| part(line, of.takes(line))).collect()))
+    Ok(by_sku(
+        open.filter_map(|line| part(line, of.takes(line))).collect(),
+    ))
 }
 
 /// One part: the reason why not, if there is one, and its numbers.
@@ -79,7 +90,9 @@ fn one<'a>(
 ) -> (Reason, LineNumbers<'a>) {
     // Should a number stand twice, the one that something can be taken of is meant.
     let lines = || record.lines.iter().filter(|line| line.line == named.line);
-    let found = lines().find(|line| of.takes(line) > 0).or_else(|| lines().next());
+    let found = lines()
+        .find(|line| of.takes(line) > 0)
+        .or_else(|| lines().next());
     let Some(line) = found else {
         let unknown = LineNumbers {
             line: named.line,
@@ -146,9 +159,16 @@ fn nothing_left(
     }
 }
 
-pub(crate) fn part<'a>(line: &ReservationLine<'a>, quantity: i64) -> Option<(Sku<'a>, AskPart<'a>)> {
+pub(crate) fn part<'a>(
+    line: &ReservationLine<'a>,
+    quantity: i64,
+) -> Option<(Sku<'a>, AskPart<'a>)> {
     let location = line.location.clone()?;
-    let part = AskPart { line: line.line, location, quantity: Quantity(quantity) };
+    let part = AskPart {
+        line: line.line,
+        location,
+        quantity: Quantity(quantity),
+    };
     Some((line.sku.clone(), part))
 }
 
@@ -157,7 +177,11 @@ pub(crate) fn by_sku<'a, T>(list: Vec<(Sku<'a>, T)>) -> Vec<(Sku<'a>, Vec<T>)> {
     let mut gathered: Vec<(Sku<'a>, Vec<T>)> = Vec::new();
     for (sku, item) in list {
         match gathered.binary_search_by(|(known, _)| known.cmp(&sku)) {
-            Ok(i) => gathered.get_mut(i).expect("it was found there").1.push(item),
+            Ok(i) => gathered
+                .get_mut(i)
+                .expect("it was found there")
+                .1
+                .push(item),
             Err(i) => gathered.insert(i, (sku, vec![item])),
         }
     }

@@ -43,7 +43,10 @@ impl<'a> Work<'_, '_, 'a> {
         (step.number, step.phase) = (number, phase);
         step.asks = asks
             .iter()
-            .map(|(sku, _)| Asked { sku: sku.clone(), heard: Heard::Nothing })
+            .map(|(sku, _)| Asked {
+                sku: sku.clone(),
+                heard: Heard::Nothing,
+            })
             .collect();
         let id = self.record_ref().id.clone();
         for (sku, kind) in asks {
@@ -54,7 +57,10 @@ impl<'a> Work<'_, '_, 'a> {
     /// Notes an answer of the round under way, and goes on if it was the last.
     pub(crate) fn hear(&mut self, sku: &Sku<'a>, verdict: &Verdict<'a>) {
         let step = self.step_mut();
-        let asked = step.asks.iter_mut().find(|a| a.sku == *sku && a.heard.outstanding());
+        let asked = step
+            .asks
+            .iter_mut()
+            .find(|a| a.sku == *sku && a.heard.outstanding());
         let Some(asked) = asked else { return };
         let refusal = match verdict {
             Verdict::Done => {
@@ -92,13 +98,23 @@ impl<'a> Work<'_, '_, 'a> {
             Phase::Release => self.end_released(),
             Phase::Expire => {
                 let before = self.step().lines_before.clone();
-                let expired = self.record_mut().note_given_back(&before, GivenBackBy::Expiry);
-                let end = if expired { Status::Expired } else { Status::Fulfilled };
+                let expired = self
+                    .record_mut()
+                    .note_given_back(&before, GivenBackBy::Expiry);
+                let end = if expired {
+                    Status::Expired
+                } else {
+                    Status::Fulfilled
+                };
                 self.end(end, Outcome::Applied(Notes::default()));
             }
             Phase::Tidy => {
                 let before = self.step().status_before;
-                let end = if before.ended() { before } else { Status::Fulfilled };
+                let end = if before.ended() {
+                    before
+                } else {
+                    Status::Fulfilled
+                };
                 self.end(end, Outcome::Applied(Notes::default()));
             }
         }
@@ -120,9 +136,16 @@ impl<'a> Work<'_, '_, 'a> {
 
     fn after_one_in_order(&mut self) {
         let step = self.step();
-        let last = step.asks.iter().rev().find(|asked| asked.heard != Heard::NotAsked);
+        let last = step
+            .asks
+            .iter()
+            .rev()
+            .find(|asked| asked.heard != Heard::NotAsked);
         let refused = last.is_some_and(|asked| asked.heard != Heard::Done);
-        let next = step.asks.iter().find(|asked| asked.heard == Heard::NotAsked);
+        let next = step
+            .asks
+            .iter()
+            .find(|asked| asked.heard == Heard::NotAsked);
         let next = next.map(|asked| asked.sku.clone());
         let done = step.asks.iter().any(|asked| asked.heard == Heard::Done);
         if refused && !self.is_partial() {
@@ -150,7 +173,10 @@ impl<'a> Work<'_, '_, 'a> {
         step.numbers.clear();
         step.asks = asks
             .iter()
-            .map(|(sku, _)| Asked { sku: sku.clone(), heard: Heard::NotAsked })
+            .map(|(sku, _)| Asked {
+                sku: sku.clone(),
+                heard: Heard::NotAsked,
+            })
             .collect();
         if let Some((sku, _)) = asks.first() {
             self.ask_in_order(sku);
@@ -178,8 +204,16 @@ impl<'a> Work<'_, '_, 'a> {
     fn ask_in_order(&mut self, sku: &Sku<'a>) {
         let number = self.step().number;
         let id = self.record_ref().id.clone();
-        let asked = self.asks_in_order().into_iter().find(|(asked, _)| asked == sku);
-        if let Some(asked) = self.step_mut().asks.iter_mut().find(|asked| asked.sku == *sku) {
+        let asked = self
+            .asks_in_order()
+            .into_iter()
+            .find(|(asked, _)| asked == sku);
+        if let Some(asked) = self
+            .step_mut()
+            .asks
+            .iter_mut()
+            .find(|asked| asked.sku == *sku)
+        {
             asked.heard = Heard::Nothing;
         }
         if let Some((sku, kind)) = asked {
@@ -189,7 +223,9 @@ impl<'a> Work<'_, '_, 'a> {
 
     fn asks_in_order(&self) -> Asks<'a> {
         let step = self.step();
-        let Some(taken) = &step.by else { return Vec::new() };
+        let Some(taken) = &step.by else {
+            return Vec::new();
+        };
         hold_asks(step.status_before, &step.lines_before, None, taken, true)
     }
 
@@ -200,7 +236,10 @@ impl<'a> Work<'_, '_, 'a> {
             // From here on nobody can refuse, and the end comes when all have answered.
             step.deadline = None;
         }
-        let held = step.asks.iter().filter(|a| matches!(a.heard, Heard::Done | Heard::Nothing));
+        let held = step
+            .asks
+            .iter()
+            .filter(|a| matches!(a.heard, Heard::Done | Heard::Nothing));
         let held: Vec<_> = held.map(|asked| asked.sku.clone()).collect();
         let asks: Asks<'a> = held
             .into_iter()
@@ -231,7 +270,9 @@ impl<'a> Work<'_, '_, 'a> {
     /// All is held that will be.
     pub(crate) fn grant(&mut self) {
         let at = self.at();
-        let Some(taken) = self.step().by.clone() else { return };
+        let Some(taken) = self.step().by.clone() else {
+            return;
+        };
         match &taken.wish {
             Wish::Commit { lines, channel } => {
                 let key = commit_key(&taken);
@@ -244,7 +285,12 @@ impl<'a> Work<'_, '_, 'a> {
                 record.take_statement(lines);
                 self.end(Status::Fulfilled, Outcome::Applied(commit_notes(&taken)));
             }
-            Wish::Reserve { lines, ttl_s, channel, .. } => {
+            Wish::Reserve {
+                lines,
+                ttl_s,
+                channel,
+                ..
+            } => {
                 self.keep();
                 let anew = self.step().status_before.ended();
                 let record = self.record_mut();
@@ -286,7 +332,8 @@ impl<'a> Work<'_, '_, 'a> {
 
     fn end_granted(&mut self) {
         let before = self.step().lines_before.clone();
-        self.record_mut().note_given_back(&before, GivenBackBy::Restated);
+        self.record_mut()
+            .note_given_back(&before, GivenBackBy::Restated);
         self.end(Status::Fulfilled, Outcome::Granted);
     }
 
@@ -300,7 +347,10 @@ impl<'a> Work<'_, '_, 'a> {
             self.end(Status::Released, Outcome::Applied(Notes::default()));
         } else {
             // It has shipped before the release reached it.
-            let refusal = Rejection { reason: Reason::Fulfilled, lines: Vec::new() };
+            let refusal = Rejection {
+                reason: Reason::Fulfilled,
+                lines: Vec::new(),
+            };
             self.end(Status::Fulfilled, Outcome::Rejected(refusal));
         }
     }
@@ -323,7 +373,11 @@ impl<'a> Work<'_, '_, 'a> {
             let record = self.record_mut();
             (record.granted_at, record.ended_at) = (None, None);
         }
-        let outcome = if commit { unreadable(&taken, &refusal) } else { Outcome::Rejected(refusal) };
+        let outcome = if commit {
+            unreadable(&taken, &refusal)
+        } else {
+            Outcome::Rejected(refusal)
+        };
         self.end(end, outcome);
     }
 
@@ -352,12 +406,17 @@ impl<'a> Work<'_, '_, 'a> {
             _ => &[],
         };
         let numbers = |request: &RequestLine<'a>| {
-            let heard = step.numbers.iter().find(|n| n.line == request.line && n.sku == request.sku);
+            let heard = step
+                .numbers
+                .iter()
+                .find(|n| n.line == request.line && n.sku == request.sku);
             if let Some(heard) = heard {
                 return heard.clone();
             }
-            let silent =
-                step.asks.iter().any(|a| a.sku == request.sku && a.heard.outstanding());
+            let silent = step
+                .asks
+                .iter()
+                .any(|a| a.sku == request.sku && a.heard.outstanding());
             let known = self.record_ref().lines.iter().find(|line| line.is(request));
             let decimals = known.map_or(request.quantity.decimals, |line| line.decimals);
             let requested = request.quantity.to_units(decimals).unwrap_or_default();
@@ -368,13 +427,25 @@ impl<'a> Work<'_, '_, 'a> {
                 location: request.location.clone(),
                 decimals,
                 requested,
-                available: if reason == Reason::None { requested } else { Quantity::ZERO },
+                available: if reason == Reason::None {
+                    requested
+                } else {
+                    Quantity::ZERO
+                },
                 reason,
             }
         };
         let lines: Vec<_> = statement.iter().map(numbers).collect();
-        let contended = step.asks.iter().any(|asked| asked.heard == Heard::Contended);
-        let first = lines.iter().map(|line| line.reason).find(|reason| *reason != Reason::None);
+        // A second time: those that waited could not wait any longer.
+        let contended = step.phase == Phase::HoldInOrder
+            && step
+                .asks
+                .iter()
+                .any(|asked| asked.heard == Heard::Contended);
+        let first = lines
+            .iter()
+            .map(|line| line.reason)
+            .find(|reason| *reason != Reason::None);
         let reason = match (unheard, first) {
             (Some(reason), _) => reason,
             (None, _) if contended => Reason::Contended,
@@ -391,7 +462,13 @@ fn restore_lines<'a>(before: &[ReservationLine<'a>], sku: &Sku<'a>) -> Vec<Resto
         let location = line.location.clone()?;
         let confirmed = Quantity(line.done());
         let (asked, given_back) = (line.asked, line.given_back);
-        Some(RestoreLine { line: line.line, location, asked, given_back, confirmed })
+        Some(RestoreLine {
+            line: line.line,
+            location,
+            asked,
+            given_back,
+            confirmed,
+        })
     });
     restored.collect()
 }
@@ -399,9 +476,16 @@ fn restore_lines<'a>(before: &[ReservationLine<'a>], sku: &Sku<'a>) -> Vec<Resto
 /// A commit is never refused for lack of stock; what is left is a line that cannot be written down, or
 /// an ask that could not be processed.
 fn unreadable<'a>(taken: &Taken<'a>, refusal: &Rejection<'a>) -> Outcome<'a> {
-    let Wish::Commit { lines, .. } = &taken.wish else { return Outcome::Rejected(refusal.clone()) };
-    let wrong = refusal.lines.iter().find(|line| line.reason != Reason::None);
-    let place = wrong.and_then(|w| lines.iter().position(|line| line.line == w.line)).unwrap_or(0);
+    let Wish::Commit { lines, .. } = &taken.wish else {
+        return Outcome::Rejected(refusal.clone());
+    };
+    let wrong = refusal
+        .lines
+        .iter()
+        .find(|line| line.reason != Reason::None);
+    let place = wrong
+        .and_then(|w| lines.iter().position(|line| line.line == w.line))
+        .unwrap_or(0);
     let parked = |text: String| Outcome::Parked { panic: text.into() };
     match refusal.reason {
         Reason::UnknownSku => parked(format!(
@@ -420,4 +504,3 @@ fn unreadable<'a>(taken: &Taken<'a>, refusal: &Rejection<'a>) -> Outcome<'a> {
         }),
     }
 }
-

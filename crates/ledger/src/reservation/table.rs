@@ -42,13 +42,18 @@ impl Reservations {
 
     /// At most `limit` ids above `after`, in byte order.
     pub(crate) fn ids(&self, after: Option<&str>, limit: usize) -> Vec<ReservationId<'static>> {
-        self.above(after).take(limit).map(|record| record.id.clone()).collect()
+        self.above(after)
+            .take(limit)
+            .map(|record| record.id.clone())
+            .collect()
     }
 
     fn above(&self, after: Option<&str>) -> impl Iterator<Item = &ReservationRecord<'static>> {
         use std::ops::Bound;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.records.range::<str, _>((from, Bound::Unbounded)).map(|(_, record)| record)
+        self.records
+            .range::<str, _>((from, Bound::Unbounded))
+            .map(|(_, record)| record)
     }
 
     /// Those with a conflict above `after`, in byte order of id.
@@ -58,7 +63,9 @@ impl Reservations {
     ) -> impl Iterator<Item = &ReservationRecord<'static>> {
         use std::ops::Bound;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.conflicts.range::<str, _>((from, Bound::Unbounded)).filter_map(|id| self.get(id))
+        self.conflicts
+            .range::<str, _>((from, Bound::Unbounded))
+            .filter_map(|id| self.get(id))
     }
 
     /// When the next thing expires or times out, if anything will.
@@ -68,7 +75,10 @@ impl Reservations {
 
     /// What is due by that time, in order of time, then id.
     pub(crate) fn due_by(&self, at: Time) -> impl Iterator<Item = &ReservationRecord<'static>> {
-        self.due.iter().take_while(move |(due, _)| *due <= at).filter_map(|(_, id)| self.get(id))
+        self.due
+            .iter()
+            .take_while(move |(due, _)| *due <= at)
+            .filter_map(|(_, id)| self.get(id))
     }
 
     /// Puts a record in the place of an earlier one.
@@ -96,7 +106,9 @@ impl Reservations {
     }
 
     fn take_out(&mut self, id: &str) {
-        let Some((id, before)) = self.records.remove_entry(id) else { return };
+        let Some((id, before)) = self.records.remove_entry(id) else {
+            return;
+        };
         self.bytes = self.bytes.saturating_sub(before.memory_bytes());
         self.conflicts.remove(&id);
         let id = match before.due() {
@@ -131,7 +143,10 @@ impl Reservations {
 
 /// Forgets ended ones as ids are forgotten: by age of log time, and above a number the oldest.
 pub(crate) fn forget(state: &mut State) {
-    let (age, most) = (state.settings().ids_age_ms, state.settings().ids_max as usize);
+    let (age, most) = (
+        state.settings().ids_age_ms,
+        state.settings().ids_max as usize,
+    );
     let now = state.log_time();
     let reservations = &mut state.reservations;
     while let Some((at, _, id)) = reservations.ended.first() {
@@ -159,13 +174,20 @@ impl ReservationRecord<'_> {
 
     /// From when its age counts: it has ended and nothing is under way.
     fn forgotten_from(&self) -> Option<Time> {
-        if self.step.is_some() { None } else { self.ended_at }
+        if self.step.is_some() {
+            None
+        } else {
+            self.ended_at
+        }
     }
 
     /// About how much memory it takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let lines = |lines: &[ReservationLine<'_>]| -> usize {
-            lines.iter().map(|line| size_of_val(line) + line.sku.as_str().len() + 16).sum()
+            lines
+                .iter()
+                .map(|line| size_of_val(line) + line.sku.as_str().len() + 16)
+                .sum()
         };
         let step = self.step.as_ref().map_or(0, |step| {
             size_of_val(step)
@@ -186,7 +208,10 @@ impl ReservationRecord<'_> {
         ReservationRecord {
             id: self.id.to_static(),
             source: self.source.to_static(),
-            channel: self.channel.as_ref().map(|channel| channel.to_string().into()),
+            channel: self
+                .channel
+                .as_ref()
+                .map(|channel| channel.to_string().into()),
             status: self.status,
             lines: self.lines.iter().map(ReservationLine::to_static).collect(),
             created_at: self.created_at,
@@ -250,20 +275,31 @@ impl Taken<'_> {
 
 impl Wish<'_> {
     fn to_static(&self) -> Wish<'static> {
-        let request = |lines: &[RequestLine<'_>]| lines.iter().map(RequestLine::to_static).collect();
+        let request =
+            |lines: &[RequestLine<'_>]| lines.iter().map(RequestLine::to_static).collect();
         let owned = |text: &Option<Cow<'_, str>>| text.as_ref().map(|text| text.to_string().into());
         match self {
-            Self::Commit { lines, channel } => {
-                Wish::Commit { lines: request(lines), channel: owned(channel) }
-            }
-            Self::Reserve { lines, ttl_s, channel, partial } => Wish::Reserve {
+            Self::Commit { lines, channel } => Wish::Commit {
+                lines: request(lines),
+                channel: owned(channel),
+            },
+            Self::Reserve {
+                lines,
+                ttl_s,
+                channel,
+                partial,
+            } => Wish::Reserve {
                 lines: request(lines),
                 ttl_s: *ttl_s,
                 channel: owned(channel),
                 partial: *partial,
             },
-            Self::Confirm { lines } => Wish::Confirm { lines: lines.clone() },
-            Self::Release { lines } => Wish::Release { lines: lines.clone() },
+            Self::Confirm { lines } => Wish::Confirm {
+                lines: lines.clone(),
+            },
+            Self::Release { lines } => Wish::Release {
+                lines: lines.clone(),
+            },
             Self::Extend { ttl_s } => Wish::Extend { ttl_s: *ttl_s },
         }
     }
@@ -285,7 +321,12 @@ impl Waiting<'_> {
     fn to_static(&self) -> Waiting<'static> {
         match self {
             Self::Command(taken) => Waiting::Command(taken.to_static()),
-            Self::Retry { number, name, source, id } => Waiting::Retry {
+            Self::Retry {
+                number,
+                name,
+                source,
+                id,
+            } => Waiting::Retry {
                 number: *number,
                 name: *name,
                 source: source.to_static(),
@@ -306,11 +347,22 @@ impl Step<'_> {
             asks: self
                 .asks
                 .iter()
-                .map(|asked| Asked { sku: asked.sku.to_static(), heard: asked.heard })
+                .map(|asked| Asked {
+                    sku: asked.sku.to_static(),
+                    heard: asked.heard,
+                })
                 .collect(),
             status_before: self.status_before,
-            lines_before: self.lines_before.iter().map(ReservationLine::to_static).collect(),
-            numbers: self.numbers.iter().map(crate::LineNumbers::to_static).collect(),
+            lines_before: self
+                .lines_before
+                .iter()
+                .map(ReservationLine::to_static)
+                .collect(),
+            numbers: self
+                .numbers
+                .iter()
+                .map(crate::LineNumbers::to_static)
+                .collect(),
             refusal: self.refusal.as_ref().map(crate::Rejection::to_static),
         }
     }

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use onhand_ledger::hold::HoldRecord;
 use onhand_ledger::reservation::{ReservationRecord, Status};
 use onhand_ledger::{
-    Amount, AskKind, Body, Decision, Input, LinePart, Outcome, Reason, RequestLine,
-    Settings, StateName, Time,
+    Amount, AskKind, Body, Decision, Input, LinePart, Outcome, Reason, RequestLine, Settings,
+    StateName, Time,
 };
 
 use crate::support::{World, command, fact};
@@ -54,7 +54,11 @@ pub fn reserve_partial<'a>(reservation: &'a str, lines: &[Line<'a>], ttl_s: u32)
 }
 
 pub fn commit<'a>(reservation: &'a str, lines: &[Line<'a>]) -> Body<'a> {
-    Body::Commit { reservation: reservation.into(), lines: request_lines(lines), channel: None }
+    Body::Commit {
+        reservation: reservation.into(),
+        lines: request_lines(lines),
+        channel: None,
+    }
 }
 
 fn parts(parts: &[(u32, i64)]) -> Option<Vec<LinePart>> {
@@ -67,16 +71,25 @@ fn parts(parts: &[(u32, i64)]) -> Option<Vec<LinePart>> {
 
 /// No parts: all that is open. A quantity of 0: all of that line.
 pub fn confirm<'a>(reservation: &'a str, lines: &[(u32, i64)]) -> Body<'a> {
-    Body::Confirm { reservation: reservation.into(), lines: parts(lines) }
+    Body::Confirm {
+        reservation: reservation.into(),
+        lines: parts(lines),
+    }
 }
 
 /// As [`confirm`].
 pub fn release<'a>(reservation: &'a str, lines: &[(u32, i64)]) -> Body<'a> {
-    Body::Release { reservation: reservation.into(), lines: parts(lines) }
+    Body::Release {
+        reservation: reservation.into(),
+        lines: parts(lines),
+    }
 }
 
 pub fn extend(reservation: &str, ttl_s: u32) -> Body<'_> {
-    Body::Extend { reservation: reservation.into(), ttl_s: Some(ttl_s) }
+    Body::Extend {
+        reservation: reservation.into(),
+        ttl_s: Some(ttl_s),
+    }
 }
 
 pub fn receive<'a>(sku: &'a str, location: &'a str, quantity: i64) -> Body<'a> {
@@ -109,6 +122,8 @@ pub struct Booking {
     pub given: Vec<(String, usize, u64)>,
     /// What was not delivered though it came a second time.
     pub repeated: u64,
+    /// Asks that were put behind others' undecided holds.
+    pub waited: u64,
 }
 
 impl Booking {
@@ -125,6 +140,7 @@ impl Booking {
             outcomes: BTreeMap::new(),
             given: Vec::new(),
             repeated: 0,
+            waited: 0,
         }
     }
 
@@ -137,7 +153,8 @@ impl Booking {
         let command = command(source, id, at, body);
         let owner = self.world.owner(World::key(&command));
         let decision = self.world.decide(owner, Input::Command(command));
-        self.given.push((format!("{source}/{id}"), owner, decision.number));
+        self.given
+            .push((format!("{source}/{id}"), owner, decision.number));
         self.watch(owner, &decision);
     }
 
@@ -150,12 +167,18 @@ impl Booking {
 
     /// The outcome of the last command given by that id.
     pub fn outcome(&self, id: &str) -> Outcome<'static> {
-        self.outcome_of("shop", id).unwrap_or_else(|| panic!("{id} has no outcome"))
+        self.outcome_of("shop", id)
+            .unwrap_or_else(|| panic!("{id} has no outcome"))
     }
 
     pub fn outcome_of(&self, source: &str, id: &str) -> Option<Outcome<'static>> {
         let name = format!("{source}/{id}");
-        let (_, owner, number) = self.given.iter().rev().find(|(given, ..)| *given == name).unwrap();
+        let (_, owner, number) = self
+            .given
+            .iter()
+            .rev()
+            .find(|(given, ..)| *given == name)
+            .unwrap();
         self.outcomes.get(&(*owner, *number)).cloned()
     }
 
@@ -191,7 +214,11 @@ impl Booking {
         let decision = {
             let input: Input<'_> = postcard::from_bytes(&bytes).unwrap();
             let decision = self.world.decide(usize::from(to), input);
-            (decision.movements.len(), decision.holds.len(), decision.sends.len())
+            (
+                decision.movements.len(),
+                decision.holds.len(),
+                decision.sends.len(),
+            )
         };
         // Something may have fallen due, which is none of the record's doing; here time stands still
         // between the two.
@@ -223,7 +250,10 @@ impl Booking {
     /// Every partition at which something is due hears of the time, until nothing is.
     pub fn tick(&mut self) {
         for partition in 0..self.world.states.len() {
-            while self.world.states[partition].due().is_some_and(|due| due <= self.world.now) {
+            while self.world.states[partition]
+                .due()
+                .is_some_and(|due| due <= self.world.now)
+            {
                 let decision = self.world.decide(partition, Input::Tick);
                 self.watch(partition, &decision);
             }
@@ -238,21 +268,35 @@ impl Booking {
         for resolved in &decision.resolved {
             self.note_outcome(partition, resolved.of, &resolved.outcome);
         }
-        let Some(sku) = decision.input.sku() else { return };
+        let Some(sku) = decision.input.sku() else {
+            return;
+        };
         for hold in &decision.holds {
             for line in &hold.lines {
-                let figures =
-                    [line.asked, line.reserved, line.committed, line.shipped, line.given_back];
+                let figures = [
+                    line.asked,
+                    line.reserved,
+                    line.committed,
+                    line.shipped,
+                    line.given_back,
+                ];
                 assert!(figures.iter().all(|figure| figure.0 >= 0), "{line:?}");
                 let ends = line.reserved.0 + line.committed.0 + line.shipped.0 + line.given_back.0;
                 assert_eq!(line.asked.0, ends, "each unit is in one place: {line:?}");
             }
+            self.waited += u64::from(hold.waiting.as_ref().is_some_and(|w| w.since == decision.number));
             let key = (sku.to_string(), hold.reservation.to_string());
             self.holds.insert(key, hold.to_static());
         }
         self.check_sums(sku.as_str());
         if let Input::Ask(ask) = &decision.input
-            && !matches!(&ask.kind, AskKind::Hold { committed: true, .. })
+            && !matches!(
+                &ask.kind,
+                AskKind::Hold {
+                    committed: true,
+                    ..
+                }
+            )
         {
             self.check_no_oversell(decision);
         }
@@ -279,9 +323,17 @@ impl Booking {
         let state = &self.world.states[self.world.owner(sku)];
         for level in state.levels(sku).unwrap_or_default() {
             let sum = sums.remove(level.location.as_str()).unwrap_or_default();
-            assert_eq!((level.reserved, level.committed), sum, "{sku} at {}", level.location);
+            assert_eq!(
+                (level.reserved, level.committed),
+                sum,
+                "{sku} at {}",
+                level.location
+            );
         }
-        assert!(sums.values().all(|sum| *sum == (0, 0)), "a hold without a level: {sums:?}");
+        assert!(
+            sums.values().all(|sum| *sum == (0, 0)),
+            "a hold without a level: {sums:?}"
+        );
     }
 
     /// No request takes what is not there.
@@ -296,7 +348,10 @@ impl Booking {
                 - level.committed
                 - level.damaged.max(0)
                 - level.quality_control.max(0);
-            assert!(!more || free >= 0, "a request took what is not at {location}: {level:?}");
+            assert!(
+                !more || free >= 0,
+                "a request took what is not at {location}: {level:?}"
+            );
         }
     }
 
@@ -313,7 +368,15 @@ impl Booking {
         let lines = self.reservation(id).unwrap().lines;
         lines
             .iter()
-            .map(|l| (l.line, l.reserved.0, l.committed.0, l.shipped.0, l.given_back.0))
+            .map(|l| {
+                (
+                    l.line,
+                    l.reserved.0,
+                    l.committed.0,
+                    l.shipped.0,
+                    l.given_back.0,
+                )
+            })
             .collect()
     }
 
@@ -321,24 +384,39 @@ impl Booking {
     pub fn check_quiet(&mut self) {
         assert!(self.world.inbox.is_empty());
         for (name, partition, number) in &self.given {
-            assert!(self.outcomes.contains_key(&(*partition, *number)), "{name} has no outcome");
+            assert!(
+                self.outcomes.contains_key(&(*partition, *number)),
+                "{name} has no outcome"
+            );
         }
         let mut held: BTreeMap<(String, String, u32, String), (i64, i64, i64)> = BTreeMap::new();
         for ((sku, reservation), hold) in &self.holds {
-            assert!(hold.waiting.is_none(), "an ask waits though all is quiet: {hold:?}");
-            assert!(hold.undecided.iter().all(|u| u.0 == 0), "undecided though quiet: {hold:?}");
+            assert!(
+                hold.waiting.is_none(),
+                "an ask waits though all is quiet: {hold:?}"
+            );
+            assert!(
+                hold.undecided.iter().all(|u| u.0 == 0),
+                "undecided though quiet: {hold:?}"
+            );
             for line in &hold.lines {
                 let figures = (line.reserved.0, line.committed.0, line.shipped.0);
                 if figures != (0, 0, 0) {
                     let location = line.location.to_string();
-                    held.insert((sku.clone(), reservation.clone(), line.line, location), figures);
+                    held.insert(
+                        (sku.clone(), reservation.clone(), line.line, location),
+                        figures,
+                    );
                 }
             }
         }
         for state in &mut self.world.states {
             for id in state.reservations(None, usize::MAX) {
                 let record = state.reservation(id.as_str()).unwrap();
-                assert!(record.step.is_none() && record.queue.is_empty(), "under way: {record:?}");
+                assert!(
+                    record.step.is_none() && record.queue.is_empty(),
+                    "under way: {record:?}"
+                );
                 check_status(&record);
                 for line in &record.lines {
                     let figures = (line.reserved.0, line.committed.0, line.shipped.0);
@@ -348,7 +426,11 @@ impl Booking {
                     let location = line.location.as_ref().unwrap().to_string();
                     let key = (line.sku.to_string(), id.to_string(), line.line, location);
                     let there = held.remove(&key);
-                    assert_eq!(there, Some(figures), "the reservation and the hold agree: {key:?}");
+                    assert_eq!(
+                        there,
+                        Some(figures),
+                        "the reservation and the hold agree: {key:?}"
+                    );
                 }
             }
         }
@@ -366,7 +448,10 @@ fn check_status(record: &ReservationRecord<'_>) {
         Status::Granted => assert!(reserved && record.expires_at.is_some(), "{record:?}"),
         Status::Confirmed => assert!(!reserved && committed, "{record:?}"),
         Status::Rejected | Status::Released | Status::Expired | Status::Fulfilled => {
-            assert!(!reserved && !committed && record.ended_at.is_some(), "{record:?}");
+            assert!(
+                !reserved && !committed && record.ended_at.is_some(),
+                "{record:?}"
+            );
         }
     }
 }
@@ -382,7 +467,9 @@ fn owned(outcome: &Outcome<'_>) -> Outcome<'static> {
             reason: invalid.reason,
             first: invalid.first,
         }),
-        Outcome::Parked { panic } => Outcome::Parked { panic: panic.to_string().into() },
+        Outcome::Parked { panic } => Outcome::Parked {
+            panic: panic.to_string().into(),
+        },
     }
 }
 
