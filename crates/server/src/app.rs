@@ -1,0 +1,62 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::config::Limits;
+use crate::engine::Engine;
+use crate::feed::hub::Hub;
+use crate::intake::spool::SpoolDir;
+use crate::metrics::Metrics;
+
+/// The node as HTTP sees it.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) spool: SpoolDir,
+    /// Places for bulk streams.
+    pub(crate) streams: Arc<Semaphore>,
+    /// Places for feed readers.
+    pub(crate) readers: Arc<Semaphore>,
+    /// Bytes of lines on their way to a decision.
+    pub(crate) in_flight: Arc<Semaphore>,
+    /// Turns true when the node shuts down.
+    pub(crate) stop: watch::Receiver<bool>,
+    ready: AtomicBool,
+}
+
+impl App {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        limits: Limits,
+        hub: Arc<Hub>,
+        spool: SpoolDir,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            readers: Arc::new(Semaphore::new(limits.feed_readers)),
+            in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes)),
+            metrics: Metrics::default(),
+            ready: AtomicBool::new(true),
+            engine,
+            limits,
+            hub,
+            spool,
+            stop,
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn not_ready(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,111 @@
+//! What a node is told at its start. Every bound has its reason beside it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How durable an acknowledgement is. See the journal's own description.
+pub use onhand_log::journal::Durability;
+
+/// How a node runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept. Created where it is missing; one process at a time.
+    pub data: PathBuf,
+    /// Where HTTP is served. Default 127.0.0.1:7171: there is no login yet, so nobody else should
+    /// reach it. Port 0 takes a free one, which the ready callback says.
+    pub listen: SocketAddr,
+    /// Default [`Durability::Sync`]: what is acknowledged is on disk.
+    pub durability: Durability,
+    /// Partitions of a new log (default 16); an existing one keeps its count.
+    pub partitions: Option<u16>,
+    /// Threads that decide (default 1: on two cores, reading and rendering cost more than deciding).
+    pub workers: u16,
+    /// Sources that may `set` absolute quantities. Default none: all others only adjust and count.
+    pub truth: Vec<String>,
+    /// Park facts about SKUs and locations never named before. Default false: a fact creates them.
+    pub known_only: bool,
+    /// What the node takes at once.
+    pub limits: Limits,
+}
+
+/// The bounds of the HTTP side.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one line of a stream: the largest command (100 lines of longest names) fits.
+    pub line_bytes: usize,
+    /// Bytes of a single request's body, decoded.
+    pub body_bytes: usize,
+    /// Connections at a time; more wait in the kernel's queue. Each costs about 20 KB when idle.
+    pub connections: usize,
+    /// Feed readers at a time; above it 429. Each may hold [`Limits::feed_queue`] pieces.
+    pub feed_readers: usize,
+    /// Bulk streams at a time; above it 429. Each may hold [`Limits::unread_bytes`].
+    pub streams: usize,
+    /// Bytes of lines, of all streams together, that are on their way to a decision: enough for
+    /// several syncs' worth at full speed.
+    pub in_flight_bytes: usize,
+    /// Bytes of lines of one stream whose outcomes are kept in memory for a client that does not read
+    /// yet. Above it only their places are kept, and they are read again from the log.
+    pub unread_bytes: usize,
+    /// Bytes that one stream may put aside on disk for a client that does not read; at it the node
+    /// stops reading that client's lines. One line costs 2 B, a refused one about 250 B.
+    pub spool_bytes: u64,
+    /// Pieces of a feed that wait for a reader's socket before it counts as slow.
+    pub feed_queue: usize,
+    /// A feed reader whose socket has taken nothing for this long is cut off with its position.
+    pub feed_stall: Duration,
+    /// Bytes of decisions that the feeds share in memory; who is further behind reads the log itself.
+    pub feed_ring_bytes: usize,
+    /// Time between two signs of life on a quiet feed: proxies close connections after 30 to 60 s.
+    pub heartbeat: Duration,
+    /// Reads that go through the log (history, as of, catching up) at a time: they share the disk and
+    /// the cores with the writer.
+    pub scans: usize,
+    /// How long a request may wait for its outcome. A reservation's step ends in 10 s; beyond that
+    /// something is wrong, and the client is told to ask again.
+    pub answer_wait: Duration,
+    /// How long a client may take for its request's head, or between two pieces of a body.
+    pub request_idle: Duration,
+    /// How long a shutdown waits for requests under way.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            line_bytes: 64 << 10,
+            body_bytes: 1 << 20,
+            connections: 10_000,
+            feed_readers: 1_000,
+            streams: 64,
+            in_flight_bytes: 16 << 20,
+            unread_bytes: 8 << 20,
+            spool_bytes: 1 << 30,
+            feed_queue: 16,
+            feed_stall: Duration::from_secs(30),
+            feed_ring_bytes: 32 << 20,
+            heartbeat: Duration::from_secs(15),
+            scans: 4,
+            answer_wait: Duration::from_secs(60),
+            request_idle: Duration::from_secs(120),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// A node on that directory, with every default.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7171)),
+            durability: Durability::Sync,
+            partitions: None,
+            workers: 1,
+            truth: Vec::new(),
+            known_only: false,
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Reading the truth: decisions by number, out of the packs of `stock.decisions`.
+//!
+//! Numbers are dense within a partition and offsets only rise, so the pack that holds a number is
+//! found by bisection; places learnt on the way shorten later searches. Everything here blocks on the
+//! disk when what is asked for is old: call it where blocking is allowed.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use onhand_flows::PackError;
+use onhand_flows::pack;
+use onhand_ledger::Decision;
+use onhand_log::{Log, Offset, ReadError, TopicId, TopicPartition, View};
+use thiserror::Error;
+
+/// Learnt places per partition. A search between two of them is a few reads even in a log of a
+/// billion packs.
+const PLACES_MAX: usize = 1_024;
+
+/// Bytes asked of the log at a time when reading on: a few packs.
+pub(crate) const READ_BYTES: usize = 1 << 20;
+
+/// Why decisions could not be read.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub(crate) enum DecisionError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("stock.decisions, partition {partition}, offset {offset}: {error}")]
+    Pack {
+        partition: u16,
+        offset: Offset,
+        error: PackError,
+    },
+}
+
+/// The decisions of all partitions.
+#[derive(Debug)]
+pub(crate) struct DecisionLog {
+    log: Arc<dyn Log>,
+    topic: TopicId,
+    /// First number to offset of packs seen, per partition.
+    places: Vec<Mutex<BTreeMap<u64, Offset>>>,
+}
+
+/// One pack of decisions.
+#[derive(Clone, Debug)]
+pub(crate) struct Pack {
+    pub(crate) partition: u16,
+    pub(crate) offset: Offset,
+    /// The number of its first decision.
+    pub(crate) first: u64,
+    pub(crate) bytes: Bytes,
+}
+
+impl Pack {
+    /// Gives its decisions above `after`, in order.
+    pub(crate) fn each(
+        &self,
+        after: u64,
+        mut each: impl FnMut(&Decision<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, DecisionError> {
+        let wrap = |error| DecisionError::Pack {
+            partition: self.partition,
+            offset: self.offset,
+            error,
+        };
+        for decision in pack::decisions(&self.bytes).map_err(wrap)? {
+            let decision = decision.map_err(wrap)?;
+            if decision.number > after && each(&decision).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl DecisionLog {
+    pub(crate) fn new(log: Arc<dyn Log>, topic: TopicId, partitions: u16) -> Self {
+        let places = (0..partitions).map(|_| Mutex::default()).collect();
+        Self { log, topic, places }
+    }
+
+    fn at(&self, partition: u16) -> TopicPartition {
+        TopicPartition {
+            topic: self.topic,
+            partition,
+        }
+    }
+
+    /// Durable packs from that offset on, and where to read on.
+    pub(crate) fn packs(
+        &self,
+        partition: u16,
+        from: Offset,
+        bytes: usize,
+    ) -> Result<(Vec<Pack>, Offset), DecisionError> {
+        let fetch = self
+            .log
+            .read(self.at(partition), from, bytes, View::Durable)?;
+        let mut packs = Vec::new();
+        for batch in &fetch.batches {
+            for record in batch.records() {
+                let Some(value) = record.value.filter(|_| record.offset >= from) else {
+                    continue;
+                };
+                let first = pack::decisions(value).map_err(|error| DecisionError::Pack {
+                    partition,
+                    offset: record.offset,
+                    error,
+                })?;
+                packs.push(Pack {
+                    partition,
+                    offset: record.offset,
+                    first: first.number(),
+                    bytes: batch.share(value),
+                });
+            }
+        }
+        Ok((packs, fetch.next))
+    }
+
+    /// The offsets held.
+    pub(crate) fn bounds(&self, partition: u16) -> Result<(Offset, Offset), DecisionError> {
+        let bounds = self.log.bounds(self.at(partition), View::Durable)?;
+        Ok((bounds.start, bounds.end))
+    }
+
+    /// The oldest pack held; `None` where there is none yet.
+    pub(crate) fn oldest(&self, partition: u16) -> Result<Option<Pack>, DecisionError> {
+        let (mut from, end) = self.bounds(partition)?;
+        while from < end {
+            let (packs, next) = self.packs(partition, from, 1)?;
+            if let Some(pack) = packs.into_iter().next() {
+                return Ok(Some(pack));
+            }
+            if next <= from {
+                break;
+            }
+            from = next;
+        }
+        Ok(None)
+    }
+
+    /// The pack in which that number stands, if it has been decided; `None` when it is older than what
+    /// is held.
+    pub(crate) fn locate(
+        &self,
+        partition: u16,
+        number: u64,
+    ) -> Result<Option<Pack>, DecisionError> {
+        let (start, end) = self.bounds(partition)?;
+        let (mut low, mut high) = (start, end);
+        {
+            let places = self.places(partition);
+            if let Some((_, offset)) = places.range(..=number).next_back() {
+                low = low.max(*offset);
+            }
+            if let Some((_, offset)) = places.range(number.saturating_add(1)..).next() {
+                high = high.min(*offset);
+            }
+        }
+        // It begins at or after `low` and before `high`. Most searches follow an earlier one closely:
+        // the steps from `low` grow before they halve.
+        let mut best: Option<Pack> = None;
+        let mut stride = 1;
+        while low < high {
+            let middle = low + (stride - 1).min((high - low) / 2);
+            stride *= 2;
+            let (packs, _) = self.packs(partition, middle, 1)?;
+            // Several records may share the batch that was read.
+            let fits = packs
+                .into_iter()
+                .take_while(|pack| pack.first <= number)
+                .last();
+            match fits {
+                None => {
+                    high = middle;
+                    stride = high - low + 1;
+                }
+                Some(pack) => {
+                    low = pack.offset + 1;
+                    best = Some(pack);
+                }
+            }
+        }
+        if let Some(best) = &best {
+            self.learn(best);
+        }
+        Ok(best)
+    }
+
+    fn places(&self, partition: u16) -> std::sync::MutexGuard<'_, BTreeMap<u64, Offset>> {
+        self.places
+            .get(usize::from(partition))
+            .expect("partitions are checked where they come in")
+            .lock()
+            // A map of hints is right in whatever state a panic left it.
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learn(&self, pack: &Pack) {
+        let mut places = self.places(pack.partition);
+        places.insert(pack.first, pack.offset);
+        if places.len() > PLACES_MAX {
+            let mut keep = false;
+            places.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+    }
+
+    /// Gives every decision above `after` up to and including `to`, in order, until told to stop.
+    /// Begins at the oldest one held when `after` is older.
+    pub(crate) fn scan(
+        &self,
+        partition: u16,
+        after: u64,
+        to: u64,
+        mut each: impl FnMut(&Decision<'_>) -> ControlFlow<()>,
+    ) -> Result<(), DecisionError> {
+        let (start, end) = self.bounds(partition)?;
+        let mut from = if after == 0 {
+            start
+        } else {
+            match self.locate(partition, after)? {
+                Some(pack) => pack.offset,
+                None => start,
+            }
+        };
+        while from < end {
+            let (packs, next) = self.packs(partition, from, READ_BYTES)?;
+            for pack in &packs {
+                let flow = pack.each(after, |decision| {
+                    if decision.number > to {
+                        return ControlFlow::Break(());
+                    }
+                    each(decision)
+                })?;
+                if flow.is_break() {
+                    return Ok(());
+                }
+            }
+            if next <= from {
+                break;
+            }
+            from = next;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! The claim of a request on its outcomes: an inbox that the engine's threads put news into.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use onhand_streams::{Delivery, SubmitError, Ticket};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+/// What an engine thread said.
+#[derive(Clone, Debug)]
+pub(crate) enum News {
+    Delivery(Delivery),
+    /// Nothing of it is in the log.
+    Refused(SubmitError),
+    /// It is not known whether it took effect.
+    Failed(String),
+}
+
+/// The inbox of one submission. Bounded by it: one delivery per pack and one per pending command.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    arrived: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    news: VecDeque<News>,
+    /// Packs not answered yet.
+    open: usize,
+    /// What the submission occupies until all its packs are answered.
+    occupies: Option<OwnedSemaphorePermit>,
+}
+
+impl Inbox {
+    pub(crate) fn new(packs: usize, occupies: Option<OwnedSemaphorePermit>) -> Self {
+        let state = State {
+            news: VecDeque::with_capacity(packs),
+            open: packs,
+            occupies,
+        };
+        Self {
+            state: Mutex::new(state),
+            arrived: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock can leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next news. One waiter at a time. Cancellation: nothing is lost, the news stays.
+    pub(crate) async fn next(&self) -> News {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(news) = self.lock().news.pop_front() {
+                return news;
+            }
+            arrived.await;
+        }
+    }
+
+    fn put(&self, news: News) {
+        {
+            let mut state = self.lock();
+            if matches!(news, News::Delivery(_)) {
+                state.open = state.open.saturating_sub(1);
+            } else {
+                state.open = 0;
+            }
+            state.news.push_back(news);
+            if state.open == 0 {
+                state.occupies = None;
+            }
+        }
+        self.arrived.notify_one();
+    }
+}
+
+impl Ticket for Inbox {
+    fn deliver(&self, delivery: Delivery) {
+        self.put(News::Delivery(delivery));
+    }
+
+    fn refused(&self, error: &SubmitError) {
+        self.put(News::Refused(error.clone()));
+    }
+
+    fn failed(&self, why: &str) {
+        self.put(News::Failed(why.to_owned()));
+    }
+}

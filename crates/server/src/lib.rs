@@ -1,0 +1,31 @@
+//! The HTTP side of a node, and the node as a whole: [`run`].
+//!
+//! ```text
+//!            ┌─ intake ── parse, pack ─► submit ─► [owners: onhand-flows] ─► [log]
+//!  HTTP ─► routes                                     │ tickets               │
+//!            ├─ reads ── query the owners ◄───────────┘                       │
+//!            └─ feed, history, as of ◄─── decisions, read from the log ◄──────┘
+//! ```
+//!
+//! It knows no stock rules: it turns JSON into commands, hands them to the owners of their keys, and
+//! turns decisions into JSON. Everything that leaves is durable.
+//!
+//! Modules in reading order: [`config`], `node` (start and end), `http` (the listener and the table of
+//! addresses), `routes` (one file per thing asked for), `wire` (the JSON), `intake` (commands, one and
+//! many), `engine` and `decisions` (the way to owners and log), [`position`], `feed`, `metrics`.
+
+mod app;
+pub mod config;
+mod decisions;
+mod engine;
+mod feed;
+mod http;
+mod intake;
+mod metrics;
+mod node;
+pub mod position;
+mod routes;
+mod wire;
+
+pub use config::{Config, Durability, Limits};
+pub use node::{RunError, run};

@@ -1,0 +1,160 @@
+//! Putting the pieces together: the journal, the flows over it, HTTP in front. The one place that names
+//! the engine.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use onhand_flows::{Node, NodeConfig, StartError};
+use onhand_ledger::{Settings, Source};
+use onhand_log::Log;
+use onhand_log::journal::{Journal, JournalConfig, OpenError};
+use onhand_streams::{SubmitError, WorkerConfig};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::feed::hub::Hub;
+use crate::http::listen;
+use crate::intake::spool::SpoolDir;
+
+/// Why a node did not run, or did not end cleanly.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("cannot listen on {address}: {error}; choose another address with --listen")]
+    Listen {
+        address: SocketAddr,
+        error: std::io::Error,
+    },
+    #[error("cannot use {}: {error}; check its owner and its space", path.display())]
+    Directory {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error("a thread could not be started: {0}; raise the limit on threads")]
+    Thread(std::io::Error),
+    #[error("the node did not end cleanly: {0}; what was acknowledged is in the log")]
+    Stop(#[from] SubmitError),
+}
+
+/// Runs a node until `shutdown` resolves, then ends it cleanly: it takes no more, finishes what it
+/// took, closes the feeds with their positions, and seals the log. `ready` is told the address once
+/// the node is restored and listens.
+///
+/// Needs a tokio runtime with several threads.
+///
+/// # Errors
+/// [`RunError`] says what is wrong and what to do. After a failed write or sync of the log nothing more
+/// was acknowledged.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), RunError> {
+    // Bound before the log is touched: an address in use is the commonest slip.
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| RunError::Listen {
+            address: config.listen,
+            error,
+        })?;
+    let address = listener.local_addr().map_err(|error| RunError::Listen {
+        address: config.listen,
+        error,
+    })?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "there is no login yet: whoever reaches this address can read and change all stock"
+        );
+    }
+    let opening = config.clone();
+    let node = tokio::task::spawn_blocking(move || open(&opening))
+        .await
+        .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
+    let spool = SpoolDir::open(&config.data).map_err(|error| RunError::Directory {
+        path: config.data.clone(),
+        error,
+    })?;
+    let engine = Arc::new(Engine::new(&node, config.limits.scans));
+    let hub = Hub::start(&engine, config.limits.feed_ring_bytes).map_err(RunError::Thread)?;
+    let (stop, stopped) = watch::channel(false);
+    let app = Arc::new(App::new(
+        engine,
+        config.limits,
+        Arc::clone(&hub),
+        spool,
+        stopped.clone(),
+    ));
+    let serving = tokio::spawn(listen::serve(listener, Arc::clone(&app), stopped));
+    ready(address);
+    // Cancellation: neither loses anything; a log that stopped by itself ends the node too.
+    tokio::select! {
+        () = shutdown => {}
+        () = failed(&app) => tracing::error!("the log stopped; the node ends"),
+    }
+    app.not_ready();
+    let _ = stop.send_replace(true);
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the listener ended badly");
+    }
+    hub.stop();
+    drop(app);
+    tokio::task::spawn_blocking(move || node.stop())
+        .await
+        .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
+    Ok(())
+}
+
+/// Resolves when the log stops by itself.
+async fn failed(app: &App) {
+    let (tell, mut told) = watch::channel(false);
+    app.engine.log.listen(Box::new(move |progress| {
+        if progress == onhand_log::Progress::Stopped {
+            let _ = tell.send_replace(true);
+        }
+    }));
+    if told.wait_for(|stopped| *stopped).await.is_err() {
+        // The log is gone with its listeners, which only happens once the node has ended.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn open(config: &Config) -> Result<Node, RunError> {
+    let journal = JournalConfig {
+        durability: config.durability,
+        ..JournalConfig::new(config.data.join("journal"))
+    };
+    let journal = Journal::open(journal)?;
+    let report = journal.recovery();
+    tracing::info!(?report, "journal opened");
+    let log: Arc<dyn Log> = Arc::new(journal);
+    let node = NodeConfig {
+        partitions: config.partitions,
+        settings: Settings {
+            truth: config
+                .truth
+                .iter()
+                .map(|source| Source::from(source.clone()))
+                .collect(),
+            known_only: config.known_only,
+            ..Settings::default()
+        },
+        worker: WorkerConfig {
+            threads: config.workers,
+            snapshot_dir: Some(config.data.join("snapshots")),
+            ..WorkerConfig::default()
+        },
+        restored: |partition, restored| tracing::debug!(partition, ?restored, "partition restored"),
+        ..NodeConfig::default()
+    };
+    Ok(onhand_flows::start(log, &node)?)
+}

@@ -1,0 +1,61 @@
+//! `GET /v1/outcomes`: what became of a command, by its name.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use hyper::Response;
+use onhand_flows::pack::name_of;
+
+use super::Call;
+use super::page::{self, Items};
+use crate::app::App;
+use crate::http::respond::{self, Body};
+use crate::wire::outcome::{self, Detail, Said};
+use crate::wire::problem::{Kind, Problem};
+
+pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+    let missing = |name: &'static str| {
+        move || Problem::parameter(name, "is missing; a command is named by source and id")
+    };
+    let source = call.query.one("source")?.ok_or_else(missing("source"))?;
+    let id = call.query.one("id")?.ok_or_else(missing("id"))?;
+    call.query.finish()?;
+    let name = name_of(&source, &id);
+    // A name is one at its key: any partition may know it.
+    let found = app
+        .engine
+        .query_all(move |_, stock| stock.state().outcome_of(name))
+        .await?;
+    let found: Vec<(u16, u64)> = (0u16..)
+        .zip(found)
+        .filter_map(|(p, number)| number.map(|number| (p, number)))
+        .collect();
+    if found.is_empty() {
+        return Err(Problem::new(
+            Kind::NOT_FOUND,
+            format!(
+                "no outcome of {id:?} from {source:?} is remembered: it never came, it is still \
+                 being decided, it came with seq, or it is older than what is kept; look into \
+                 GET /v1/history"
+            ),
+        ));
+    }
+    let epoch = app.engine.epoch;
+    let items = app
+        .engine
+        .scan(move |log| {
+            let mut items = Items::default();
+            for (partition, number) in found {
+                let origin = outcome::Origin { epoch, partition };
+                log.scan(partition, number.saturating_sub(1), number, |decision| {
+                    if let Some(said) = Said::named(decision, name, origin) {
+                        items.push(|out| outcome::write(out, &said, None, None, Detail::Whole));
+                    }
+                    ControlFlow::Continue(())
+                })?;
+            }
+            Ok(items)
+        })
+        .await?;
+    Ok(respond::json(200, page::body(&items.json, None)))
+}

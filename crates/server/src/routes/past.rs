@@ -1,0 +1,282 @@
+//! Levels as they were: what was known at a position or time, and what is known now of a time.
+//!
+//! Both read the SKU's partition of the log up to where the question ends.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use onhand_ledger::{MovementKind, Time};
+
+use crate::app::App;
+use crate::decisions::{DecisionError, DecisionLog};
+use crate::http::request::Query;
+use crate::position::Position;
+use crate::wire::change::{Delta, changes};
+use crate::wire::field;
+use crate::wire::level::{Figures, LevelView};
+use crate::wire::outcome::Origin;
+use crate::wire::problem::{Kind, Problem};
+use crate::wire::write::{Object, rfc3339};
+
+/// What is asked of the past.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Past {
+    /// With all that is known now, at that event time.
+    AsOf(Time),
+    /// What the ledger said at that log time.
+    KnownAtTime(Time),
+    /// What the ledger said after that decision of the SKU's partition.
+    KnownAtNumber(u64),
+}
+
+impl Past {
+    /// Says in the answer what was asked.
+    pub(super) fn write(self, object: &mut Object<'_>) {
+        match self {
+            Self::AsOf(time) => object.time("as_of", time),
+            Self::KnownAtTime(time) => object.time("known_at", time),
+            Self::KnownAtNumber(_) => object,
+        };
+    }
+}
+
+/// A level of the past.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct PastLevel {
+    pub(super) location: String,
+    decimals: u8,
+    figures: Figures,
+    sequence: u64,
+    number: u64,
+    at: Time,
+}
+
+impl PastLevel {
+    fn new(location: &str) -> Self {
+        Self {
+            location: location.to_owned(),
+            decimals: 0,
+            figures: Figures::default(),
+            sequence: 0,
+            number: 0,
+            at: Time::default(),
+        }
+    }
+
+    pub(super) fn view<'a>(&'a self, sku: &'a str, partition: u16) -> LevelView<'a> {
+        LevelView {
+            sku,
+            location: &self.location,
+            decimals: self.decimals,
+            figures: self.figures,
+            sequence: self.sequence,
+            partition,
+            number: self.number,
+            at: self.at,
+        }
+    }
+}
+
+/// Reads `as_of` and `known_at`.
+pub(super) async fn read(app: &App, query: &mut Query, sku: &str) -> Result<Option<Past>, Problem> {
+    let (as_of, known_at) = (query.one("as_of")?, query.one("known_at")?);
+    match (as_of, known_at) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(Problem::parameter(
+            "known_at",
+            "comes together with as_of; send one of them",
+        )),
+        (Some(text), None) => Ok(Some(Past::AsOf(time(app, "as_of", &text)?))),
+        (None, Some(text)) => match Position::parse(&text) {
+            Ok(position) => known_at_position(app, &position, sku).await.map(Some),
+            Err(_) => Ok(Some(Past::KnownAtTime(time(app, "known_at", &text)?))),
+        },
+    }
+}
+
+fn time(app: &App, name: &str, text: &str) -> Result<Time, Problem> {
+    // A space stands for the plus of an offset that came without percent-encoding.
+    let text = text.replace(' ', "+");
+    let time = field::parse_time(&text).map_err(|why| Problem::parameter(name, why))?;
+    if time.0 > app.engine.now() {
+        return Err(Problem::parameter(
+            name,
+            "is in the future; ask for a time up to now",
+        ));
+    }
+    Ok(time)
+}
+
+async fn known_at_position(app: &App, position: &Position, sku: &str) -> Result<Past, Problem> {
+    if position.epoch != app.engine.epoch {
+        return Err(Problem::new(
+            Kind::GONE,
+            "known_at is a position of another epoch of this log, which is not held; ask by time",
+        ));
+    }
+    let partition = app.engine.partition_of(sku);
+    let Some(number) = position.number(partition) else {
+        return Err(Problem::parameter(
+            "known_at",
+            "does not speak of this SKU's partition; send a feed's position or one of this SKU",
+        ));
+    };
+    let newest = app
+        .engine
+        .query(partition, |stock| stock.state().number())
+        .await?;
+    if number > newest {
+        return Err(Problem::parameter(
+            "known_at",
+            "is in the future; send a position seen before",
+        ));
+    }
+    Ok(Past::KnownAtNumber(number))
+}
+
+/// The SKU's levels of the past, in byte order of location.
+pub(super) async fn levels(
+    app: &App,
+    partition: u16,
+    sku: &str,
+    past: &Past,
+) -> Result<Vec<PastLevel>, Problem> {
+    let origin = app.engine.origin(partition);
+    let (sku, past) = (sku.to_owned(), *past);
+    let read = app
+        .engine
+        .scan(move |log| fold(log, origin, &sku, past))
+        .await?;
+    read.map_err(|earliest| {
+        let earliest = rfc3339(earliest);
+        Problem::new(
+            Kind::TOO_OLD,
+            format!("decisions are held from {earliest} on; ask for that time or a later one"),
+        )
+        .with("earliest", &earliest)
+    })
+}
+
+/// The levels, or the earliest time that can be answered.
+fn fold(
+    log: &DecisionLog,
+    origin: Origin,
+    sku: &str,
+    past: Past,
+) -> Result<Result<Vec<PastLevel>, Time>, DecisionError> {
+    if let Some(earliest) = earliest(log, origin.partition)?
+        && match past {
+            Past::AsOf(time) | Past::KnownAtTime(time) => time < earliest.time,
+            Past::KnownAtNumber(number) => number < earliest.number,
+        }
+    {
+        return Ok(Err(earliest.time));
+    }
+    let mut levels: BTreeMap<String, PastLevel> = BTreeMap::new();
+    let to = match past {
+        Past::KnownAtNumber(number) => number,
+        Past::AsOf(_) | Past::KnownAtTime(_) => u64::MAX,
+    };
+    log.scan(origin.partition, 0, to, |decision| {
+        if let Past::KnownAtTime(time) = past
+            && decision.at > time
+        {
+            // Log time never falls.
+            return ControlFlow::Break(());
+        }
+        for change in changes(decision, origin).filter(|change| change.sku == sku) {
+            let level = levels
+                .entry(change.location.to_owned())
+                .or_insert_with(|| PastLevel::new(change.location));
+            level.decimals = decision.decimals;
+            let after = Figures::from(change.level);
+            let taken = match past {
+                Past::AsOf(time) => {
+                    let index = change.level.location;
+                    as_of(&mut level.figures, after, decision, index, time)
+                }
+                Past::KnownAtTime(_) | Past::KnownAtNumber(_) => {
+                    level.figures = after;
+                    true
+                }
+            };
+            if taken {
+                level.sequence = change.level.sequence;
+                level.number = decision.number;
+                level.at = decision.at;
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    // What did not exist then is not there, rather than zero.
+    Ok(Ok(levels
+        .into_values()
+        .filter(|level| level.number > 0)
+        .collect()))
+}
+
+/// Adds what the decision moved at that event time or before; holds have no event time and are taken as
+/// the ledger had them then. Says whether anything was added.
+fn as_of(
+    figures: &mut Figures,
+    after: Figures,
+    decision: &onhand_ledger::Decision<'_>,
+    location: u8,
+    time: Time,
+) -> bool {
+    let mut delta = Delta::default();
+    let mut taken = false;
+    for movement in &decision.movements {
+        let at = match movement.kind {
+            MovementKind::Fact | MovementKind::Correction(_) => {
+                decision.event_time.unwrap_or(decision.at)
+            }
+            MovementKind::Refold(_, at) => at,
+            MovementKind::Hold => continue,
+        };
+        if at <= time {
+            taken = true;
+            delta.add(
+                movement.from,
+                location,
+                movement.quantity.0.saturating_neg(),
+            );
+            delta.add(movement.to, location, movement.quantity.0);
+        }
+    }
+    figures.on_hand = figures.on_hand.saturating_add(delta.on_hand());
+    figures.damaged = figures.damaged.saturating_add(delta.damaged);
+    figures.quality_control = figures
+        .quality_control
+        .saturating_add(delta.quality_control);
+    if decision.at <= time {
+        taken |= figures.reserved != after.reserved || figures.committed != after.committed;
+        figures.reserved = after.reserved;
+        figures.committed = after.committed;
+    }
+    taken
+}
+
+/// From where on decisions are held, where that is not from the first.
+pub(super) struct Earliest {
+    pub(super) number: u64,
+    pub(super) time: Time,
+}
+
+pub(super) fn earliest(
+    log: &DecisionLog,
+    partition: u16,
+) -> Result<Option<Earliest>, DecisionError> {
+    let Some(pack) = log.oldest(partition)?.filter(|pack| pack.first > 1) else {
+        return Ok(None);
+    };
+    let mut earliest = None;
+    let _ = pack.each(0, |decision| {
+        earliest = Some(Earliest {
+            number: decision.number,
+            time: decision.at,
+        });
+        ControlFlow::Break(())
+    })?;
+    Ok(earliest)
+}

@@ -1,0 +1,316 @@
+//! `GET /v1/stock...`: levels as they are, and as they were.
+
+use std::sync::Arc;
+
+use hyper::{Response, header};
+use onhand_ledger::{Amount, Level};
+
+use super::Call;
+use super::page::{self, Items, LOOKED_AT_MAX};
+use super::past::{self, Past, PastLevel};
+use crate::app::App;
+use crate::http::request::Query;
+use crate::http::respond::{self, Body};
+use crate::wire::field;
+use crate::wire::level::{Figures, LevelView};
+use crate::wire::problem::{Kind, Problem};
+use crate::wire::value::Value;
+use crate::wire::write::{Object, list as write_list};
+
+/// Names proposed for a SKU that is not there.
+const NEAR_MAX: usize = 3;
+
+/// What a list leaves out.
+#[derive(Clone, Default, Debug)]
+struct Filter {
+    location: Option<String>,
+    below: Option<Amount>,
+    negative: bool,
+}
+
+impl Filter {
+    fn read(query: &mut Query) -> Result<Self, Problem> {
+        let below = query.one("below")?.map(|text| {
+            let value = match text.parse() {
+                Ok(n) => Value::Int(n),
+                Err(_) => Value::Text(text.into()),
+            };
+            field::amount(&value).map_err(|why| Problem::parameter("below", why))
+        });
+        Ok(Self {
+            location: query.one("location")?,
+            below: below.transpose()?,
+            negative: query.flag("negative")?,
+        })
+    }
+
+    fn takes(&self, level: &Level) -> bool {
+        let here = self
+            .location
+            .as_ref()
+            .is_none_or(|l| l == level.location.as_str());
+        let available = level.available();
+        let low = self.below.is_none_or(|limit| {
+            // Compared in millionths, so that any declared decimals fit.
+            scaled(available, level.decimals) < scaled(limit.mantissa, limit.decimals)
+        });
+        here && low && (!self.negative || available < 0 || level.on_hand < 0)
+    }
+}
+
+fn scaled(units: i64, decimals: u8) -> i128 {
+    i128::from(units) * 10i128.pow(u32::from(field::DECIMALS_MAX.saturating_sub(decimals)))
+}
+
+pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+    let filter = Filter::read(&mut call.query)?;
+    let sku = call.query.one("sku")?;
+    let prefix = call.query.one("sku_prefix")?.unwrap_or_default();
+    let limit = call.query.limit()?;
+    let cursor = call.query.one("cursor")?;
+    call.query.finish()?;
+    let mut items = Items::default();
+    let epoch = app.engine.epoch;
+    let mut after: Option<String> = None;
+    let mut put = |sku: &str, partition: u16, levels: &[Level], beyond: Option<&str>| {
+        for level in levels {
+            let location = level.location.as_str();
+            if beyond.is_some_and(|beyond| location <= beyond) || !filter.takes(level) {
+                continue;
+            }
+            items.push(|out| LevelView::of(sku, partition, level).write(out, epoch));
+            if items.count == limit {
+                return Some(page::cursor(&[sku, location]));
+            }
+        }
+        None
+    };
+    let mut next = None;
+    if let Some(cursor) = cursor {
+        // The page before may have ended between two locations of one SKU.
+        let [last_sku, last_location] = page::read_cursor::<2>(&cursor)?;
+        let partition = app.engine.partition_of(&last_sku);
+        let levels = levels(app, partition, last_sku.clone())
+            .await?
+            .unwrap_or_default();
+        next = put(&last_sku, partition, &levels, Some(&last_location));
+        after = Some(last_sku);
+    }
+    if let Some(sku) = sku {
+        if after.is_none() && sku.starts_with(&prefix) {
+            let partition = app.engine.partition_of(&sku);
+            let levels = levels(app, partition, sku.clone())
+                .await?
+                .unwrap_or_default();
+            next = put(&sku, partition, &levels, None);
+        }
+        return Ok(respond::json(200, page::body(&items.json, next.as_deref())));
+    }
+    let mut looked_at = 0;
+    while next.is_none() {
+        let prefix = prefix.clone();
+        let (found, bound) =
+            page::step(&app.engine, after.as_deref(), move |stock, after, step| {
+                let state = stock.state_mut();
+                let skus = state.skus(after, &prefix, step);
+                skus.into_iter()
+                    .map(|sku| {
+                        let levels = state.levels(sku.as_str()).unwrap_or_default();
+                        (sku.0.into_owned(), levels)
+                    })
+                    .collect()
+            })
+            .await?;
+        looked_at += found.len();
+        for one in &found {
+            next = put(&one.key, one.partition, &one.value, None);
+            if next.is_some() {
+                break;
+            }
+        }
+        if next.is_some() || bound.is_none() {
+            break;
+        }
+        if looked_at >= LOOKED_AT_MAX
+            && let Some(bound) = &bound
+        {
+            // No location is above this one: the SKU itself has been looked at.
+            next = Some(page::cursor(&[bound, "\u{10ffff}"]));
+        }
+        after = bound;
+    }
+    Ok(respond::json(200, page::body(&items.json, next.as_deref())))
+}
+
+async fn levels(app: &App, partition: u16, sku: String) -> Result<Option<Vec<Level>>, Problem> {
+    app.engine
+        .query(partition, move |stock| stock.state().levels(&sku))
+        .await
+}
+
+pub(super) async fn of_sku(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+    let sku = call.named(0);
+    let past = past::read(app, &mut call.query, &sku).await?;
+    call.query.finish()?;
+    let partition = app.engine.partition_of(&sku);
+    let mut out = Vec::with_capacity(512);
+    if let Some(past) = past {
+        let levels = past::levels(app, partition, &sku, &past).await?;
+        if levels.is_empty() {
+            return Err(not_then(&sku));
+        }
+        let views: Vec<_> = levels
+            .iter()
+            .map(|level| level.view(&sku, partition))
+            .collect();
+        write_sku(&mut out, app.engine.epoch, &sku, &views, Some(&past));
+        return Ok(respond::json(200, out));
+    }
+    let Some(levels) = levels(app, partition, sku.clone()).await? else {
+        return Err(unknown_sku(app, &sku).await?);
+    };
+    let views: Vec<_> = levels
+        .iter()
+        .map(|level| LevelView::of(&sku, partition, level))
+        .collect();
+    write_sku(&mut out, app.engine.epoch, &sku, &views, None);
+    Ok(respond::json(200, out))
+}
+
+fn write_sku(
+    out: &mut Vec<u8>,
+    epoch: u64,
+    sku: &str,
+    levels: &[LevelView<'_>],
+    past: Option<&Past>,
+) {
+    let mut object = Object::open(out);
+    object.text("sku", sku);
+    write_list(object.key("levels"), levels, |out, level| {
+        level.write(out, epoch)
+    });
+    let sum = levels
+        .iter()
+        .fold(Figures::default(), |sum, level| sum.plus(&level.figures));
+    let mut total = Object::open(object.key("total"));
+    sum.write(&mut total, levels.first().map_or(0, |level| level.decimals));
+    total.close();
+    if let Some(past) = past {
+        past.write(&mut object);
+    }
+    object.close();
+}
+
+pub(super) async fn at_location(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+    let (sku, location) = (call.named(0), call.named(1));
+    let past = past::read(app, &mut call.query, &sku).await?;
+    call.query.finish()?;
+    let partition = app.engine.partition_of(&sku);
+    let epoch = app.engine.epoch;
+    let mut out = Vec::with_capacity(512);
+    if let Some(past) = past {
+        let levels = past::levels(app, partition, &sku, &past).await?;
+        let level: &PastLevel = levels
+            .iter()
+            .find(|level| level.location == location)
+            .ok_or_else(|| not_then(&sku))?;
+        level.view(&sku, partition).write(&mut out, epoch);
+        return Ok(respond::json(200, out));
+    }
+    let Some(levels) = levels(app, partition, sku.clone()).await? else {
+        return Err(unknown_sku(app, &sku).await?);
+    };
+    let Some(level) = levels
+        .iter()
+        .find(|level| level.location.as_str() == location)
+    else {
+        let known = levels.iter().map(|level| level.location.as_str());
+        return Err(near_problem(
+            format!("no stock of this SKU has ever been at {location:?}"),
+            near(&location, known),
+        ));
+    };
+    let view = LevelView::of(&sku, partition, level);
+    let etag = view.etag(epoch);
+    let same = call
+        .parts
+        .headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(',').any(|one| one.trim() == etag));
+    let response = if same {
+        respond::json(304, Vec::new())
+    } else {
+        view.write(&mut out, epoch);
+        respond::json(200, out)
+    };
+    Ok(respond::with_header(response, header::ETAG, &etag))
+}
+
+fn not_then(sku: &str) -> Problem {
+    Problem::new(
+        Kind::NOT_FOUND,
+        format!("{sku:?} had no stock there then; ask for a later time, or read /v1/history"),
+    )
+}
+
+/// 404, with the SKUs of nearest spelling.
+async fn unknown_sku(app: &App, sku: &str) -> Result<Problem, Problem> {
+    /// Letters that a near spelling shares with what was asked.
+    const SHARED: usize = 2;
+    /// Candidates per partition and spelling: enough to find a slip of a finger among neighbours.
+    const CANDIDATES: usize = 500;
+    let prefixes: Vec<String> = [sku.to_owned(), sku.to_uppercase(), sku.to_lowercase()]
+        .iter()
+        .map(|spelling| spelling.trim().chars().take(SHARED).collect())
+        .collect();
+    let pages = app
+        .engine
+        .query_all(move |_, stock| {
+            let mut skus: Vec<String> = prefixes
+                .iter()
+                .flat_map(|prefix| stock.state_mut().skus(None, prefix, CANDIDATES))
+                .map(|sku| sku.0.into_owned())
+                .collect();
+            skus.sort_unstable();
+            skus.dedup();
+            skus
+        })
+        .await?;
+    let known: Vec<String> = pages.into_iter().flatten().collect();
+    let near = near(sku, known.iter().map(String::as_str));
+    Ok(near_problem(
+        format!("no fact has named the SKU {sku:?}"),
+        near,
+    ))
+}
+
+fn near<'k>(asked: &str, known: impl Iterator<Item = &'k str>) -> Vec<String> {
+    /// Below this Jaro-Winkler likeness names are not near.
+    const LIKENESS_MIN: f64 = 0.8;
+    let lower = asked.to_lowercase();
+    let mut likely: Vec<(f64, &str)> = known
+        .map(|one| (strsim::jaro_winkler(&lower, &one.to_lowercase()), one))
+        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .collect();
+    likely.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    likely.dedup_by(|a, b| a.1 == b.1);
+    likely
+        .into_iter()
+        .take(NEAR_MAX)
+        .map(|(_, one)| one.to_owned())
+        .collect()
+}
+
+fn near_problem(what: String, near: Vec<String>) -> Problem {
+    if near.is_empty() {
+        let detail = format!("{what}; list what there is with GET /v1/stock");
+        return Problem::new(Kind::NOT_FOUND, detail);
+    }
+    let quoted: Vec<String> = near.iter().map(|one| format!("{one:?}")).collect();
+    Problem::new(
+        Kind::NOT_FOUND,
+        format!("{what}; did you mean {}?", quoted.join(" or ")),
+    )
+    .with_list("near", &near)
+}

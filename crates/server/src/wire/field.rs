@@ -1,0 +1,458 @@
+//! The rules of single fields, each with a message that says what to do.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use onhand_ledger::{Amount, Time};
+use unicode_normalization::is_nfc;
+
+use super::value::Value;
+
+/// Bytes of a SKU, location, source, id or channel.
+pub(crate) const NAME_BYTES_MAX: usize = 255;
+/// Bytes of a reservation's name: a source, a slash and an id fit.
+pub(crate) const RESERVATION_BYTES_MAX: usize = 512;
+/// Bytes of `note`: a sentence or two, not a document.
+pub(crate) const NOTE_BYTES_MAX: usize = 1_000;
+/// Bytes of `reference`.
+pub(crate) const REFERENCE_BYTES_MAX: usize = 512;
+/// Bytes of `data` as sent.
+pub(crate) const DATA_BYTES_MAX: usize = 2_048;
+/// Letters of `reason`: it is a label of reports.
+pub(crate) const REASON_BYTES_MAX: usize = 32;
+/// Decimals that any item may declare.
+pub(crate) const DECIMALS_MAX: u8 = 6;
+
+/// What is wrong with a value, ending with what to send instead.
+pub(crate) type Wrong = String;
+
+/// A name: 1 to `max` bytes, NFC, no control characters, no white space around it.
+pub(crate) fn name<'a>(value: Value<'a>, max: usize) -> Result<Cow<'a, str>, Wrong> {
+    let Value::Text(text) = value else {
+        return Err(format!(
+            "is {}; send a string of 1 to {max} bytes",
+            value.what()
+        ));
+    };
+    check_name(&text, max)?;
+    Ok(text)
+}
+
+/// The rule of [`name`] for text that came another way than in a field.
+pub(crate) fn check_name(text: &str, max: usize) -> Result<(), Wrong> {
+    let bytes = text.as_bytes();
+    if bytes.is_empty() {
+        return Err(format!("is empty; send 1 to {max} bytes"));
+    }
+    if bytes.len() > max {
+        return Err(format!("has {} bytes; send at most {max}", bytes.len()));
+    }
+    let plain = bytes.iter().all(|b| (0x20..0x7f).contains(b));
+    let spaced = bytes.first() == Some(&b' ') || bytes.last() == Some(&b' ');
+    if plain && !spaced {
+        return Ok(());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("has control characters; send it without them".to_owned());
+    }
+    if text.trim() != text {
+        return Err("begins or ends with white space; send it trimmed".to_owned());
+    }
+    if !is_nfc(text) {
+        return Err("is not in Unicode normal form C; normalise it to NFC".to_owned());
+    }
+    Ok(())
+}
+
+/// Free text of at most `max` bytes.
+pub(crate) fn free_text<'a>(value: Value<'a>, max: usize) -> Result<Cow<'a, str>, Wrong> {
+    match value {
+        Value::Text(text) if text.len() <= max => Ok(text),
+        Value::Text(text) => Err(format!("has {} bytes; send at most {max}", text.len())),
+        other => Err(format!(
+            "is {}; send a string of at most {max} bytes",
+            other.what()
+        )),
+    }
+}
+
+/// A short word: `[a-z0-9_]{1,32}`.
+pub(crate) fn word<'a>(value: Value<'a>) -> Result<Cow<'a, str>, Wrong> {
+    let Value::Text(text) = value else {
+        return Err(format!(
+            "is {}; send a short word of a-z, 0-9 and _",
+            value.what()
+        ));
+    };
+    let fits = (1..=REASON_BYTES_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    if fits {
+        Ok(text)
+    } else {
+        Err(format!(
+            "is no short word; send 1 to {REASON_BYTES_MAX} of a-z, 0-9 and _"
+        ))
+    }
+}
+
+/// An integer, or a decimal string with at most six decimals; never a float.
+pub(crate) fn amount(value: &Value<'_>) -> Result<Amount, Wrong> {
+    match value {
+        Value::Int(n) => Ok(Amount::whole(*n)),
+        Value::Text(text) => decimal(text),
+        Value::Float => Err(
+            "is a number with a fraction or an exponent, which cannot be kept exactly; send an \
+             integer, or a decimal string such as \"1.5\""
+                .to_owned(),
+        ),
+        Value::Large => Err("is above the range of 64 bits; send a smaller one".to_owned()),
+        other => Err(format!(
+            "is {}; send an integer or a decimal string",
+            other.what()
+        )),
+    }
+}
+
+fn decimal(text: &str) -> Result<Amount, Wrong> {
+    let shape = || {
+        format!(
+            "{text:?} is no decimal string; send digits with at most {DECIMALS_MAX} decimals, such as \"1.5\""
+        )
+    };
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = match digits.split_once('.') {
+        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+        Some(_) => return Err(shape()),
+        None => (digits, ""),
+    };
+    let decimals = u8::try_from(fraction.len()).map_err(|_| shape())?;
+    if whole.is_empty() || decimals > DECIMALS_MAX {
+        return Err(shape());
+    }
+    let mut mantissa: i64 = 0;
+    for byte in whole.bytes().chain(fraction.bytes()) {
+        if !byte.is_ascii_digit() {
+            return Err(shape());
+        }
+        let digit = i64::from(byte - b'0');
+        mantissa = mantissa
+            .checked_mul(10)
+            .and_then(|m| {
+                if negative {
+                    m.checked_sub(digit)
+                } else {
+                    m.checked_add(digit)
+                }
+            })
+            .ok_or_else(|| format!("{text:?} is above the range of 64 bits; send a smaller one"))?;
+    }
+    Ok(Amount { mantissa, decimals })
+}
+
+/// An integer between the bounds, both included.
+pub(crate) fn integer(value: &Value<'_>, least: i64, most: i64) -> Result<i64, Wrong> {
+    match value {
+        Value::Int(n) if (least..=most).contains(n) => Ok(*n),
+        Value::Int(n) => Err(format!("is {n}; send an integer from {least} to {most}")),
+        other => Err(format!(
+            "is {}; send an integer from {least} to {most}",
+            other.what()
+        )),
+    }
+}
+
+pub(crate) fn boolean(value: &Value<'_>) -> Result<bool, Wrong> {
+    match value {
+        Value::Bool(value) => Ok(*value),
+        other => Err(format!("is {}; send true or false", other.what())),
+    }
+}
+
+/// RFC 3339 with an offset, years 0001 to 9999.
+pub(crate) fn time(value: &Value<'_>) -> Result<Time, Wrong> {
+    match value {
+        Value::Text(text) => parse_time(text),
+        other => Err(format!(
+            "is {}; send a string such as \"2026-01-31T08:26:00Z\"",
+            other.what()
+        )),
+    }
+}
+
+/// The rule of [`time`] for text that came another way than in a field. Finer parts than
+/// milliseconds are cut off.
+pub(crate) fn parse_time(text: &str) -> Result<Time, Wrong> {
+    if let Some(time) = common_time(text.as_bytes()) {
+        return Ok(time);
+    }
+    let wrong = |why: &str| {
+        format!("{text:?} {why}; send RFC 3339 with an offset, such as \"2026-01-31T08:26:00Z\"")
+    };
+    if !shaped_as_rfc3339(text.as_bytes()) {
+        return Err(wrong("is no time of the years 0001 to 9999 with an offset"));
+    }
+    let at: Timestamp = text.parse().map_err(|_| wrong("is no time that exists"))?;
+    if text.starts_with("0000") {
+        return Err(wrong("is before the year 0001"));
+    }
+    // Towards the past, so that times before 1970 are cut as those after it are.
+    Ok(Time(
+        at.as_nanosecond()
+            .div_euclid(1_000_000)
+            .try_into()
+            .map_err(|_| wrong("is outside of what can be kept"))?,
+    ))
+}
+
+/// `YYYY-MM-DDTHH:MM:SS`, an optional fraction, `Z` or an offset of hours and minutes: the general
+/// parser also reads forms that RFC 3339 does not have.
+fn shaped_as_rfc3339(text: &[u8]) -> bool {
+    let pattern = b"dddd-dd-ddTdd:dd:dd";
+    let Some((head, mut rest)) = text.split_at_checked(pattern.len()) else {
+        return false;
+    };
+    let fits = |(byte, shape): (&u8, &u8)| match shape {
+        b'd' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b't' | b' '),
+        other => byte == other,
+    };
+    if !head.iter().zip(pattern).all(fits) {
+        return false;
+    }
+    if let [b'.', fraction @ ..] = rest {
+        let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
+        if digits == 0 || digits > 9 {
+            return false;
+        }
+        rest = fraction.get(digits..).unwrap_or_default();
+    }
+    match rest {
+        [b'Z' | b'z'] => true,
+        [b'+' | b'-', h1, h2, b':', m1, m2] => [h1, h2, m1, m2].iter().all(|b| b.is_ascii_digit()),
+        _ => false,
+    }
+}
+
+/// The form that nearly all senders use, `2010-12-01T08:26:00Z` with or without milliseconds, without
+/// the general parser. `None` for every other form and for what does not exist: the general parser
+/// then says what is wrong.
+fn common_time(text: &[u8]) -> Option<Time> {
+    let (head, milliseconds) = match text {
+        [head @ .., b'.', a, b, c, b'Z'] if head.len() == 19 => (head, digits(&[*a, *b, *c])?),
+        [head @ .., b'Z'] if head.len() == 19 => (head, 0),
+        _ => return None,
+    };
+    let [
+        y1,
+        y2,
+        y3,
+        y4,
+        b'-',
+        mo1,
+        mo2,
+        b'-',
+        d1,
+        d2,
+        b'T',
+        h1,
+        h2,
+        b':',
+        mi1,
+        mi2,
+        b':',
+        s1,
+        s2,
+    ] = head
+    else {
+        return None;
+    };
+    let year = digits(&[*y1, *y2, *y3, *y4])?;
+    let month = digits(&[*mo1, *mo2])?;
+    let day = digits(&[*d1, *d2])?;
+    let (hour, minute, second) = (
+        digits(&[*h1, *h2])?,
+        digits(&[*mi1, *mi2])?,
+        digits(&[*s1, *s2])?,
+    );
+    // Days that not every month has are left to the general parser.
+    if year == 0 || !(1..=12).contains(&month) || !(1..=28).contains(&day) {
+        return None;
+    }
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    // Days since 1970 of a date in the Gregorian calendar, with the year beginning in March.
+    let years = if month > 2 { year } else { year - 1 };
+    let era = years / 400;
+    let year_of_era = years % 400;
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100
+        + day_of_year
+        - 719_468;
+    Some(Time(
+        (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + milliseconds,
+    ))
+}
+
+fn digits(bytes: &[u8]) -> Option<i64> {
+    bytes.iter().try_fold(0, |n, byte| {
+        byte.is_ascii_digit()
+            .then(|| n * 10 + i64::from(byte - b'0'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(s: &str) -> Value<'_> {
+        Value::Text(Cow::Borrowed(s))
+    }
+
+    #[test]
+    fn names_are_bounded_trimmed_normal_and_printable() {
+        for good in ["A", "85123A", "a b", "é", "日本", &"x".repeat(255)] {
+            assert!(name(text(good), NAME_BYTES_MAX).is_ok(), "{good}");
+        }
+        for (bad, why) in [
+            ("", "is empty"),
+            (" a", "white space"),
+            ("a ", "white space"),
+            ("a\u{a0}", "white space"),
+            ("a\tb", "control"),
+            ("a\u{85}b", "control"),
+            ("a\0", "control"),
+            ("e\u{301}", "NFC"),
+            (&"x".repeat(256), "256 bytes"),
+        ] {
+            let wrong = name(text(bad), NAME_BYTES_MAX).unwrap_err();
+            assert!(wrong.contains(why), "{bad:?}: {wrong}");
+        }
+        assert!(
+            name(Value::Int(1), NAME_BYTES_MAX)
+                .unwrap_err()
+                .contains("an integer")
+        );
+    }
+
+    #[test]
+    fn amounts_are_integers_or_decimal_strings() {
+        assert_eq!(amount(&Value::Int(-3)).unwrap(), Amount::whole(-3));
+        assert_eq!(
+            amount(&text("1.50")).unwrap(),
+            Amount {
+                mantissa: 150,
+                decimals: 2
+            }
+        );
+        assert_eq!(
+            amount(&text("-0.000001")).unwrap(),
+            Amount {
+                mantissa: -1,
+                decimals: 6
+            }
+        );
+        assert_eq!(
+            amount(&text("-9223372036854775808")).unwrap(),
+            Amount::whole(i64::MIN)
+        );
+        for bad in [
+            "",
+            "-",
+            "1.",
+            ".5",
+            "1.2.3",
+            "+1",
+            "1e3",
+            " 1",
+            "0x1",
+            "1.0000000",
+            "٣",
+        ] {
+            assert!(amount(&text(bad)).is_err(), "{bad}");
+        }
+        assert!(
+            amount(&text("9223372036854775808"))
+                .unwrap_err()
+                .contains("64 bits")
+        );
+        assert!(
+            amount(&Value::Float)
+                .unwrap_err()
+                .contains("decimal string")
+        );
+    }
+
+    #[test]
+    fn the_fast_form_of_a_time_agrees_with_the_general_parser() {
+        let mut checked = 0;
+        for year in [
+            1, 1582, 1899, 1900, 1969, 1970, 1972, 2000, 2010, 2024, 2100, 9999,
+        ] {
+            for month in 1..=12 {
+                for day in [1, 2, 27, 28] {
+                    let common = format!("{year:04}-{month:02}-{day:02}T23:59:58.123Z");
+                    let general: Timestamp = common.parse().unwrap();
+                    assert_eq!(
+                        common_time(common.as_bytes()),
+                        Some(Time(general.as_millisecond())),
+                        "{common}"
+                    );
+                    checked += 1;
+                }
+            }
+        }
+        assert_eq!(checked, 12 * 12 * 4);
+    }
+
+    #[test]
+    fn times_need_an_offset_and_a_year_that_can_be_kept() {
+        assert_eq!(
+            parse_time("2010-12-01T08:26:00Z").unwrap(),
+            Time(1_291_191_960_000)
+        );
+        assert_eq!(
+            parse_time("2010-12-01T09:26:00+01:00").unwrap(),
+            Time(1_291_191_960_000)
+        );
+        assert_eq!(
+            parse_time("2010-12-01T08:26:00.5Z").unwrap(),
+            Time(1_291_191_960_500)
+        );
+        assert_eq!(parse_time("1969-12-31T23:59:59.9999Z").unwrap(), Time(-1));
+        assert!(parse_time("2024-02-29T00:00:00Z").is_ok());
+        for bad in [
+            "",
+            "2010-12-01",
+            "2010-12-01T08:26:00",
+            "2010-12-01T08:26Z",
+            "99999-01-01T00:00:00Z",
+            "+099999-01-01T00:00:00Z",
+            "-000001-01-01T00:00:00Z",
+            "0000-01-01T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "2023-02-30T00:00:00Z",
+            "2023-13-01T00:00:00Z",
+            "2010-12-01T24:26:00Z",
+            "2010-12-01T08:26:00+1",
+            "2010-12-01T08:26:00Z[UTC]",
+            "2010-12-01T08:26:00.Z",
+            "1291191960000",
+        ] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_short_words() {
+        assert!(word(text("stock_take2")).is_ok());
+        for bad in ["", "Sale", "a b", "é", &"x".repeat(33)] {
+            assert!(word(text(bad)).is_err(), "{bad}");
+        }
+    }
+}
