@@ -31,8 +31,11 @@ fn open(disk: &FaultDisk) -> Journal {
     Journal::open_on(Arc::new(disk.clone()), config()).unwrap()
 }
 
-/// How many appends the script makes. They fill three segments.
-const APPENDS: u32 = 60;
+/// How many appends the script makes. They fill five segments, and use released ones again.
+const APPENDS: u32 = 110;
+
+/// After this append the first two segments are released.
+const RELEASE_AFTER: u32 = 70;
 
 /// Runs the script until it ends or the disk stops; gives back how many appends were acknowledged.
 ///
@@ -89,10 +92,9 @@ fn script(disk: &FaultDisk) -> u32 {
             if i % 2 == 1 {
                 journal.flush();
             }
-        }
-        journal.flush();
-        if APPENDS > 0 {
-            journal.release(2)?;
+            if i == RELEASE_AFTER {
+                journal.release(3)?;
+            }
         }
         journal.close()
     };

@@ -10,7 +10,7 @@ use super::OpenError;
 use super::image::Image;
 use super::recovery::{Segments, Walk, read};
 use super::segment::{decode_footer, decode_run, segment_name};
-use super::storage::{DirStorage, Storage};
+use super::storage::{DirStorage, Storage, StorageFile};
 use crate::catalog::Catalog;
 
 /// What a check read.
@@ -61,18 +61,26 @@ pub fn check(dir: &Path) -> Result<CheckReport, CheckError> {
 /// As [`check`].
 pub fn check_on(storage: &dyn Storage) -> Result<Option<CheckReport>, CheckError> {
     let mut report = CheckReport::default();
-    let segments = match Segments::open(storage) {
+    let mut segments = match Segments::open(storage) {
         Ok(segments) => segments,
         Err(error) => {
             report.note(error)?;
             return Ok(Some(report));
         }
     };
-    if segments.all.is_empty() {
+    let Some((block, file)) = segments.all.last() else {
         return Ok(None);
+    };
+    // Only the last segment knows which ones were released before it.
+    let mut walk = Walk::new(block, Image::empty());
+    let first = match walk.run(&whole(&**file)?) {
+        Ok(_) => walk.image.first_segment,
+        Err(_) => segments.all.first().map_or(1, |(block, _)| block.number),
+    };
+    if let Err(error) = segments.hold_from(first) {
+        report.note(error)?;
     }
-    // Segments below the first one held were released: their frames count for nothing, but the
-    // image at the start of the next segment stands for them.
+
     let mut image = Image::empty();
     let mut names = Catalog::default();
     let mut by_topic: BTreeMap<u16, u64> = BTreeMap::new();
@@ -137,6 +145,12 @@ pub fn check_on(storage: &dyn Storage) -> Result<Option<CheckReport>, CheckError
     Ok(Some(report))
 }
 
+fn whole(file: &dyn StorageFile) -> Result<Bytes, OpenError> {
+    let size = file.size().map_err(OpenError::io("measure a segment"))?;
+    let size = usize::try_from(size).map_err(|_| OpenError::Config("a file too large".into()))?;
+    Ok(Bytes::from(read(file, 0, size)?))
+}
+
 impl CheckReport {
     /// Whether nothing is damaged.
     pub fn is_good(&self) -> bool {
@@ -173,7 +187,7 @@ impl CheckReport {
     /// A footer must say exactly what the frames before it amount to.
     fn check_footer(
         &mut self,
-        file: &dyn super::storage::StorageFile,
+        file: &dyn StorageFile,
         ended: &super::segment::Ended,
         walk: &Walk<'_>,
     ) -> Result<(), CheckError> {

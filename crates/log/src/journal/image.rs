@@ -1,8 +1,9 @@
 //! What the frames so far amount to, apart from the records themselves.
 //!
 //! The writer keeps one image of all it has written, and begins each new segment with it; recovery
-//! starts from the newest segment's image and applies the frames after it. Applying checks what the bytes alone cannot show: that offsets continue without gap and
-//! that generations and topic numbers rise by one.
+//! starts from the newest segment's image and applies the frames after it. Applying checks what the
+//! bytes alone cannot show: that offsets continue without gap, that generations rise, and that
+//! topics are numbered in order.
 
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use crate::{Consumed, Offset, Timestamp, Topic, TopicId, TopicSpec};
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Image {
     pub(super) epoch: u64,
+    /// How often the journal was opened for writing.
+    pub(super) sessions: u64,
     /// The durability of the session that wrote last, as its opening frame says.
     pub(super) durability: u8,
     /// Whether the last frame was a seal.
@@ -88,7 +91,7 @@ impl Image {
                 self.catalog.consume(owner, consumed);
             }
             Content::Claim { owner, generation } => {
-                if *generation != self.catalog.next_generation(owner) {
+                if *generation < self.catalog.next_generation(owner) {
                     return Err("a claim does not follow the one before it");
                 }
                 self.catalog.claim(owner, *generation);
@@ -97,6 +100,7 @@ impl Image {
             Content::Open {
                 epoch, durability, ..
             } => {
+                self.sessions += 1;
                 self.epoch = *epoch;
                 self.durability = *durability;
             }
@@ -152,6 +156,7 @@ impl Image {
 
     pub(super) fn put(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(&self.epoch.to_le_bytes());
+        into.extend_from_slice(&self.sessions.to_le_bytes());
         into.extend_from_slice(&[self.durability, u8::from(self.sealed)]);
         into.extend_from_slice(&self.time.to_le_bytes());
         into.extend_from_slice(&self.bytes.to_le_bytes());
@@ -193,7 +198,7 @@ impl Image {
             .owners
             .iter()
             .map(|(name, owner)| 13 + name.len() + 12 * owner.consumed.len());
-        42 + topics.sum::<usize>() + 16 * catalog.slots().len() + owners.sum::<usize>()
+        50 + topics.sum::<usize>() + 16 * catalog.slots().len() + owners.sum::<usize>()
     }
 
     pub(super) fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
@@ -201,6 +206,7 @@ impl Image {
             epoch: cursor.u64()?,
             ..Self::default()
         };
+        image.sessions = cursor.u64()?;
         image.durability = cursor.u8()?;
         image.sealed = cursor.u8()? == 1;
         image.time = cursor.i64()?;

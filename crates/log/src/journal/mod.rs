@@ -592,7 +592,12 @@ impl Log for Journal {
         let mut state = shared.lock();
         state.check_running()?;
         check_image(shared, &state, 16 + owner.len())?;
-        let generation = state.catalog.next_generation(owner);
+        // The session's number stands in the upper half: a claim that a crash took leaves no token
+        // that a later session could give out again.
+        let generation = state
+            .catalog
+            .next_generation(owner)
+            .max(shared.generation_floor());
         let owner: Arc<str> = Arc::from(owner);
         let claim = Content::Claim {
             owner: Arc::clone(&owner),

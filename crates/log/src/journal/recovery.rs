@@ -106,13 +106,6 @@ impl Segments {
                 ));
             }
             if let Some((before, _)) = all.last() {
-                if before.number + 1 != number {
-                    return Err(damaged(
-                        before.number + 1,
-                        0,
-                        "the segment's file is missing",
-                    ));
-                }
                 if before.journal != block.journal {
                     return Err(damaged(number, 0, "it belongs to another journal"));
                 }
@@ -120,6 +113,23 @@ impl Segments {
             all.push((block, file));
         }
         Ok(Self { all })
+    }
+
+    /// Sets aside the segments below `first`, which were released, and checks that from there on
+    /// none is missing. Of released ones any may be gone already.
+    pub(super) fn hold_from(&mut self, first: u64) -> Result<Vec<u64>, OpenError> {
+        let held = self.all.partition_point(|(block, _)| block.number < first);
+        let released = self
+            .all
+            .drain(..held)
+            .map(|(block, _)| block.number)
+            .collect();
+        for (expected, (block, _)) in (first..).zip(&self.all) {
+            if block.number != expected {
+                return Err(damaged(expected, 0, "the segment's file is missing"));
+            }
+        }
+        Ok(released)
     }
 
     /// How the segment at `index` ended, if another follows it.
@@ -148,21 +158,8 @@ pub(super) fn recover(storage: &dyn Storage) -> Result<Option<Recovered>, OpenEr
         report.cut_bytes = walk.judge(&bytes, &why)?;
     }
 
-    let first_held = walk.image.first_segment;
-    let released: Vec<_> = segments
-        .all
-        .iter()
-        .map(|(block, _)| block.number)
-        .filter(|n| *n < first_held)
-        .collect();
-    let completed = released.len()..segments.all.len() - 1;
-    if segments
-        .all
-        .get(released.len())
-        .is_none_or(|(block, _)| block.number != first_held)
-    {
-        return Err(damaged(first_held, 0, "the segment's file is missing"));
-    }
+    let released = segments.hold_from(walk.image.first_segment)?;
+    let completed = 0..segments.all.len().saturating_sub(1);
     let mut shelf = Shelf::default();
     for index in completed {
         let Some((block, file)) = segments.all.get(index) else {
@@ -196,7 +193,7 @@ pub(super) fn recover(storage: &dyn Storage) -> Result<Option<Recovered>, OpenEr
             shelf.add(slot, *entry);
         }
     }
-    report.segments = (segments.all.drain(..).count() - released.len()) as u64;
+    report.segments = segments.all.len() as u64;
     let unproven_at = walk.unproven_at.unwrap_or(walk.at);
     Ok(Some(Recovered {
         journal: block.journal,

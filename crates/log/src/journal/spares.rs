@@ -163,6 +163,8 @@ impl Spares {
         let name = spare_name(inner.next_number);
         inner.next_number += 1;
         self.storage.rename(segment, &name)?;
+        // Before a byte of it changes: under its old name it must be what that name says.
+        self.storage.sync_names()?;
         inner.ready.push_back(Spare { name, file });
         self.ready.store(inner.ready.len(), Ordering::Release);
         self.failed.store(false, Ordering::Release);

@@ -67,6 +67,8 @@ impl Queued {
 pub(super) struct Shared {
     pub(super) config: JournalConfig,
     pub(super) clock: Clock,
+    /// How often the journal was opened for writing, this time included.
+    sessions: u64,
     pub(super) spares: Spares,
     state: Mutex<State>,
     pub(super) writer: Mutex<Writer>,
@@ -262,6 +264,7 @@ impl Shared {
         (state.remaining, state.capacity) = room_of(&writer);
         Self {
             clock: Clock::new(writer.image.time),
+            sessions: writer.image.sessions + 1,
             config,
             spares,
             state: Mutex::new(state),
@@ -271,6 +274,11 @@ impl Shared {
             listeners: RwLock::new(Vec::new()),
             unsynced: AtomicBool::new(false),
         }
+    }
+
+    /// Every token of this session has at least this generation, and none of an earlier session.
+    pub(super) fn generation_floor(&self) -> u64 {
+        self.sessions << 32
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
