@@ -40,11 +40,20 @@ impl Trade {
             for (j, place) in PLACES.iter().enumerate() {
                 // Little of some, so that requests are refused.
                 let quantity = [3, 12, 60][(i + j) % 3];
-                b.give(&format!("stock-{sku}-{place}"), Some(0), receive(sku, place, quantity));
+                b.give(
+                    &format!("stock-{sku}-{place}"),
+                    Some(0),
+                    receive(sku, place, quantity),
+                );
             }
         }
         b.settle();
-        Self { b, dice: Dice(seed), next: 0, given: Vec::new() }
+        Self {
+            b,
+            dice: Dice(seed),
+            next: 0,
+            given: Vec::new(),
+        }
     }
 
     fn lines(&mut self, placed: bool) -> Vec<Line<'static>> {
@@ -117,7 +126,11 @@ impl Trade {
                 let reservation = *self.dice.pick(reservations);
                 let body = self.body(reservation);
                 // Reservations belong to a source; now and then another one tries.
-                let source = if self.dice.roll(20) == 0 { "stranger" } else { "shop" };
+                let source = if self.dice.roll(20) == 0 {
+                    "stranger"
+                } else {
+                    "shop"
+                };
                 let id = format!("c{}", self.next);
                 self.next += 1;
                 let command = owned(source, &id, body);
@@ -138,7 +151,8 @@ impl Trade {
             26 => {
                 // A node restarts: what it knows is what was written.
                 let partition = usize::try_from(
-                    self.dice.roll(self.b.world.states.len().try_into().unwrap()),
+                    self.dice
+                        .roll(self.b.world.states.len().try_into().unwrap()),
                 )
                 .unwrap();
                 let state = &self.b.world.states[partition];
@@ -173,18 +187,29 @@ impl Trade {
         for reservation in reservations {
             let id = format!("end-{reservation}");
             if self.b.reservation(reservation).is_some() {
-                assert_ne!(self.b.status(reservation), Status::Granted, "its time has passed");
+                assert_ne!(
+                    self.b.status(reservation),
+                    Status::Granted,
+                    "its time has passed"
+                );
                 self.b.give(&id, None, release(reservation, &[]));
                 self.b.settle();
             }
         }
         self.b.check_quiet();
         for ((sku, reservation), hold) in &self.b.holds {
-            let open = hold.lines.iter().any(|l| l.reserved.0 != 0 || l.committed.0 != 0);
+            let open = hold
+                .lines
+                .iter()
+                .any(|l| l.reserved.0 != 0 || l.committed.0 != 0);
             assert!(!open, "{sku} is held for {reservation} at the end");
         }
         for ((sku, place), figures) in self.b.world.levels() {
-            assert_eq!((figures[1], figures[2]), (0, 0), "{sku} at {place} is held at the end");
+            assert_eq!(
+                (figures[1], figures[2]),
+                (0, 0),
+                "{sku} at {place} is held at the end"
+            );
         }
         self.b.world.check_restores();
     }
@@ -192,11 +217,17 @@ impl Trade {
 
 fn owned(source: &str, id: &str, body: Body<'static>) -> Command<'static> {
     let borrowed = command("", "", None, body);
-    Command { source: source.to_owned().into(), id: id.to_owned().into(), ..borrowed }
+    Command {
+        source: source.to_owned().into(),
+        id: id.to_owned().into(),
+        ..borrowed
+    }
 }
 
 fn trade(seed: u64, partitions: u16, steps: usize) -> Trade {
-    let reservations: Vec<&'static str> = "abcdefghijklmnopqrstuvwxyz".split_inclusive(|_| true).collect();
+    let reservations: Vec<&'static str> = "abcdefghijklmnopqrstuvwxyz"
+        .split_inclusive(|_| true)
+        .collect();
     let mut trade = Trade::new(seed, partitions);
     for _ in 0..steps {
         trade.step(&reservations);
@@ -233,7 +264,10 @@ fn nothing_is_oversold_and_nothing_stays_held() {
         Reason::LessThanDone,
     ];
     for reason in seen {
-        assert!(reasons.contains_key(&reason), "the runs are too tame to see {reason:?}");
+        assert!(
+            reasons.contains_key(&reason),
+            "the runs are too tame to see {reason:?}"
+        );
     }
 }
 
@@ -332,7 +366,11 @@ fn baskets_that_cross_are_all_decided() {
             match b.outcome(name) {
                 Outcome::Granted => granted += 1,
                 Outcome::Rejected(rejection) => {
-                    assert_eq!(rejection.reason, Reason::InsufficientStock, "seed {seed}: {name}");
+                    assert_eq!(
+                        rejection.reason,
+                        Reason::InsufficientStock,
+                        "seed {seed}: {name}"
+                    );
                     let short = lines.iter().any(|(_, sku, quantity, place)| {
                         let level = b.world.level(sku, place).unwrap();
                         level.on_hand - level.reserved < *quantity
@@ -346,5 +384,8 @@ fn baskets_that_cross_are_all_decided() {
         b.world.check_restores();
     }
     println!("{contended} asks waited");
-    assert!(contended > 100, "the baskets must get in each other's way: {contended}");
+    assert!(
+        contended > 100,
+        "the baskets must get in each other's way: {contended}"
+    );
 }

@@ -158,17 +158,8 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
     }
 
     fn line(&mut self, ask: &AskLine<'a>, wish: Wish<'_, 'a>) -> LineJudged<'a> {
-        let decimals = self.draft.decimals();
         let mut judged = LineJudged {
-            numbers: LineNumbers {
-                line: ask.line,
-                sku: wish.sku.clone(),
-                location: ask.location.clone(),
-                decimals,
-                requested: Quantity::ZERO,
-                available: Quantity::ZERO,
-                reason: Reason::None,
-            },
+            numbers: numbers(wish.sku, ask, self.draft.decimals(), Reason::None),
             raised: false,
         };
         judged.numbers.reason = self
@@ -188,8 +179,7 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
         if self.draft.sku().is_none() {
             return Err(Reason::UnknownSku);
         }
-        let units = units(ask.quantity, judged.numbers.decimals)?;
-        judged.numbers.requested = Quantity(units);
+        let units = units(ask.quantity, self.draft.decimals())?;
         let location = self.location(ask)?;
         judged.numbers.location = Some(location.clone());
         let known = self
@@ -323,6 +313,29 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
         }
         best.map(|(location, _)| Location::from(location.to_owned()))
             .ok_or(Reason::InsufficientStock)
+    }
+}
+
+/// The numbers of a line of which nothing can be granted. Where the item cannot express the amount, it
+/// stands as it was sent.
+pub(crate) fn numbers<'a>(
+    sku: &Sku<'a>,
+    ask: &AskLine<'a>,
+    decimals: u8,
+    reason: Reason,
+) -> LineNumbers<'a> {
+    let (requested, decimals) = match ask.quantity.to_units(decimals) {
+        Some(units) => (units, decimals),
+        None => (Quantity(ask.quantity.mantissa), ask.quantity.decimals),
+    };
+    LineNumbers {
+        line: ask.line,
+        sku: sku.clone(),
+        location: ask.location.clone(),
+        decimals,
+        requested,
+        available: Quantity::ZERO,
+        reason,
     }
 }
 

@@ -1,9 +1,9 @@
 //! The owner of a SKU answers asks, and takes in ships that name a reservation.
 
 use crate::command::{Ask, AskKind, AskLine, AskPart, RestoreLine, Verdict};
-use crate::decision::{LineNumbers, LineState, MovementKind, Place, Reason, Rejection};
+use crate::decision::{LineState, MovementKind, Place, Reason, Rejection};
 use crate::draft::Draft;
-use crate::hold::judge::{Judged, Wish, judge, units};
+use crate::hold::judge::{Judged, Wish, judge, numbers, units};
 use crate::hold::lines::{Wanted, direct, lines, open};
 use crate::hold::{HoldRecord, ShipTarget, WaitingAsk};
 use crate::values::{Location, Quantity, ReservationId, Sku};
@@ -488,15 +488,7 @@ fn refusal<'a>(
     reason: Reason,
 ) -> Rejection<'a> {
     let decimals = draft.decimals();
-    let numbers = |line: &AskLine<'a>| LineNumbers {
-        line: line.line,
-        sku: sku.clone(),
-        location: line.location.clone(),
-        decimals,
-        requested: line.quantity.to_units(decimals).unwrap_or_default(),
-        available: Quantity::ZERO,
-        reason,
-    };
+    let numbers = |line: &AskLine<'a>| numbers(sku, line, decimals, reason);
     Rejection {
         reason,
         lines: lines.iter().map(numbers).collect(),

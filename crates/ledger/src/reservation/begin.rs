@@ -13,26 +13,21 @@ use crate::values::{Amount, Quantity, Sku, Time};
 /// How far `occurred_at` may be ahead of intake before the time of intake is taken instead, ms.
 const AHEAD_MAX_MS: i64 = 60_000;
 
-/// What begins.
-pub(crate) enum Begun<'a> {
-    /// It is over already.
-    Done(Taken<'a>, Outcome<'a>),
-    /// A step is under way.
-    Step,
-}
+/// The command and its outcome, where it is over at once; `None`: a step is under way.
+pub(crate) type Over<'a> = Option<(Taken<'a>, Outcome<'a>)>;
 
 /// Asks of one step, one per SKU, in byte order of SKU.
 pub(crate) type Asks<'a> = Vec<(Sku<'a>, AskKind<'a>)>;
 
 /// Begins what a command wants. No step may be under way.
-pub(crate) fn begin<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
+pub(crate) fn begin<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Over<'a> {
     let outcome = match &taken.wish {
         Wish::Commit { .. } => return commit(work, taken),
         Wish::Reserve { .. } => return reserve(work, taken),
         Wish::Confirm { .. } | Wish::Release { .. } => return take_parts(work, taken),
         Wish::Extend { ttl_s } => extend(work, *ttl_s),
     };
-    Begun::Done(taken, outcome)
+    Some((taken, outcome))
 }
 
 fn rejected<'a>(reason: Reason) -> Outcome<'a> {
@@ -69,17 +64,17 @@ pub(crate) fn commit_key<'a>(taken: &Taken<'a>) -> CommitKey<'a> {
     }
 }
 
-fn commit<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
+fn commit<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Over<'a> {
     let key = commit_key(&taken);
     let applied = Outcome::Applied(commit_notes(&taken));
     if let Some(record) = &mut work.record {
         if record.commit.as_ref().is_some_and(|known| *known >= key) {
-            return Begun::Done(taken, applied);
+            return Some((taken, applied));
         }
         if record.commit.is_some() && record.status == Status::Released {
             record.commit = Some(key.clone());
             record.conflict = Some(key);
-            return Begun::Done(taken, applied);
+            return Some((taken, applied));
         }
     }
     let record = work.record_or_new(&taken);
@@ -91,12 +86,12 @@ fn commit<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
         false,
     );
     work.start(Some(taken), Phase::Hold, None, asks);
-    Begun::Step
+    None
 }
 
-fn reserve<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
+fn reserve<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Over<'a> {
     let Wish::Reserve { lines, .. } = &taken.wish else {
-        return Begun::Step;
+        return None;
     };
     if let Some(record) = &work.record {
         let refused = match record.status {
@@ -109,7 +104,7 @@ fn reserve<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
             }
         };
         if let Some(outcome) = refused {
-            return Begun::Done(taken, outcome);
+            return Some((taken, outcome));
         }
     }
     let statement = lines.clone();
@@ -126,7 +121,7 @@ fn reserve<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
     if work.step().asks.is_empty() {
         work.grant();
     }
-    Begun::Step
+    None
 }
 
 /// A restated reservation cannot ask for less than what is confirmed or shipped.
@@ -292,22 +287,22 @@ pub(crate) fn lower_asks<'a>(
         .collect()
 }
 
-fn take_parts<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
+fn take_parts<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Over<'a> {
     let (of, named) = match &taken.wish {
         Wish::Confirm { lines } => (Of::Confirm, lines),
         Wish::Release { lines } => (Of::Release, lines),
-        Wish::Commit { .. } | Wish::Reserve { .. } | Wish::Extend { .. } => return Begun::Step,
+        Wish::Commit { .. } | Wish::Reserve { .. } | Wish::Extend { .. } => return None,
     };
     let Some(record) = &work.record else {
-        return Begun::Done(taken, rejected(Reason::UnknownReservation));
+        return Some((taken, rejected(Reason::UnknownReservation)));
     };
     let whole = named.is_none();
     let parts = match parts(record, of, named.as_deref()) {
         Ok(parts) if parts.is_empty() => {
-            return Begun::Done(taken, Outcome::Applied(Notes::default()));
+            return Some((taken, Outcome::Applied(Notes::default())));
         }
         Ok(parts) => parts,
-        Err(refusal) => return Begun::Done(taken, Outcome::Rejected(refusal)),
+        Err(refusal) => return Some((taken, Outcome::Rejected(refusal))),
     };
     let kind = |parts| match of {
         Of::Confirm => AskKind::Confirm { lines: parts },
@@ -323,7 +318,7 @@ fn take_parts<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Begun<'a> {
         .map(|(sku, parts)| (sku, kind(parts)))
         .collect();
     work.start(Some(taken), phase, None, asks);
-    Begun::Step
+    None
 }
 
 fn extend<'a>(work: &mut Work<'_, '_, 'a>, ttl_s: Option<u32>) -> Outcome<'a> {

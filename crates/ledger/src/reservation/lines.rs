@@ -184,12 +184,4 @@ impl<'a> ReservationRecord<'a> {
         }
         more
     }
-
-    /// Every SKU that its lines name, once, in byte order.
-    pub(crate) fn skus(&self) -> Vec<Sku<'a>> {
-        let mut skus: Vec<_> = self.lines.iter().map(|line| line.sku.clone()).collect();
-        skus.sort_unstable();
-        skus.dedup();
-        skus
-    }
 }

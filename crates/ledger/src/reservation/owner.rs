@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::command::{Answer, Body, Command, Input};
 use crate::decision::{Outcome, Reason, Rejection, Resolved};
 use crate::draft::Draft;
-use crate::reservation::begin::{Begun, begin, expire, tidy};
+use crate::reservation::begin::{begin, expire, tidy};
 use crate::reservation::check::check;
 use crate::reservation::{ReservationRecord, Status, Step, Taken, Waiting, Wish};
 use crate::values::{Id, ReservationId, Source, Time};
@@ -233,9 +233,8 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
 
     /// Carries out a command. No step may be under way.
     fn carry_out(&mut self, taken: Taken<'a>) {
-        match begin(self, taken) {
-            Begun::Done(taken, outcome) => self.resolve(taken, outcome),
-            Begun::Step => {}
+        if let Some((taken, outcome)) = begin(self, taken) {
+            self.resolve(taken, outcome);
         }
     }
 

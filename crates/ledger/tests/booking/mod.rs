@@ -15,10 +15,10 @@ use onhand_ledger::hold::HoldRecord;
 use onhand_ledger::reservation::{ReservationRecord, Status};
 use onhand_ledger::{
     Amount, AskKind, Body, Decision, Input, LinePart, Outcome, Reason, RequestLine, Settings,
-    StateName, Time,
+    StateName, Time, park,
 };
 
-use crate::support::{World, command, fact};
+use crate::support::{World, command, fact, stamped};
 
 /// A line: number, SKU, quantity, location ("" for none).
 pub type Line<'a> = (u32, &'a str, i64, &'a str);
@@ -111,6 +111,9 @@ pub fn ship<'a>(
     }
 }
 
+/// SKU, reservation, line and location.
+type HeldLine = (String, String, u32, String);
+
 /// A world whose decisions are watched.
 pub struct Booking {
     pub world: World,
@@ -118,6 +121,8 @@ pub struct Booking {
     pub holds: BTreeMap<(String, String), HoldRecord<'static>>,
     /// The outcome of each command, by the partition and number of the decision that took it in.
     pub outcomes: BTreeMap<(usize, u64), Outcome<'static>>,
+    /// The number of the decision that brought it.
+    pub decided_at: BTreeMap<(usize, u64), u64>,
     /// The decision that took a command in, in the order in which they were given.
     pub given: Vec<(String, usize, u64)>,
     /// What was not delivered though it came a second time.
@@ -138,6 +143,7 @@ impl Booking {
             world,
             holds: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            decided_at: BTreeMap::new(),
             given: Vec::new(),
             repeated: 0,
             waited: 0,
@@ -227,6 +233,18 @@ impl Booking {
         self.repeated += 1;
     }
 
+    /// The first record under way panics where it arrives, and is parked.
+    pub fn park_next(&mut self) {
+        let (to, bytes) = self.world.inbox.pop_front().unwrap();
+        let input: Input<'_> = postcard::from_bytes(&bytes).unwrap();
+        let to = usize::from(to);
+        let stamped = stamped(input, self.world.now);
+        let decision = park(&self.world.states[to], &stamped, "boom");
+        assert!(!decision.alert, "a parked ask to hold has an answer");
+        self.world.enter(to, &decision);
+        self.watch(to, &decision);
+    }
+
     fn take_in(&mut self, to: usize, bytes: &[u8]) {
         let input: Input<'_> = postcard::from_bytes(bytes).unwrap();
         let decision = self.world.decide(to, input);
@@ -263,10 +281,10 @@ impl Booking {
     /// What must hold after every decision.
     fn watch(&mut self, partition: usize, decision: &Decision<'_>) {
         if let Some(outcome) = &decision.outcome {
-            self.note_outcome(partition, decision.number, outcome);
+            self.note_outcome(partition, decision.number, outcome, decision.number);
         }
         for resolved in &decision.resolved {
-            self.note_outcome(partition, resolved.of, &resolved.outcome);
+            self.note_outcome(partition, resolved.of, &resolved.outcome, decision.number);
         }
         let Some(sku) = decision.input.sku() else {
             return;
@@ -284,7 +302,11 @@ impl Booking {
                 let ends = line.reserved.0 + line.committed.0 + line.shipped.0 + line.given_back.0;
                 assert_eq!(line.asked.0, ends, "each unit is in one place: {line:?}");
             }
-            self.waited += u64::from(hold.waiting.as_ref().is_some_and(|w| w.since == decision.number));
+            self.waited += u64::from(
+                hold.waiting
+                    .as_ref()
+                    .is_some_and(|w| w.since == decision.number),
+            );
             let key = (sku.to_string(), hold.reservation.to_string());
             self.holds.insert(key, hold.to_static());
         }
@@ -302,7 +324,8 @@ impl Booking {
         }
     }
 
-    fn note_outcome(&mut self, partition: usize, of: u64, outcome: &Outcome<'_>) {
+    fn note_outcome(&mut self, partition: usize, of: u64, outcome: &Outcome<'_>, by: u64) {
+        self.decided_at.insert((partition, of), by);
         let bytes = postcard::to_stdvec(outcome).unwrap();
         let outcome: Outcome<'_> = postcard::from_bytes(&bytes).unwrap();
         let owned = owned(&outcome);
@@ -389,7 +412,7 @@ impl Booking {
                 "{name} has no outcome"
             );
         }
-        let mut held: BTreeMap<(String, String, u32, String), (i64, i64, i64)> = BTreeMap::new();
+        let mut held: BTreeMap<HeldLine, (i64, i64, i64)> = BTreeMap::new();
         for ((sku, reservation), hold) in &self.holds {
             assert!(
                 hold.waiting.is_none(),

@@ -284,13 +284,19 @@ impl World {
         );
         assert_eq!(decision.number, before + 1);
         assert!(!decision.gap && !decision.alert);
-        let bytes = postcard::to_stdvec(&decision).unwrap();
+        self.enter(partition, &decision);
+        decision
+    }
+
+    /// Applies a decision of a partition; what it sends waits in the inbox.
+    pub(crate) fn enter(&mut self, partition: usize, decision: &Decision<'_>) {
+        let bytes = postcard::to_stdvec(decision).unwrap();
         assert_eq!(
             postcard::from_bytes::<Decision<'_>>(&bytes).unwrap(),
-            decision
+            *decision
         );
-        self.books[partition].enter(&decision);
-        self.states[partition].apply(&decision);
+        self.books[partition].enter(decision);
+        self.states[partition].apply(decision);
         self.logs[partition].push(bytes);
         for send in &decision.sends {
             let input = match &send.what {
@@ -300,7 +306,6 @@ impl World {
             self.inbox
                 .push_back((send.to, postcard::to_stdvec(&input).unwrap()));
         }
-        decision
     }
 
     /// Gives a command to its owner.
