@@ -302,6 +302,14 @@ impl RecordBatch {
     }
 }
 
+/// The checksum that a batch of these bytes must bear; `None` without a whole header.
+pub fn checksum(batch: &[u8]) -> Option<u32> {
+    if batch.len() < BATCH_HEADER {
+        return None;
+    }
+    batch.get(AT_ATTRIBUTES..).map(crc32c::crc32c)
+}
+
 fn check(bytes: &[u8]) -> Result<(), BatchError> {
     if bytes.len() < BATCH_HEADER {
         return Err(BatchError::Short);
@@ -318,7 +326,7 @@ fn check(bytes: &[u8]) -> Result<(), BatchError> {
         return Err(BatchError::Malformed("the magic byte is not 2"));
     }
     let stored = i32_at(bytes, AT_CRC).ok_or(BatchError::Short)? as u32;
-    let found = crc32c::crc32c(bytes.get(AT_ATTRIBUTES..).ok_or(BatchError::Short)?);
+    let found = checksum(bytes).ok_or(BatchError::Short)?;
     if stored != found {
         return Err(BatchError::Checksum { stored, found });
     }

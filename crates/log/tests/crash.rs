@@ -2,7 +2,11 @@
 //! not synced. What was acknowledged must be there, what is there must be a prefix of what was
 //! appended, whole appends only, and the journal must go on from it.
 
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is a failed test"
+)]
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -101,8 +105,8 @@ fn script(disk: &FaultDisk) -> u32 {
     // A disk that stopped is the point of the test; what was acknowledged is counted either way.
     let _ = run();
     drop(journal);
-    let acknowledged = *acknowledged.lock().unwrap();
-    acknowledged
+    let count = acknowledged.lock().unwrap();
+    *count
 }
 
 fn value(i: u32, length: usize) -> Vec<u8> {

@@ -1,7 +1,11 @@
 //! The journal against a naive model: lists of values, an epoch's worth of owners, and what a kill
 //! or a power failure may take.
 
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is a failed test"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

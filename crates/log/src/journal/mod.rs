@@ -292,9 +292,14 @@ impl Journal {
             .write_at(bytes, *at)
             .map_err(OpenError::io("rewrite the journal's last frames"))?;
 
+        for number in recovered.released {
+            let name = segment_name(number);
+            let reuse = || spares.recycle(&name, storage.open(&name)?);
+            reuse().map_err(OpenError::io("reuse a released segment"))?;
+        }
         let state = State::new(&recovered.image, recovered.shelf);
         let writer = Writer {
-            storage: Arc::clone(&storage),
+            storage,
             journal: recovered.journal,
             segment_bytes: config.segment_bytes,
             file: recovered.file,
@@ -309,11 +314,6 @@ impl Journal {
             buffer: Vec::new(),
             entries: Vec::new(),
         };
-        for number in recovered.released {
-            let name = segment_name(number);
-            let reuse = || spares.recycle(&name, storage.open(&name)?);
-            reuse().map_err(OpenError::io("reuse a released segment"))?;
-        }
         let shared = Arc::new(Shared::new(config, spares, state, writer));
         let mut journal = Self {
             shared,

@@ -105,10 +105,11 @@ impl Segments {
                     "its first block is that of another segment",
                 ));
             }
-            if let Some((before, _)) = all.last() {
-                if before.journal != block.journal {
-                    return Err(damaged(number, 0, "it belongs to another journal"));
-                }
+            if all
+                .last()
+                .is_some_and(|(before, _)| before.journal != block.journal)
+            {
+                return Err(damaged(number, 0, "it belongs to another journal"));
             }
             all.push((block, file));
         }

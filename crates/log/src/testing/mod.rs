@@ -484,7 +484,7 @@ pub fn a_topic_is_found_again_and_never_changes(engine: &dyn Engine) {
         },
         TopicSpec {
             compacted: false,
-            ..spec.clone()
+            ..spec
         },
     ] {
         let error = log.create_topic(&other).expect_err("it differs");
