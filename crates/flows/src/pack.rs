@@ -271,16 +271,33 @@ const HAS_HOLDS: u8 = 4;
 const HAS_RESERVATIONS: u8 = 8;
 const HAS_SENDS: u8 = 16;
 const ALERT: u8 = 32;
+/// The event time is the command's `occurred_at`.
+const EVENT_AS_SENT: u8 = 64;
+/// The only location is the one that the input names.
+const LOCATION_OF_INPUT: u8 = 128;
 
+/// What moved, behind event time and locations.
 #[derive(Serialize, Deserialize)]
-struct StockPart<'a> {
-    /// The event time behind the log time, ms; negative when ahead. `None`: there is none.
-    event_behind_ms: Option<i64>,
+struct StockPart {
     decimals: u8,
-    #[serde(borrow)]
-    locations: Vec<Location<'a>>,
     movements: Vec<Movement>,
     levels: Vec<LevelAfter>,
+}
+
+/// The event time and the location that an input names, when it is a fact about one location: most
+/// decisions need not write them again.
+fn named_by<'i, 'a>(input: &'i Input<'a>) -> (Option<Time>, Option<&'i Location<'a>>) {
+    let Input::Command(command) = input else {
+        return (None, None);
+    };
+    let location = match &command.body {
+        Body::Receive(fact) | Body::Return(fact) | Body::Adjust(fact) | Body::Ship { fact, .. } => {
+            Some(&fact.location)
+        }
+        Body::Count { location, .. } | Body::Set { location, .. } => Some(location),
+        _ => None,
+    };
+    (command.occurred_at, location)
 }
 
 /// A pack of decisions under construction.
@@ -328,36 +345,48 @@ impl DecisionPack {
 
 fn put_decision(bytes: &mut Vec<u8>, decision: &Decision<'_>, base: Time) {
     put(bytes, &decision.input);
-    let mut has = 0;
-    let mut flag = |bit: u8, there: bool| has |= if there { bit } else { 0 };
-    flag(
-        HAS_STOCK,
-        !decision.locations.is_empty() || decision.event_time.is_some(),
-    );
-    flag(HAS_COUNT, decision.count.is_some());
-    flag(HAS_HOLDS, !decision.holds.is_empty());
-    flag(
-        HAS_RESERVATIONS,
-        !decision.reservations.is_empty() || !decision.resolved.is_empty(),
-    );
-    flag(HAS_SENDS, !decision.sends.is_empty());
-    flag(ALERT, decision.alert);
-    let later_ms = decision.at.0.saturating_sub(base.0).try_into().unwrap_or(0);
-    // `Common` by reference: its fields in order.
-    put(bytes, &(later_ms as u64, has, &decision.outcome));
-    if has & HAS_STOCK != 0 {
-        let event_behind_ms = decision
-            .event_time
-            .map(|t| decision.at.0.saturating_sub(t.0));
+    let (sent_at, location) = named_by(&decision.input);
+    let has_stock = !decision.locations.is_empty() || decision.event_time.is_some();
+    let event_as_sent = sent_at.is_some() && decision.event_time == sent_at;
+    let location_of_input =
+        matches!(decision.locations.as_slice(), [only] if Some(only) == location);
+    let has = [
+        (HAS_STOCK, has_stock),
+        (HAS_COUNT, decision.count.is_some()),
+        (HAS_HOLDS, !decision.holds.is_empty()),
+        (
+            HAS_RESERVATIONS,
+            !decision.reservations.is_empty() || !decision.resolved.is_empty(),
+        ),
+        (HAS_SENDS, !decision.sends.is_empty()),
+        (ALERT, decision.alert),
+        (EVENT_AS_SENT, has_stock && event_as_sent),
+        (LOCATION_OF_INPUT, has_stock && location_of_input),
+    ];
+    let has = has
+        .into_iter()
+        .filter(|(_, there)| *there)
+        .fold(0, |has, (bit, _)| has | bit);
+    // Log time never falls within a pack.
+    let later_ms = u64::try_from(decision.at.0.saturating_sub(base.0)).unwrap_or(0);
+    // As `Common`, by reference.
+    put(bytes, &(later_ms, has, &decision.outcome));
+    if has_stock {
+        if !event_as_sent {
+            put(
+                bytes,
+                &decision
+                    .event_time
+                    .map(|t| decision.at.0.saturating_sub(t.0)),
+            );
+        }
+        if !location_of_input {
+            put(bytes, &decision.locations);
+        }
+        // As `StockPart`.
         put(
             bytes,
-            &(
-                event_behind_ms,
-                decision.decimals,
-                &decision.locations,
-                &decision.movements,
-                &decision.levels,
-            ),
+            &(decision.decimals, &decision.movements, &decision.levels),
         );
     }
     if let Some(count) = &decision.count {
@@ -453,13 +482,24 @@ impl<'a> DecisionReader<'a> {
             alert: common.has & ALERT != 0,
         };
         if common.has & HAS_STOCK != 0 {
-            let (stock, behind) = take::<StockPart<'a>>(rest, at)?;
+            let (sent_at, location) = named_by(&decision.input);
+            let location = location.cloned();
+            if common.has & EVENT_AS_SENT != 0 {
+                decision.event_time = sent_at;
+            } else {
+                // How far the event time is behind the log time, ms; negative when ahead.
+                let (behind_ms, behind) = take::<Option<i64>>(rest, at)?;
+                rest = behind;
+                decision.event_time = behind_ms.map(|ms| Time(log_time.0.saturating_sub(ms)));
+            }
+            if common.has & LOCATION_OF_INPUT != 0 {
+                decision.locations.extend(location);
+            } else {
+                (decision.locations, rest) = take::<Vec<Location<'a>>>(rest, at)?;
+            }
+            let (stock, behind) = take::<StockPart>(rest, at)?;
             rest = behind;
-            decision.event_time = stock
-                .event_behind_ms
-                .map(|ms| Time(log_time.0.saturating_sub(ms)));
             decision.decimals = stock.decimals;
-            decision.locations = stock.locations;
             decision.movements = stock.movements;
             decision.levels = stock.levels;
         }

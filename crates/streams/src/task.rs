@@ -32,8 +32,9 @@ const READ_BYTES: usize = 1 << 20;
 const REDO_PER_CHANGELOG: usize = 4;
 
 /// The changelog is due at the latest when this much was touched, so that the redo behind it, and with
-/// it a restore, stay bounded.
-const TOUCHED_BYTES_MAX: usize = 16 << 20;
+/// it a restore, stay bounded, and so that it fits one append with room to spare: it is one write
+/// with its mark or it is nothing.
+const TOUCHED_BYTES_MAX: usize = 4 << 20;
 
 /// Below this much redo the changelog is not worth a record.
 const REDO_BYTES_MIN: usize = 64 << 10;
@@ -83,16 +84,18 @@ pub(crate) struct Tickets {
 }
 
 struct OpenTicket {
+    partition: u16,
     ticket: Arc<dyn Ticket>,
     pending: u32,
     answered: bool,
 }
 
 impl Tickets {
-    pub(crate) fn open(&mut self, number: u64, ticket: Arc<dyn Ticket>) {
+    pub(crate) fn open(&mut self, partition: u16, number: u64, ticket: Arc<dyn Ticket>) {
         self.open.insert(
             number,
             OpenTicket {
+                partition,
                 ticket,
                 pending: 0,
                 answered: false,
@@ -107,6 +110,14 @@ impl Tickets {
     /// Takes a ticket back that never got into the log.
     pub(crate) fn withdraw(&mut self, number: u64) -> Option<Arc<dyn Ticket>> {
         self.open.remove(&number).map(|open| open.ticket)
+    }
+
+    /// Tells everybody who waits for a partition that stopped.
+    pub(crate) fn fail_partition(&mut self, partition: u16) {
+        self.pending.retain(|(at, _), _| *at != partition);
+        for (_, open) in self.open.extract_if(|_, open| open.partition == partition) {
+            open.ticket.failed(FAILED);
+        }
     }
 
     pub(crate) fn drain(&mut self) -> Vec<Arc<dyn Ticket>> {
@@ -445,7 +456,8 @@ impl<P: Processor> Task<P> {
 }
 
 /// What a caller is told whose append did not end well.
-const FAILED: &str = "it is not known whether this took effect; send it again with the same id";
+pub(crate) const FAILED: &str =
+    "it is not known whether this took effect; send it again with the same id";
 
 #[derive(Debug, thiserror::Error)]
 enum CommitError {

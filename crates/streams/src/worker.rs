@@ -21,7 +21,7 @@ use crate::inflight::InFlight;
 use crate::processor::{Processor, Ticket};
 use crate::restore::{RestoreError, Restored};
 use crate::snapshot::{SnapshotBuilder, SnapshotDir};
-use crate::task::{Stepped, Surroundings, Task, TaskSpec, Tickets, Topics, ticket_key};
+use crate::task::{FAILED, Stepped, Surroundings, Task, TaskSpec, Tickets, Topics, ticket_key};
 
 /// A round takes in at most this much, so that its decisions come out soon.
 const ROUND_BYTES: usize = 2 << 20;
@@ -649,6 +649,11 @@ impl<P: Processor> Round<P> {
                 Message::Submit { packs, ticket, .. } => (packs, ticket),
             };
             for (partition, pack) in packs {
+                if let Some(why) = self.task(partition).and_then(|task| task.stopped()) {
+                    let why = format!("partition {partition} stopped: {why}");
+                    ticket.refused(&SubmitError::Stopped(why));
+                    continue;
+                }
                 let number = self.next_ticket;
                 self.next_ticket += 1;
                 let key = ticket_key(self.instance, number);
@@ -659,7 +664,7 @@ impl<P: Processor> Round<P> {
                 batch
                     .get_or_insert_default()
                     .push(now, Some(&key), Some(&pack), &[]);
-                self.tickets.open(number, Arc::clone(&ticket));
+                self.tickets.open(partition, number, Arc::clone(&ticket));
                 opened.push(number);
             }
         }
@@ -744,6 +749,7 @@ impl<P: Processor> Round<P> {
                 }
                 Stepped::Stopped => {
                     tracing::error!(partition, why = task.stopped(), "the task stopped");
+                    self.tickets.fail_partition(partition);
                 }
             }
         }

@@ -3,7 +3,11 @@
 //! The processor under test counts tokens. Each input record carries tokens; a token counts once,
 //! however often it is sent. The redo record states the tokens that were new.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -440,8 +444,7 @@ fn what_panics_is_parked_at_the_next_attempt_and_the_rest_goes_on() {
 
 #[test]
 fn a_fenced_worker_stops_and_says_so() {
-    let memory = Arc::new(MemoryLog::new());
-    let log: Arc<dyn Log> = memory.clone();
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
     let worker = start(&log, &WorkerConfig::default());
     send_until_done(&worker, 0, &[1]);
     let _other = start(&log, &WorkerConfig::default());
@@ -459,8 +462,7 @@ fn a_fenced_worker_stops_and_says_so() {
 
 #[test]
 fn the_inbox_is_bounded_and_says_busy() {
-    let memory = Arc::new(MemoryLog::new());
-    let log: Arc<dyn Log> = memory.clone();
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
     let config = WorkerConfig {
         inbox_bytes: 1_000,
         ..WorkerConfig::default()
@@ -491,8 +493,7 @@ fn the_inbox_is_bounded_and_says_busy() {
 
 #[test]
 fn a_tick_is_written_once_when_something_is_due_and_nothing_else_came() {
-    let memory = Arc::new(MemoryLog::new());
-    let log: Arc<dyn Log> = memory.clone();
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
     let worker = start(&log, &WorkerConfig::default());
     let soon = log.now() + 50;
     ask(&worker, 2, move |state| state.due = Some(soon));
