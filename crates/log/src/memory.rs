@@ -438,3 +438,85 @@ impl Partition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{append, batch_of, read_all, topic};
+
+    fn log() -> (MemoryLog, TopicPartition, Token) {
+        let log = MemoryLog::new();
+        let at = TopicPartition {
+            topic: topic(&log, "t", 1),
+            partition: 0,
+        };
+        let token = log.claim("o").unwrap();
+        (log, at, token)
+    }
+
+    #[test]
+    fn each_fault_ends_as_it_says_and_writes_as_it_says() {
+        for (fault, ending, written) in [
+            (None, Ending::Durable, 1),
+            (Some(Fault::Fenced), Ending::Fenced, 0),
+            (Some(Fault::Aborted), Ending::Aborted, 0),
+            (Some(Fault::UnknownWritten), Ending::Unknown, 1),
+            (Some(Fault::UnknownNotWritten), Ending::Unknown, 0),
+        ] {
+            let (log, at, token) = log();
+            log.script([fault]);
+            let end = append(&log, &token, vec![(at, batch_of(0, b"v"))], vec![]).unwrap();
+            assert!(end.try_recv().is_err(), "{fault:?}: ended before the flush");
+            log.flush();
+            assert_eq!(end.recv(), Ok(ending), "{fault:?}");
+            assert_eq!(
+                read_all(&log, at, View::Durable).len(),
+                written,
+                "{fault:?}"
+            );
+            let again = append(&log, &token, vec![(at, batch_of(0, b"v"))], vec![]);
+            assert_eq!(again.is_err(), fault == Some(Fault::Fenced), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn held_appends_are_seen_but_not_durable() {
+        let (log, at, token) = log();
+        log.hold();
+        let consumed = vec![Consumed { at, next: 7 }];
+        let end = append(&log, &token, vec![(at, batch_of(0, b"v"))], consumed).unwrap();
+        log.flush();
+        assert!(end.try_recv().is_err());
+        assert_eq!(read_all(&log, at, View::Latest).len(), 1);
+        assert_eq!(read_all(&log, at, View::Durable).len(), 0);
+        let other = log.reopened();
+        assert_eq!(other.bounds(at, View::Latest).unwrap().end, 0);
+        assert_eq!(
+            (log.consumed("o", at), other.consumed("o", at)),
+            (Some(7), None)
+        );
+        log.release();
+        assert_eq!(end.recv(), Ok(Ending::Durable));
+        assert_eq!(read_all(&log.reopened(), at, View::Durable).len(), 1);
+    }
+
+    #[test]
+    fn a_poisoned_log_ends_everything_unknown() {
+        let (log, at, token) = log();
+        let end = append(&log, &token, vec![(at, batch_of(0, b"v"))], vec![]).unwrap();
+        log.poison();
+        assert_eq!(end.recv(), Ok(Ending::Unknown));
+        assert!(matches!(log.claim("o"), Err(AppendError::Stopped(_))));
+    }
+
+    #[test]
+    fn space_and_time_are_as_told() {
+        let (log, at, token) = log();
+        log.set_out_of_space(true);
+        let refused = append(&log, &token, vec![(at, batch_of(0, b"v"))], vec![]);
+        assert!(matches!(refused, Err(AppendError::NoSpace)));
+        log.set_time(500);
+        log.set_time(400);
+        assert_eq!(log.now(), 500);
+    }
+}

@@ -213,7 +213,7 @@ fn flip_every_byte(sealed: bool) {
             // Behind the frames lie the footer of a completed segment and zeros.
             let near = at < end + 2_000;
 
-            if !near && at % 97 != 0 || !all && at % 17 != 1 && at < end - 1_500 {
+            if !near && at % 97 != 0 || !all && at % 41 != 1 && at < end - 1_500 {
                 continue;
             }
             let note = format!("{name} byte {at}, sealed {sealed}");
@@ -241,7 +241,7 @@ fn flip_every_byte(sealed: bool) {
     }
     println!("sealed {sealed}: refused, cut, whole: {counts:?}");
     assert!(
-        counts[0] > 2_000 && counts[1] > 20 && counts[2] > 100,
+        counts[0] > 1_000 && counts[1] > 0 && counts[2] > 100,
         "{counts:?}"
     );
 }

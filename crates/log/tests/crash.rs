@@ -529,3 +529,97 @@ fn a_full_disk_still_opens_and_closes() {
         journal.close().unwrap();
     }
 }
+
+/// Work inside the process runs ahead of the sync; what leaves it does not.
+#[test]
+fn the_durable_view_waits_for_the_sync() {
+    let config = JournalConfig {
+        linger: Duration::from_secs(3600),
+        ..config()
+    };
+    let journal = Journal::open_on(Arc::new(FaultDisk::new()), config).unwrap();
+    let place = TopicPartition {
+        topic: topic(&journal, "t", 1),
+        partition: 0,
+    };
+    let end = ending(&journal, place, b"v");
+    assert_eq!(
+        read_all(&journal, place, View::Latest),
+        [(0, b"v".to_vec())]
+    );
+    assert_eq!(journal.bounds(place, View::Latest).unwrap().end, 1);
+    assert_eq!(journal.bounds(place, View::Durable).unwrap().end, 0);
+    let fetch = journal.read(place, 0, 1 << 20, View::Durable).unwrap();
+    assert!(fetch.batches.is_empty() && fetch.next == 0);
+    // Who read ahead may ask the durable view from there, and finds nothing yet.
+    assert!(
+        journal
+            .read(place, 1, 1 << 20, View::Durable)
+            .unwrap()
+            .batches
+            .is_empty()
+    );
+    assert!(end.try_recv().is_err());
+    journal.flush();
+    assert_eq!(end.recv(), Ok(Ending::Durable));
+    assert_eq!(
+        read_all(&journal, place, View::Durable),
+        [(0, b"v".to_vec())]
+    );
+}
+
+/// Whoever appends faster than the disk syncs is made to wait, not to fill the memory.
+#[test]
+fn appends_wait_when_too_much_is_pending() {
+    let disk = FaultDisk::new();
+    let config = JournalConfig {
+        linger: Duration::from_secs(3600),
+        pending_bytes_max: 10_000,
+        ..config()
+    };
+    let journal = Journal::open_on(Arc::new(disk), config).unwrap();
+    let place = TopicPartition {
+        topic: topic(&journal, "t", 1),
+        partition: 0,
+    };
+    for _ in 0..100 {
+        let before = journal.bounds(place, View::Durable).unwrap().end;
+        drop(ending_of(&journal, place, &[1; 3_000]));
+        let pending = journal.bounds(place, View::Latest).unwrap().end - before;
+        assert!(pending <= 4, "{pending} appends of 3,000 B wait");
+    }
+    journal.close().unwrap();
+    assert_eq!(read_all(&journal, place, View::Durable).len(), 100);
+}
+
+fn ending_of(journal: &Journal, place: TopicPartition, value: &[u8]) -> Arc<Mutex<Option<Ending>>> {
+    let token = journal.claim("o").unwrap();
+    let end = Arc::new(Mutex::new(None));
+    let set = Arc::clone(&end);
+    let append = Append {
+        purpose: Purpose::Intake,
+        batches: vec![(place, batch_of(0, value))],
+        consumed: Vec::new(),
+        on_end: Some(Box::new(move |ending| *set.lock().unwrap() = Some(ending))),
+    };
+    journal.append(&token, append).unwrap();
+    end
+}
+
+/// Dropping is dying: what has not ended ends unknown.
+#[test]
+fn a_dropped_journal_leaves_nothing_without_an_ending() {
+    let config = JournalConfig {
+        linger: Duration::from_secs(3600),
+        ..config()
+    };
+    let journal = Journal::open_on(Arc::new(FaultDisk::new()), config).unwrap();
+    let place = TopicPartition {
+        topic: topic(&journal, "t", 1),
+        partition: 0,
+    };
+    let end = ending_of(&journal, place, b"v");
+    assert_eq!(*end.lock().unwrap(), None);
+    drop(journal);
+    assert_eq!(*end.lock().unwrap(), Some(Ending::Unknown));
+}

@@ -335,7 +335,7 @@ impl Shared {
                     self.spares.hurry();
                     self.kick(&mut state);
                     // Spares become ready without this condition's notice.
-                    let waited = self.room.wait_timeout(state, self.config.linger.max(TICK));
+                    let waited = self.room.wait_timeout(state, TICK);
                     state = waited.expect("no holder of the journal's state panics").0;
                 }
             }
