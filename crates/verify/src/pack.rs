@@ -18,7 +18,12 @@ pub(crate) const HAS_COUNT: u8 = 2;
 pub(crate) const HAS_HOLDS: u8 = 4;
 pub(crate) const HAS_RESERVATIONS: u8 = 8;
 pub(crate) const HAS_SENDS: u8 = 16;
-const HAS_KNOWN: u8 = HAS_STOCK | HAS_COUNT | HAS_HOLDS | HAS_RESERVATIONS | HAS_SENDS;
+/// Nobody was told of an internal record that could not be processed: it is no part, only said.
+pub(crate) const ALERT: u8 = 32;
+/// The event time is the one that the command was sent with, and is not written again.
+pub(crate) const EVENT_AS_SENT: u8 = 64;
+/// The only location is the one that the command names, and is not written again.
+pub(crate) const LOCATION_OF_INPUT: u8 = 128;
 
 /// The fingerprint of a command's name: source, the byte 0xff, id.
 pub(crate) fn name_of(source: &str, id: &str) -> u128 {
@@ -128,11 +133,8 @@ pub(crate) struct Common<'a> {
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(Serialize))]
-pub(crate) struct StockPart<'a> {
-    pub(crate) event_behind_ms: Option<i64>,
+pub(crate) struct StockPart {
     pub(crate) decimals: u8,
-    #[serde(borrow)]
-    pub(crate) locations: Vec<&'a str>,
     pub(crate) movements: Vec<Movement>,
     pub(crate) levels: Vec<LevelAfter>,
 }
@@ -154,6 +156,7 @@ pub(crate) struct Decision<'a> {
     pub(crate) input: Input<'a>,
     pub(crate) input_bytes: &'a [u8],
     pub(crate) outcome: Option<Outcome<'a>>,
+    pub(crate) alert: bool,
     pub(crate) has_stock: bool,
     pub(crate) event_time: Option<i64>,
     pub(crate) decimals: u8,
@@ -207,9 +210,6 @@ impl<'a> Decisions<'a> {
         let reader = &mut self.reader;
         let (input, input_bytes) = reader.take_spanned::<Input<'a>>()?;
         let common: Common<'a> = reader.take()?;
-        if common.has & !HAS_KNOWN != 0 {
-            return Err(format!("parts {:#b} are not all known", common.has));
-        }
         let at = self
             .base
             .checked_add_unsigned(common.later_ms)
@@ -220,6 +220,7 @@ impl<'a> Decisions<'a> {
             input,
             input_bytes,
             outcome: common.outcome,
+            alert: common.has & ALERT != 0,
             has_stock: common.has & HAS_STOCK != 0,
             event_time: None,
             decimals: 0,
@@ -233,10 +234,21 @@ impl<'a> Decisions<'a> {
             sends: Vec::new(),
         };
         if decision.has_stock {
-            let stock: StockPart<'a> = reader.take()?;
-            decision.event_time = stock.event_behind_ms.map(|ms| at.saturating_sub(ms));
+            let (sent_at, location) = named_by(&decision.input);
+            if common.has & EVENT_AS_SENT != 0 {
+                decision.event_time = Some(sent_at.ok_or("the command has no event time")?);
+            } else {
+                let behind_ms: Option<i64> = reader.take()?;
+                decision.event_time = behind_ms.map(|ms| at.saturating_sub(ms));
+            }
+            if common.has & LOCATION_OF_INPUT != 0 {
+                let location = location.ok_or("the command does not name one location")?;
+                decision.locations.push(location);
+            } else {
+                decision.locations = reader.take()?;
+            }
+            let stock: StockPart = reader.take()?;
             decision.decimals = stock.decimals;
-            decision.locations = stock.locations;
             decision.movements = stock.movements;
             decision.levels = stock.levels;
         }
@@ -280,6 +292,14 @@ impl<'a> Iterator for Decisions<'a> {
             self.reader.rest = &[];
         }
         Some(read)
+    }
+}
+
+/// The event time and the location that a decision need not write again.
+fn named_by<'a>(input: &Input<'a>) -> (Option<i64>, Option<&'a str>) {
+    match input {
+        Input::Command(command) => (command.occurred_at, command.body.location()),
+        Input::Ask(_) | Input::Answer(_) | Input::Tick => (None, None),
     }
 }
 

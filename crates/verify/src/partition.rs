@@ -241,6 +241,10 @@ impl Walk<'_> {
                     .add(Invariant::AppliedOnce, About::default(), what);
             }
         }
+        // A repeat may come in the very decision that brings the first its outcome.
+        for resolved in &decision.resolved {
+            self.names.resolved(resolved, decision.number);
+        }
         match &decision.input {
             Input::Command(command) => self.command(decision, command),
             _ if decision.outcome.is_some() => {
@@ -486,7 +490,7 @@ impl Walk<'_> {
 
     /// Whether the input is kept in a dead letter of this decision.
     fn check_parked(&mut self, decision: &Decision<'_>) {
-        let is_parked = matches!(decision.outcome, Some(Outcome::Parked { .. }));
+        let is_parked = decision.alert || matches!(decision.outcome, Some(Outcome::Parked { .. }));
         if !is_parked && self.dead_letters.is_empty() {
             return;
         }

@@ -131,6 +131,18 @@ impl<'a> Body<'a> {
         self.sku().or(self.reservation()).unwrap_or_default()
     }
 
+    /// The location that it names, where it names exactly one.
+    pub(crate) fn location(&self) -> Option<&'a str> {
+        match self {
+            Self::Receive(fact)
+            | Self::Return(fact)
+            | Self::Adjust(fact)
+            | Self::Ship { fact, .. } => Some(fact.location),
+            Self::Count { location, .. } | Self::Set { location, .. } => Some(location),
+            _ => None,
+        }
+    }
+
     /// Facts have happened: no rule may refuse them.
     pub(crate) fn is_fact(&self) -> bool {
         matches!(
@@ -470,6 +482,9 @@ pub(crate) enum Reason {
     IdReused,
     Parked,
     NothingOpen,
+    QuantityRange,
+    TimeRange,
+    SamePlace,
     TooManyWaiting,
     RepeatedLine,
     OutOfRange,
@@ -673,7 +688,6 @@ pub(crate) struct Step<'a> {
     pub(crate) phase: Phase,
     pub(crate) deadline: Option<i64>,
     pub(crate) asks: Vec<Asked<'a>>,
-    pub(crate) undecided: Vec<&'a str>,
     pub(crate) status_before: Status,
     pub(crate) lines_before: Vec<ReservationLine<'a>>,
     pub(crate) numbers: Vec<LineNumbers<'a>>,
