@@ -2,9 +2,9 @@
 //!
 //! The lines of a reservation on one SKU are a **function of the set** of what is known of them: what
 //! was asked of each line, what was given back, and what has shipped, directed at a line, at a
-//! location or (above a bound) at none ([`lines`]). So a `commit` and its `ship`s leave the same
-//! levels in whatever order they come. [`owner`] answers asks and takes in ships by that function;
-//! [`judge`] says whether stock allows an ask; [`table`] keeps the records of one SKU.
+//! location or (above a bound) at none (`lines`). So a `commit` and its `ship`s leave the same
+//! levels in whatever order they come. `owner` answers asks and takes in ships by that function;
+//! `judge` says whether stock allows an ask; `table` keeps the records of one SKU.
 //!
 //! What a record states is reached in three steps, each written down: *undecided* (a step over several
 //! SKUs has asked and not yet heard of all), *decided* (by `Keep`, by being the sole ask, or by being a

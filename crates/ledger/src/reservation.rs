@@ -15,9 +15,9 @@
 //! extend    at once
 //! ```
 //!
-//! [`owner`] takes inputs in and keeps the queue; [`begin`] says what becomes of a command;
-//! [`rounds`] leads a step from round to round; [`parts`] and [`lines`] are the arithmetic; [`check`]
-//! refuses what no rule can read; [`table`] keeps the records.
+//! `owner` takes inputs in and keeps the queue; `begin` says what becomes of a command;
+//! `rounds` leads a step from round to round; `parts` and `lines` are the arithmetic; `check`
+//! refuses what no rule can read; `table` keeps the records.
 
 mod begin;
 mod check;

@@ -143,8 +143,8 @@ impl<'a> ReservationRecord<'a> {
     }
 
     fn sort_lines(&mut self) {
-        let key = |line: &ReservationLine<'a>| (line.line, line.sku.clone(), line.location.clone());
-        self.lines.sort_by_cached_key(key);
+        self.lines
+            .sort_by(|a, b| (a.line, &a.sku, &a.location).cmp(&(b.line, &b.sku, &b.location)));
     }
 
     /// Reads the status off the lines, after something happened; `end` says what it is when nothing

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::command::{Answer, Body, Command, Input};
 use crate::decision::{Outcome, Reason, Rejection, Resolved};
 use crate::draft::Draft;
-use crate::reservation::begin::{begin, expire, tidy};
+use crate::reservation::begin::{begin, expire, happened_at, tidy};
 use crate::reservation::check::check;
 use crate::reservation::{ReservationRecord, Status, Step, Taken, Waiting, Wish};
 use crate::values::{Id, ReservationId, Source, Time};
@@ -44,6 +44,9 @@ pub(crate) fn command<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
         occurred_at: command.occurred_at,
         wish,
     };
+    if matches!(taken.wish, Wish::Commit { .. }) {
+        draft.decision.event_time = Some(happened_at(&taken).0);
+    }
     let mut work = Work::on(draft, id.as_str());
     if work.is_running() {
         work.wait(Waiting::Command(taken));
