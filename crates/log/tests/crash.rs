@@ -623,3 +623,66 @@ fn a_dropped_journal_leaves_nothing_without_an_ending() {
     drop(journal);
     assert_eq!(*end.lock().unwrap(), Some(Ending::Unknown));
 }
+
+/// On a full disk a released segment is used again at once: its old name must be gone for good
+/// before its bytes change.
+#[test]
+fn power_may_fail_while_a_released_segment_is_reused() {
+    let run = |disk: &FaultDisk, stop: Option<u64>| -> (u64, i64) {
+        // The first segment and one more.
+        disk.set_capacity(Some(2 * (64 << 10) + 8_000));
+        let journal = open(disk);
+        let place = TopicPartition {
+            topic: topic(&journal, "t", 1),
+            partition: 0,
+        };
+        let token = journal.claim("o").unwrap();
+        let append = || {
+            let purpose = Purpose::Decision;
+            let batches = vec![(place, batch_of(0, &[5; 3_000]))];
+            let taken = journal.append(
+                &token,
+                Append {
+                    purpose,
+                    batches,
+                    consumed: vec![],
+                    on_end: None,
+                },
+            );
+            journal.flush();
+            taken.is_ok()
+        };
+        while append() {}
+        assert_eq!(journal.segments(), [1, 2]);
+        let released_at = disk.operations();
+        if let Some(stop) = stop {
+            disk.stop_at(released_at + stop);
+        }
+        let released = journal.release(2).is_ok();
+        while released && append() {}
+        let durable = journal.bounds(place, View::Durable).unwrap().end;
+        (disk.operations() - released_at, durable)
+    };
+    let (steps, _) = run(&FaultDisk::new(), None);
+    assert!(steps > 30, "{steps}");
+    for step in 0..steps.min(40) {
+        let disk = FaultDisk::new();
+        let (_, durable) = run(&disk, Some(step));
+        for crash in (0..12)
+            .map(Crash::Some)
+            .chain([Crash::LoseAll, Crash::KeepAll])
+        {
+            let left = disk.after(crash);
+            let journal = Journal::open_on(Arc::new(left), config())
+                .unwrap_or_else(|error| panic!("step {step}, {crash:?}: {error}"));
+            let place = TopicPartition {
+                topic: journal.topics()[0].id,
+                partition: 0,
+            };
+            assert!(
+                journal.bounds(place, View::Durable).unwrap().end >= durable,
+                "step {step}"
+            );
+        }
+    }
+}

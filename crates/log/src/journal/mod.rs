@@ -13,7 +13,7 @@
 //!
 //! Modules in reading order: [`frame`] and `segment` (the bytes, tabled in `docs/format.md`),
 //! `image` (what the frames amount to), `shelf` (where batches lie), `state` (what threads share
-//! and how a group passes), `writer`, `spares` (prepared segments), `recovery`, [`check`] and
+//! and how a group passes), `writer`, `spares` (prepared segments), `recovery`, [`mod@check`] and
 //! [`reader`] (without changing anything), [`storage`] (the disk, or a double).
 
 mod bytes;
