@@ -102,6 +102,7 @@ pub(crate) async fn serve(
     closing.send(Bytes::from(line));
     drop(place);
     if matches!(end, End::Slow) {
+        app.metrics.cut_off();
         tracing::info!("feed reader cut off: its connection took nothing for too long");
     }
     // With every sender gone the body ends behind the closing line, if its reader takes it.

@@ -86,13 +86,9 @@ pub(crate) const ROUTES: &[Route] = &[
     route("GET", "/v1/changes", Endpoint::Changes),
     route("GET", "/v1/topics", Endpoint::Topics),
     route("GET", "/v1/topics/{topic}/records", Endpoint::TopicRecords),
-    route("GET", "/v1/openapi.json", Endpoint::OpenApi),
     route("GET", "/openapi.json", Endpoint::OpenApi),
-    route("GET", "/v1/livez", Endpoint::Live),
     route("GET", "/livez", Endpoint::Live),
-    route("GET", "/v1/readyz", Endpoint::Ready),
     route("GET", "/readyz", Endpoint::Ready),
-    route("GET", "/v1/metrics", Endpoint::Metrics),
     route("GET", "/metrics", Endpoint::Metrics),
 ];
 
@@ -117,7 +113,7 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<(Endpoint, Vec<String>
     if elsewhere.is_empty() {
         return Err(Problem::new(
             Kind::NO_ROUTE,
-            "there is nothing at this address; GET /v1/openapi.json lists what there is",
+            "there is nothing at this address; GET /openapi.json lists what there is",
         ));
     }
     let methods = elsewhere.join(", ");

@@ -158,6 +158,7 @@ async fn hand_over(app: &App, queue: &Queue, chunk: Chunk) -> Result<(), Stop> {
             .map(|answers| settled::encode(&waiting.order, &answers));
         queue.settle(number, &app.spool, settled);
     }
+    app.metrics.refused(chunk.order.refused);
     let bytes: usize = chunk.packs.iter().map(|(_, pack)| pack.len()).sum();
     let inbox = Arc::new(Inbox::new(
         chunk.packs.len(),

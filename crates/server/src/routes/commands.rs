@@ -14,6 +14,7 @@ use crate::intake::single::{self, Answer};
 use crate::intake::stream;
 use crate::wire::command::{self, Given};
 use crate::wire::problem::{self, Kind, Problem};
+use crate::wire::refusal::Refusal;
 
 pub(super) async fn post(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
     let media = media_type(&call.parts.headers);
@@ -29,7 +30,7 @@ pub(super) async fn post(app: &Arc<App>, mut call: Call) -> Result<Response<Body
             };
             match command::parse(single::text(&text)?, &given) {
                 Ok(command) => Ok(respond(single::submit(app, &command).await?)),
-                Err(refusal) => Ok(refused(&refusal)),
+                Err(refusal) => Ok(refused(app, &refusal)),
             }
         }
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
@@ -75,7 +76,8 @@ pub(super) fn respond(answer: Answer) -> Response<Body> {
 }
 
 /// The answer to a command that did not reach the log.
-pub(super) fn refused(refusal: &crate::wire::refusal::Refusal) -> Response<Body> {
+pub(super) fn refused(app: &App, refusal: &Refusal) -> Response<Body> {
+    app.metrics.refused(1);
     let kind = problem::kind_of_refusal(refusal.kind);
     respond::problem_body(kind.status, problem::of_refusal(refusal))
 }

@@ -85,7 +85,7 @@ async fn request(
     };
     let command = match command::parse(text, &given) {
         Ok(command) => command,
-        Err(refusal) => return Ok(commands::refused(&refusal)),
+        Err(refusal) => return Ok(commands::refused(app, &refusal)),
     };
     let mut answer = single::submit(app, &command).await?;
     if kind != CommandKind::Reserve || answer.status != 200 {

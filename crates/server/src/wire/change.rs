@@ -1,6 +1,6 @@
 //! Changes of levels: what feeds and histories show of a decision.
 
-use onhand_ledger::{AskKind, Decision, Input, LevelAfter, MovementKind, Place, StateName};
+use onhand_ledger::{AskKind, Decision, Input, LevelAfter, MovementKind, Place};
 
 use super::level::LevelView;
 use super::outcome::{Origin, sku_of};
@@ -277,14 +277,5 @@ pub(crate) fn body_type(body: &Body<'_>) -> &'static str {
         Body::Confirm { .. } => "confirm",
         Body::Release { .. } => "release",
         Body::Extend { .. } => "extend",
-    }
-}
-
-/// The word for a state that a fact names.
-pub(crate) fn state_name(state: StateName) -> &'static str {
-    match state {
-        StateName::Available => "available",
-        StateName::Damaged => "damaged",
-        StateName::QualityControl => "quality_control",
     }
 }
