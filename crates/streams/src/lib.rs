@@ -16,16 +16,20 @@
 //!
 //! This crate knows nothing of HTTP, Kafka or stock.
 //!
-//! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`].
+//! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`],
+//! `inbox` (the way in), `round` (what a worker's thread does), `inflight` (what waits for a sync).
 
+mod inbox;
 mod inflight;
 pub mod processor;
 pub mod restore;
+mod round;
 pub mod snapshot;
 pub mod task;
 pub mod worker;
 
+pub use inbox::{SubmitError, WorkerHandle, WorkerStats};
 pub use processor::{Delivery, Processor, Step, Ticket};
 pub use restore::{RestoreError, Restored};
 pub use task::{TaskSpec, Topics};
-pub use worker::{SubmitError, Worker, WorkerConfig, WorkerHandle, WorkerStats};
+pub use worker::{Worker, WorkerConfig};

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use onhand_log::{Record, Timestamp, TopicId};
 
-use crate::worker::SubmitError;
+use crate::inbox::SubmitError;
 
 /// The logic and state of one partition. One owner calls it; it needs no lock.
 ///

@@ -1,0 +1,275 @@
+//! The way in: what callers submit and ask waits here for the worker of its partition.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+
+use crate::processor::{Processor, Ticket};
+
+/// Why something was not taken. Nothing of it is in the log.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum SubmitError {
+    #[error("the node is busy: its inbox is full; try again shortly")]
+    Busy,
+    #[error("the node has no space left for new work; free disk space and try again")]
+    NoSpace,
+    #[error("the node does not take work: {0}")]
+    Stopped(String),
+    #[error("partition {0} is not one of this node's; check the partition count")]
+    UnknownPartition(u16),
+    #[error("one submission of {bytes} B is above the limit of {limit} B; split it")]
+    TooLarge { bytes: usize, limit: usize },
+}
+
+/// Figures of the workers, for metrics.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct WorkerStats {
+    pub inbox_bytes: u64,
+    pub rounds: u64,
+    pub open_tickets: u64,
+    pub panics: u64,
+    /// Tasks that stopped for trouble and need somebody to look.
+    pub stopped_tasks: u64,
+}
+
+pub(crate) type Query<P> = Box<dyn FnOnce(&mut P) -> Reply + Send>;
+pub(crate) type Reply = Box<dyn FnOnce(Result<(), SubmitError>) + Send>;
+
+pub(crate) enum Message<P> {
+    Submit {
+        packs: Vec<(u16, Vec<u8>)>,
+        ticket: Arc<dyn Ticket>,
+        bytes: usize,
+    },
+    Query {
+        partition: u16,
+        query: Query<P>,
+        on_stop: Reply,
+    },
+}
+
+pub(crate) struct Inbox<P> {
+    pub(crate) messages: VecDeque<Message<P>>,
+    pub(crate) bytes: usize,
+    pub(crate) stop: bool,
+    pub(crate) closed: Option<String>,
+}
+
+pub(crate) struct Shared<P> {
+    pub(crate) inbox: Mutex<Inbox<P>>,
+    pub(crate) arrived: Condvar,
+    /// Set by the log's listener when somebody else appended.
+    pub(crate) stirred: AtomicBool,
+    pub(crate) sleeping: AtomicBool,
+    pub(crate) inbox_bytes: AtomicU64,
+    pub(crate) rounds: AtomicU64,
+    pub(crate) tickets: AtomicU64,
+    pub(crate) panics: AtomicU64,
+    pub(crate) stopped_tasks: AtomicU64,
+}
+
+impl<P> Shared<P> {
+    pub(crate) fn new() -> Self {
+        Self {
+            inbox: Mutex::new(Inbox {
+                messages: VecDeque::new(),
+                bytes: 0,
+                stop: false,
+                closed: None,
+            }),
+            arrived: Condvar::new(),
+            stirred: AtomicBool::new(true),
+            sleeping: AtomicBool::new(false),
+            inbox_bytes: AtomicU64::new(0),
+            rounds: AtomicU64::new(0),
+            tickets: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            stopped_tasks: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inbox<P>> {
+        // Nothing under this lock can leave it half done.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stir(&self) {
+        self.stirred.store(true, Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) {
+            let _held = self.lock();
+            self.arrived.notify_one();
+        }
+    }
+}
+
+/// The way in. Clones share the workers.
+pub struct WorkerHandle<P> {
+    pub(crate) shared: Arc<Vec<Arc<Shared<P>>>>,
+    pub(crate) partitions: u16,
+    pub(crate) inbox_bytes_max: usize,
+}
+
+impl<P> Clone for WorkerHandle<P> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            partitions: self.partitions,
+            inbox_bytes_max: self.inbox_bytes_max,
+        }
+    }
+}
+
+impl<P> fmt::Debug for WorkerHandle<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerHandle")
+            .field("partitions", &self.partitions)
+            .finish()
+    }
+}
+
+impl<P: Processor> WorkerHandle<P> {
+    fn of(&self, partition: u16) -> Result<&Arc<Shared<P>>, SubmitError> {
+        if partition >= self.partitions {
+            return Err(SubmitError::UnknownPartition(partition));
+        }
+        let thread = usize::from(partition) % self.shared.len();
+        self.shared
+            .get(thread)
+            .ok_or(SubmitError::UnknownPartition(partition))
+    }
+
+    /// Hands records to the owners of their partitions. They enter the log in this order and are
+    /// processed once; the ticket hears of each.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: nothing was taken and the ticket hears nothing. With more than one thread,
+    /// what belongs to the same thread is taken whole or not at all, and the ticket hears
+    /// [`Ticket::failed`] for the rest.
+    pub fn submit(
+        &self,
+        packs: Vec<(u16, Vec<u8>)>,
+        ticket: &Arc<dyn Ticket>,
+    ) -> Result<(), SubmitError> {
+        let mut shares: Vec<(Vec<(u16, Vec<u8>)>, usize)> = Vec::new();
+        shares.resize_with(self.shared.len(), Default::default);
+        for (partition, pack) in packs {
+            self.of(partition)?;
+            if let Some((share, bytes)) = shares.get_mut(usize::from(partition) % self.shared.len())
+            {
+                *bytes += pack.len();
+                share.push((partition, pack));
+            }
+        }
+        let mut taken = false;
+        for (shared, (packs, bytes)) in self.shared.iter().zip(shares) {
+            if packs.is_empty() {
+                continue;
+            }
+            let message = Message::Submit {
+                packs,
+                ticket: Arc::clone(ticket),
+                bytes,
+            };
+            if let Err(error) = self.put(shared, message, bytes) {
+                if !taken {
+                    return Err(error);
+                }
+                ticket.failed(
+                    "a part of it was taken and a part was not; send it again with the same ids",
+                );
+                return Ok(());
+            }
+            taken = true;
+        }
+        Ok(())
+    }
+
+    /// Runs `query` on the owner of the partition, between two batches; `reply` hears its result once
+    /// everything that it could see is durable. It must be short: the owner waits for it.
+    ///
+    /// # Errors
+    /// As [`WorkerHandle::submit`]. Once taken, `reply` is called exactly once.
+    pub fn query<R: Send + 'static>(
+        &self,
+        partition: u16,
+        query: impl FnOnce(&mut P) -> R + Send + 'static,
+        reply: impl FnOnce(Result<R, SubmitError>) + Send + 'static,
+    ) -> Result<(), SubmitError> {
+        let shared = self.of(partition)?;
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let take =
+            |reply: &Mutex<Option<_>>| reply.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let for_stop = Arc::clone(&reply);
+        let on_stop: Reply = Box::new(move |result| {
+            if let (Some(reply), Err(error)) = (take(&for_stop), result) {
+                reply(Err(error));
+            }
+        });
+        let query: Query<P> = Box::new(move |processor| {
+            let found = query(processor);
+            Box::new(move |result| {
+                if let Some(reply) = take(&reply) {
+                    reply(result.map(|()| found));
+                }
+            })
+        });
+        self.put(
+            shared,
+            Message::Query {
+                partition,
+                query,
+                on_stop,
+            },
+            0,
+        )
+    }
+
+    fn put(
+        &self,
+        shared: &Shared<P>,
+        message: Message<P>,
+        bytes: usize,
+    ) -> Result<(), SubmitError> {
+        let mut inbox = shared.lock();
+        if let Some(why) = &inbox.closed {
+            return Err(SubmitError::Stopped(why.clone()));
+        }
+        if inbox.stop {
+            return Err(SubmitError::Stopped("it is shutting down".to_owned()));
+        }
+        if bytes > self.inbox_bytes_max {
+            return Err(SubmitError::TooLarge {
+                bytes,
+                limit: self.inbox_bytes_max,
+            });
+        }
+        if inbox.bytes + bytes > self.inbox_bytes_max {
+            return Err(SubmitError::Busy);
+        }
+        inbox.bytes += bytes;
+        shared
+            .inbox_bytes
+            .store(inbox.bytes as u64, Ordering::Relaxed);
+        inbox.messages.push_back(message);
+        drop(inbox);
+        if shared.sleeping.load(Ordering::SeqCst) {
+            shared.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    pub fn stats(&self) -> WorkerStats {
+        let mut stats = WorkerStats::default();
+        for shared in self.shared.iter() {
+            stats.inbox_bytes += shared.inbox_bytes.load(Ordering::Relaxed);
+            stats.rounds += shared.rounds.load(Ordering::Relaxed);
+            stats.open_tickets += shared.tickets.load(Ordering::Relaxed);
+            stats.panics += shared.panics.load(Ordering::Relaxed);
+            stats.stopped_tasks += shared.stopped_tasks.load(Ordering::Relaxed);
+        }
+        stats
+    }
+}

@@ -1,0 +1,493 @@
+//! One thread's rounds: append what was submitted, step every task that has something to read until none
+//! has, run the queries, flush. So a command, the decisions that follow from it in any number of
+//! partitions of this worker, and the answer share one sync.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use onhand_log::{
+    Append, AppendError, BatchBuilder, Ending, Log, Purpose, Token, TopicPartition, View,
+};
+
+use crate::inbox::{Message, Query, Reply, Shared, SubmitError};
+use crate::inflight::InFlight;
+use crate::processor::Processor;
+use crate::snapshot::{SnapshotBuilder, SnapshotDir};
+use crate::task::{FAILED, Stepped, Surroundings, Task, Tickets, Topics, ticket_key};
+
+/// A round takes in at most this much, so that its decisions come out soon.
+const ROUND_BYTES: usize = 2 << 20;
+
+/// A worker never sleeps longer, so that it notices what nothing announces (wall time for ticks).
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+
+/// The longest wait for appends in flight before tasks are reopened.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+
+/// Everything that one worker thread has.
+pub(crate) struct Round<P: Processor> {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) shared: Arc<Shared<P>>,
+    pub(crate) token: Token,
+    pub(crate) topics: Topics,
+    /// The task of partition p stands at p / thread_count.
+    pub(crate) tasks: Vec<Task<P>>,
+    pub(crate) thread_count: u16,
+    pub(crate) make: Arc<dyn Fn(u16) -> P + Send + Sync>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) tickets: Tickets,
+    pub(crate) instance: u32,
+    pub(crate) next_ticket: u64,
+    pub(crate) snapshots: Option<SnapshotDir>,
+    pub(crate) snapshot_every: u64,
+    /// Per partition the due time for which a tick was last written: it is written once for each.
+    pub(crate) ticked: BTreeMap<u16, i64>,
+}
+
+impl<P: Processor> Round<P> {
+    pub(crate) fn run(mut self) {
+        let mut stirred: BTreeSet<u16> = self.partitions();
+        loop {
+            let (messages, stop) = self.wait(&stirred);
+            if self.shared.stirred.swap(false, Ordering::SeqCst) {
+                stirred = self.partitions();
+            }
+            let mut queries = Vec::new();
+            if let Err(error) = self.take_in(messages, &mut queries, &mut stirred) {
+                self.close(&error, queries);
+                return;
+            }
+            self.write_tick(&mut stirred);
+            self.step_until_quiet(&mut stirred);
+            for (partition, query) in queries {
+                self.answer_query(partition, query);
+            }
+            self.log.flush();
+            self.shared.rounds.fetch_add(1, Ordering::Relaxed);
+            self.shared
+                .tickets
+                .store(self.tickets.len() as u64, Ordering::Relaxed);
+            let stopped = self
+                .tasks
+                .iter()
+                .filter(|task| task.stopped().is_some())
+                .count();
+            self.shared
+                .stopped_tasks
+                .store(stopped as u64, Ordering::Relaxed);
+            if let Some(trouble) = self.in_flight.trouble() {
+                if let Err(why) = self.reopen_all(trouble) {
+                    self.close(&why, Vec::new());
+                    return;
+                }
+                stirred = self.partitions();
+            }
+            self.snapshot_where_due();
+            if stop {
+                self.finish();
+                return;
+            }
+        }
+    }
+
+    fn partitions(&self) -> BTreeSet<u16> {
+        self.tasks
+            .iter()
+            .map(|task| task.spec().partition)
+            .collect()
+    }
+
+    fn task(&mut self, partition: u16) -> Option<&mut Task<P>> {
+        self.tasks
+            .get_mut(usize::from(partition / self.thread_count))
+    }
+
+    /// Sleeps until something was submitted, somebody else appended, a tick is due, or the stop.
+    fn wait(&mut self, stirred: &BTreeSet<u16>) -> (Vec<Message<P>>, bool) {
+        let sleep = match self.due() {
+            Some(due) => {
+                let ms = u64::try_from(due.saturating_sub(self.log.now())).unwrap_or(0);
+                SLEEP_MAX.min(Duration::from_millis(ms.max(1)))
+            }
+            None => SLEEP_MAX,
+        };
+        let mut inbox = self.shared.lock();
+        self.shared.sleeping.store(true, Ordering::SeqCst);
+        if inbox.messages.is_empty()
+            && !inbox.stop
+            && stirred.is_empty()
+            && !self.shared.stirred.load(Ordering::SeqCst)
+        {
+            let waited = self.shared.arrived.wait_timeout(inbox, sleep);
+            inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        self.shared.sleeping.store(false, Ordering::SeqCst);
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        while bytes < ROUND_BYTES {
+            let Some(message) = inbox.messages.pop_front() else {
+                break;
+            };
+            if let Message::Submit { bytes: size, .. } = &message {
+                bytes += size;
+            }
+            messages.push(message);
+        }
+        inbox.bytes -= bytes;
+        self.shared
+            .inbox_bytes
+            .store(inbox.bytes as u64, Ordering::Relaxed);
+        let stop = inbox.stop && inbox.messages.is_empty();
+        (messages, stop)
+    }
+
+    /// Appends what was submitted to the input topic, in one append.
+    fn take_in(
+        &mut self,
+        messages: Vec<Message<P>>,
+        queries: &mut Vec<(u16, (Query<P>, Reply))>,
+        stirred: &mut BTreeSet<u16>,
+    ) -> Result<(), String> {
+        let now = self.log.now();
+        let mut batches: Vec<Option<BatchBuilder>> = Vec::new();
+        batches.resize_with(self.tasks.len(), || None);
+        let mut opened: Vec<u64> = Vec::new();
+        for message in messages {
+            let (packs, ticket) = match message {
+                Message::Query {
+                    partition,
+                    query,
+                    on_stop,
+                } => {
+                    queries.push((partition, (query, on_stop)));
+                    continue;
+                }
+                Message::Submit { packs, ticket, .. } => (packs, ticket),
+            };
+            for (partition, pack) in packs {
+                if let Some(why) = self.task(partition).and_then(|task| task.stopped()) {
+                    let why = format!("partition {partition} stopped: {why}");
+                    ticket.refused(&SubmitError::Stopped(why));
+                    continue;
+                }
+                let number = self.next_ticket;
+                self.next_ticket += 1;
+                let key = ticket_key(self.instance, number);
+                let place = usize::from(partition / self.thread_count);
+                let Some(batch) = batches.get_mut(place) else {
+                    continue;
+                };
+                batch
+                    .get_or_insert_default()
+                    .push(now, Some(&key), Some(&pack), &[]);
+                self.tickets.open(partition, number, Arc::clone(&ticket));
+                opened.push(number);
+            }
+        }
+        if opened.is_empty() {
+            return Ok(());
+        }
+        let mut appended = Vec::new();
+        for (task, batch) in self.tasks.iter().zip(batches) {
+            let Some(batch) = batch.and_then(BatchBuilder::finish) else {
+                continue;
+            };
+            let partition = task.spec().partition;
+            stirred.insert(partition);
+            appended.push((
+                TopicPartition {
+                    topic: self.topics.input,
+                    partition,
+                },
+                batch,
+            ));
+        }
+        let append = Append {
+            purpose: Purpose::Intake,
+            batches: appended,
+            consumed: Vec::new(),
+            on_end: Some(self.in_flight.begin(|_| ())),
+        };
+        let error = match self.log.append(&self.token, append) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        self.in_flight.refused();
+        let submit_error = match &error {
+            AppendError::NoSpace => SubmitError::NoSpace,
+            AppendError::TooLarge { bytes, limit } => SubmitError::TooLarge {
+                bytes: *bytes,
+                limit: *limit,
+            },
+            other => SubmitError::Stopped(other.to_string()),
+        };
+        for number in opened {
+            if let Some(ticket) = self.tickets.withdraw(number) {
+                ticket.refused(&submit_error);
+            }
+        }
+        match submit_error {
+            SubmitError::Stopped(why) => Err(why),
+            _ => Ok(()),
+        }
+    }
+
+    fn step_until_quiet(&mut self, stirred: &mut BTreeSet<u16>) {
+        while let Some(partition) = stirred.pop_first() {
+            let place = usize::from(partition / self.thread_count);
+            let thread_count = self.thread_count;
+            let Some(task) = self.tasks.get_mut(place) else {
+                continue;
+            };
+            // Another thread's partition is stirred by the log's listener.
+            let mine = task.spec().partition % thread_count;
+            let mut around = Surroundings {
+                log: &self.log,
+                in_flight: &self.in_flight,
+                tickets: &mut self.tickets,
+                instance: self.instance,
+                stirred: &mut |to| {
+                    if to % thread_count == mine {
+                        stirred.insert(to);
+                    }
+                },
+            };
+            match task.step(&mut around) {
+                Stepped::Idle => {}
+                Stepped::Moved => {
+                    stirred.insert(partition);
+                }
+                Stepped::Panicked => {
+                    self.shared.panics.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(partition, "processing panicked, restoring the partition");
+                    self.reopen(partition);
+                    stirred.insert(partition);
+                }
+                Stepped::Stopped => {
+                    tracing::error!(partition, why = task.stopped(), "the task stopped");
+                    self.tickets.fail_partition(partition);
+                }
+            }
+        }
+    }
+
+    fn reopen(&mut self, partition: u16) {
+        let empty = (self.make)(partition);
+        let log = Arc::clone(&self.log);
+        let Some(task) = self.task(partition) else {
+            return;
+        };
+        if let Err(error) = task.reopen(&log, empty) {
+            task.stop(error.to_string());
+        }
+    }
+
+    /// After an append that did not end well: what came after it in memory may never have happened.
+    fn reopen_all(&mut self, trouble: Ending) -> Result<(), String> {
+        tracing::warn!(
+            ?trouble,
+            "an append did not become durable, reopening the tasks"
+        );
+        let began = std::time::Instant::now();
+        while self.in_flight.count() > 0 {
+            if began.elapsed() > SETTLE_MAX {
+                return Err("appends in flight did not end".to_owned());
+            }
+            self.log.flush();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for ticket in self.tickets.drain() {
+            ticket.failed(FAILED);
+        }
+        self.in_flight.clear_trouble();
+        let intake = Arc::clone(&self.token.owner);
+        self.token = self.log.claim(&intake).map_err(|error| error.to_string())?;
+        for partition in self.partitions() {
+            if trouble == Ending::Fenced {
+                if let Some(task) = self.task(partition) {
+                    task.stop("somebody else owns this partition now".to_owned());
+                }
+                continue;
+            }
+            self.reopen(partition);
+        }
+        if trouble == Ending::Fenced {
+            return Err("somebody else owns these partitions now".to_owned());
+        }
+        Ok(())
+    }
+
+    fn answer_query(&mut self, partition: u16, (query, on_stop): (Query<P>, Reply)) {
+        let in_flight = self.in_flight.clone();
+        let Some(task) = self.task(partition) else {
+            return;
+        };
+        if let Some(why) = task.stopped() {
+            let why = why.to_owned();
+            on_stop(Err(SubmitError::Stopped(why)));
+            return;
+        }
+        let reply = query(&mut task.processor);
+        in_flight.after(Box::new(move |good| {
+            if good {
+                reply(Ok(()));
+            } else {
+                reply(Err(SubmitError::Stopped(
+                    "its last write is not durable".to_owned(),
+                )));
+            }
+        }));
+    }
+
+    /// When the next tick is wanted.
+    fn due(&self) -> Option<i64> {
+        self.tasks
+            .iter()
+            .filter_map(|task| self.tick_wanted(task))
+            .min()
+    }
+
+    fn tick_wanted(&self, task: &Task<P>) -> Option<i64> {
+        let due = task.stopped().is_none().then(|| task.processor.due())??;
+        (self.ticked.get(&task.spec().partition) != Some(&due)).then_some(due)
+    }
+
+    /// Writes a tick to every partition where something is due and nothing else came.
+    fn write_tick(&mut self, stirred: &mut BTreeSet<u16>) {
+        let now = self.log.now();
+        let mut batches = Vec::new();
+        for place in 0..self.tasks.len() {
+            let Some(task) = self.tasks.get(place) else {
+                continue;
+            };
+            let partition = task.spec().partition;
+            let Some(due) = self.tick_wanted(task).filter(|due| *due <= now) else {
+                continue;
+            };
+            if stirred.contains(&partition) {
+                continue;
+            }
+            let mut batch = BatchBuilder::new();
+            batch.push(now, None, Some(&task.processor.tick()), &[]);
+            let at = TopicPartition {
+                topic: self.topics.input,
+                partition,
+            };
+            batches.extend(batch.finish().map(|batch| (at, batch)));
+            self.ticked.insert(partition, due);
+        }
+        if batches.is_empty() {
+            return;
+        }
+        stirred.extend(batches.iter().map(|(at, _)| at.partition));
+        let append = Append {
+            purpose: Purpose::Decision,
+            batches,
+            consumed: Vec::new(),
+            on_end: Some(self.in_flight.begin(|_| ())),
+        };
+        if let Err(error) = self.log.append(&self.token, append) {
+            self.in_flight.refused();
+            tracing::warn!(%error, "a tick was not written");
+        }
+    }
+
+    fn snapshot_where_due(&mut self) {
+        for place in 0..self.tasks.len() {
+            let due = self
+                .tasks
+                .get(place)
+                .is_some_and(|task| task.redo_records() >= self.snapshot_every);
+            if due {
+                self.snapshot(place, true);
+            }
+        }
+    }
+
+    /// Collects the task's state, and writes it once everything in it is durable: a snapshot must
+    /// never say more than the log.
+    fn snapshot(&mut self, place: usize, in_background: bool) {
+        let Some(dir) = self.snapshots.clone() else {
+            return;
+        };
+        let epoch = self.log.epoch();
+        let log = Arc::clone(&self.log);
+        let Some(task) = self.tasks.get_mut(place) else {
+            return;
+        };
+        let redo = task.spec().at(self.topics.redo);
+        let Ok(bounds) = log.bounds(redo, View::Latest) else {
+            return;
+        };
+        let mut builder = SnapshotBuilder::new(epoch, bounds.end);
+        task.processor
+            .export(&mut |key, value| builder.put(key, value));
+        task.snapshot_begun();
+        let owner = task.spec().owner();
+        let store = move || {
+            if let Err(error) = dir.store(&owner, builder) {
+                tracing::warn!(%error, "snapshot not written, restarts take longer");
+            }
+        };
+        self.in_flight.after(Box::new(move |good| {
+            if !good {
+                return;
+            }
+            if !in_background {
+                store();
+            } else if let Err(error) = std::thread::Builder::new()
+                .name("snapshot".to_owned())
+                .spawn(store)
+            {
+                tracing::warn!(%error, "snapshot not written, restarts take longer");
+            }
+        }));
+    }
+
+    /// Nothing more comes: make everything durable, write snapshots.
+    fn finish(&mut self) {
+        self.log.flush();
+        let began = std::time::Instant::now();
+        while self.in_flight.count() > 0 && began.elapsed() < SETTLE_MAX {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if self.in_flight.trouble().is_none() && self.in_flight.count() == 0 {
+            for place in 0..self.tasks.len() {
+                if self
+                    .tasks
+                    .get(place)
+                    .is_some_and(|t| t.stopped().is_none() && t.redo_records() > 0)
+                {
+                    self.snapshot(place, false);
+                }
+            }
+        }
+        self.close("it is shut down", Vec::new());
+        self.shared.lock().closed = None;
+    }
+
+    /// Takes nothing more and tells everybody who waits.
+    fn close(&mut self, why: &str, queries: Vec<(u16, (Query<P>, Reply))>) {
+        let left = {
+            let mut inbox = self.shared.lock();
+            inbox.closed = Some(why.to_owned());
+            inbox.stop = true;
+            std::mem::take(&mut inbox.messages)
+        };
+        let stopped = SubmitError::Stopped(why.to_owned());
+        for (_, (_, on_stop)) in queries {
+            on_stop(Err(stopped.clone()));
+        }
+        for message in left {
+            match message {
+                Message::Submit { ticket, .. } => ticket.refused(&stopped),
+                Message::Query { on_stop, .. } => on_stop(Err(stopped.clone())),
+            }
+        }
+        for ticket in self.tickets.drain() {
+            ticket.failed(FAILED);
+        }
+    }
+}
