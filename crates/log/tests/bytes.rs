@@ -332,13 +332,15 @@ fn old_frames_of_a_recycled_segment_mean_nothing() {
         "{error}"
     );
 
-    // Now through segments that hold intact frames of old, ending anywhere within them.
+    // Now through segments that hold intact frames of old: first with frames of the same sizes, so
+    // that each ends where an old one begins, then ending anywhere.
     let kept = read_all(&journal, places[0], View::Durable);
+    let token = journal.claim("filler").unwrap();
     for round in 0..60_usize {
-        let token = journal.claim("again").unwrap();
+        let length = if round < 40 { 900 } else { 700 + round };
         let batches = places
             .iter()
-            .map(|at| (*at, batch_of(0, &vec![9; 700 + round])))
+            .map(|at| (*at, batch_of(0, &vec![9; length])))
             .collect();
         append_and_wait(&journal, &token, batches);
         let found = JournalReader::open_on(&disk.after(Crash::LoseAll)).unwrap();

@@ -686,3 +686,42 @@ fn power_may_fail_while_a_released_segment_is_reused() {
         }
     }
 }
+
+/// What is appended can be read at every moment, also when memory keeps nothing that is durable.
+#[test]
+fn the_latest_view_has_no_gap_while_groups_are_written() {
+    let config = JournalConfig {
+        tail_bytes: 0,
+        inline_flush_bytes: 0,
+        ..config()
+    };
+    let disk = FaultDisk::new();
+    let journal = Journal::open_on(Arc::new(disk.clone()), config).unwrap();
+    let place = TopicPartition {
+        topic: topic(&journal, "t", 1),
+        partition: 0,
+    };
+    disk.set_sync_time(Duration::from_micros(300));
+    let token = journal.claim("o").unwrap();
+    for i in 0..2_000 {
+        let batches = vec![(place, batch_of(0, &[1; 100]))];
+        let purpose = Purpose::Intake;
+        journal
+            .append(
+                &token,
+                Append {
+                    purpose,
+                    batches,
+                    consumed: vec![],
+                    on_end: None,
+                },
+            )
+            .unwrap();
+        journal.flush();
+        for from in [i, i / 2, (i - 3).max(0)] {
+            let fetch = journal.read(place, from, 1, View::Latest).unwrap();
+            let first = fetch.batches.first().unwrap();
+            assert_eq!(first.base_offset(), from);
+        }
+    }
+}

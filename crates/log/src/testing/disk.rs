@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::journal::storage::{Storage, StorageFile};
 
@@ -49,6 +50,8 @@ struct Disk {
     stop_at: Option<u64>,
     failing: Option<(Operation, u64)>,
     capacity: Option<u64>,
+    sync_time: Duration,
+
     syncs: u64,
 }
 
@@ -98,6 +101,11 @@ impl FaultDisk {
     /// sync that succeeds: so does Linux.
     pub fn fail(&self, operation: Operation, after: u64) {
         self.lock().failing = Some((operation, after));
+    }
+
+    /// Every sync takes this long from now on.
+    pub fn set_sync_time(&self, time: Duration) {
+        self.lock().sync_time = time;
     }
 
     /// Files together may take this many bytes from now on; `None` lifts the limit.
@@ -419,6 +427,10 @@ impl StorageFile for FaultFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let time = self.disk.lock().sync_time;
+        if !time.is_zero() {
+            std::thread::sleep(time);
+        }
         let mut disk = self.disk.lock();
         if disk.count()? {
             return Err(stopped());
