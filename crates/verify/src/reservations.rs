@@ -42,6 +42,17 @@ enum Asks {
     Other,
 }
 
+impl Asks {
+    fn of(body: &Body<'_>) -> Self {
+        match body {
+            Body::Commit { .. } => Self::Fact,
+            Body::Reserve { partial: false, .. } => Self::Whole,
+            Body::Reserve { partial: true, .. } => Self::Partial,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// All reservations of a partition.
 #[derive(Debug, Default)]
 pub(crate) struct Reservations {
@@ -82,8 +93,7 @@ impl Reservations {
             check_heard(decision, answer, findings);
         }
         if let Some(Outcome::Granted) = &decision.outcome {
-            let what = "a grant is the outcome of a step, never of the input itself".to_owned();
-            findings.add(Invariant::Outcome, About::default(), what);
+            check_granted_at_once(decision, findings);
         }
         self.check_due(decision, findings);
     }
@@ -99,16 +109,10 @@ impl Reservations {
             findings.add(Invariant::Outcome, about, what);
             return;
         };
-        let asks = match command.body {
-            Body::Commit { .. } => Asks::Fact,
-            Body::Reserve { partial: false, .. } => Asks::Whole,
-            Body::Reserve { partial: true, .. } => Asks::Partial,
-            _ => Asks::Other,
-        };
         let pending = Pending {
             name: name_of(command.source, command.id),
             reservation: reservation.into(),
-            asks,
+            asks: Asks::of(&command.body),
         };
         self.pending.insert(decision.number, pending);
     }
@@ -300,6 +304,26 @@ fn check_status(record: &ReservationRecord<'_>, about: About<'_>, findings: &mut
             record.expires_at
         );
         findings.add(Invariant::HoldsHaveReason, about, what);
+    }
+}
+
+/// A reservation that asks no more than it holds is granted without a step.
+fn check_granted_at_once(decision: &Decision<'_>, findings: &mut Findings) {
+    let Input::Command(command) = &decision.input else {
+        return;
+    };
+    let named = format!("`{}` of `{}`", command.id, command.source);
+    let id = command.body.reservation().unwrap_or_default();
+    let mut records = decision.reservations.iter().map(|spanned| &spanned.value);
+    match records.find(|record| record.id == id) {
+        Some(record) => {
+            let asks = Asks::of(&command.body);
+            check_granted(&named, asks, record, About::reservation(id), findings);
+        }
+        None => {
+            let what = format!("{named} was granted without its reservation");
+            findings.add(Invariant::Outcome, About::reservation(id), what);
+        }
     }
 }
 

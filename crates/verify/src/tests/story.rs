@@ -111,7 +111,7 @@ pub(crate) fn applied() -> Option<Outcome<'static>> {
 }
 
 /// asked, reserved, committed, shipped
-fn held([asked, reserved, committed, shipped]: [i64; 4]) -> LineState<'static> {
+pub(crate) fn held([asked, reserved, committed, shipped]: [i64; 4]) -> LineState<'static> {
     LineState {
         line: 1,
         location: "main",
@@ -123,7 +123,7 @@ fn held([asked, reserved, committed, shipped]: [i64; 4]) -> LineState<'static> {
     }
 }
 
-fn hold(number: u64, at: i64, parts: [i64; 4]) -> HoldRecord<'static> {
+pub(crate) fn hold(number: u64, at: i64, parts: [i64; 4]) -> HoldRecord<'static> {
     let [.., shipped] = parts;
     let directed = Directed {
         to: ShipTarget::Line(1),
@@ -140,7 +140,7 @@ fn hold(number: u64, at: i64, parts: [i64; 4]) -> HoldRecord<'static> {
     }
 }
 
-fn line([asked, reserved, committed, shipped]: [i64; 4]) -> ReservationLine<'static> {
+pub(crate) fn line([asked, reserved, committed, shipped]: [i64; 4]) -> ReservationLine<'static> {
     ReservationLine {
         line: 1,
         sku: sku(),
@@ -156,7 +156,7 @@ fn line([asked, reserved, committed, shipped]: [i64; 4]) -> ReservationLine<'sta
     }
 }
 
-fn step(number: u64, phase: Phase) -> Step<'static> {
+pub(crate) fn step(number: u64, phase: Phase) -> Step<'static> {
     Step {
         number,
         by: None,
@@ -173,7 +173,7 @@ fn step(number: u64, phase: Phase) -> Step<'static> {
     }
 }
 
-fn record(
+pub(crate) fn record(
     number: u64,
     status: Status,
     parts: [i64; 4],
@@ -199,7 +199,7 @@ fn record(
     }
 }
 
-fn resolved(of: u64, id: &'static str, outcome: Outcome<'static>) -> Resolved<'static> {
+pub(crate) fn resolved(of: u64, id: &'static str, outcome: Outcome<'static>) -> Resolved<'static> {
     Resolved {
         of,
         name: name_of("till", id),
@@ -210,7 +210,7 @@ fn resolved(of: u64, id: &'static str, outcome: Outcome<'static>) -> Resolved<'s
     }
 }
 
-fn ask(number: u64, step: u64, kind: AskKind<'static>) -> Ask<'static> {
+pub(crate) fn ask(number: u64, step: u64, kind: AskKind<'static>) -> Ask<'static> {
     Ask {
         from: 1,
         number,
@@ -221,7 +221,7 @@ fn ask(number: u64, step: u64, kind: AskKind<'static>) -> Ask<'static> {
     }
 }
 
-fn answer(number: u64, step: Option<u64>, parts: [i64; 4]) -> Answer<'static> {
+pub(crate) fn answer(number: u64, step: Option<u64>, parts: [i64; 4]) -> Answer<'static> {
     Answer {
         from: 0,
         number,
@@ -577,4 +577,74 @@ fn state(book: &mut Book) {
     };
     add(b"m".to_vec(), 0, postcard::to_allocvec(&meta).unwrap());
     book.state[0].push((Vec::new(), Some(13_i64.to_be_bytes().to_vec())));
+}
+
+pub(crate) fn second_reservation() -> &'static str {
+    name("second", 1, 2)
+}
+
+/// A second reservation, of so many of the 7 available: decisions 15 of partition 0, 7 and 8 of
+/// partition 1.
+pub(crate) fn with_second(quantity: i64) -> Book {
+    let mut book = clean();
+    let id = second_reservation();
+    let parts = [quantity, quantity, 0, 0];
+    let reserve = Body::Reserve {
+        reservation: id,
+        lines: vec![RequestLine {
+            line: 1,
+            sku: sku(),
+            quantity: whole(quantity),
+            location: Some("main"),
+        }],
+        ttl_s: None,
+        channel: None,
+        partial: false,
+    };
+    let of = |record: ReservationRecord<'static>| ReservationRecord { id, ..record };
+    let asked = Ask {
+        reservation: id,
+        ..ask(3, 7, hold_kind(quantity))
+    };
+    let told = Answer {
+        reservation: id,
+        ..answer(4, Some(7), parts)
+    };
+    let mut entry = Entry::new(T + 610, command("r7", None, reserve));
+    let asking = Some(step(7, Phase::Hold));
+    entry.reservations = vec![of(record(7, Status::Pending, [0; 4], asking))];
+    entry.sends = vec![(0, SendWhat::Ask(asked.clone()))];
+    book.decide(1, entry);
+
+    let mut entry = Entry::new(T + 620, Input::Ask(asked));
+    entry.stock = Some(moved(
+        None,
+        vec![moves(
+            Available(0),
+            Reserved(0),
+            quantity,
+            MovementKind::Hold,
+        )],
+        vec![level(0, 7, [9, quantity, 2, 0])],
+    ));
+    let held = HoldRecord {
+        reservation: id,
+        ..hold(15, 620, parts)
+    };
+    entry.holds = vec![held];
+    entry.sends = vec![(1, SendWhat::Answer(told.clone()))];
+    book.decide(0, entry);
+
+    let mut entry = Entry::new(T + 630, Input::Answer(told));
+    let mut granted = of(record(8, Status::Granted, parts, None));
+    for line in &mut granted.lines {
+        line.requested = whole(quantity);
+    }
+    entry.reservations = vec![granted];
+    entry.resolved = vec![Resolved {
+        reservation: id,
+        ..resolved(7, "r7", Outcome::Granted)
+    }];
+    book.decide(1, entry);
+    book
 }
