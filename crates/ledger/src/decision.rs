@@ -28,7 +28,7 @@ pub struct Decision<'a> {
     pub event_time: Option<Time>,
     /// The decimals of the SKU that the movements and levels are about.
     pub decimals: u8,
-    /// The locations that this decision speaks of; [`Place::Stock`] and [`LevelAfter`] index them.
+    /// The locations that this decision speaks of; [`Place`] and [`LevelAfter`] index them.
     pub locations: Vec<Location<'a>>,
     /// Everything that moved, in order.
     pub movements: Vec<Movement>,

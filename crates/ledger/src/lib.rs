@@ -34,6 +34,8 @@ pub mod reservation;
 mod sku;
 pub mod state;
 mod stock;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod values;
 
 pub use command::{

@@ -32,7 +32,10 @@ use crate::values::{Id, Location, Quantity, Source, Time};
 pub struct StateKey(pub Vec<u8>);
 
 /// One part of the state, as it is written.
-#[allow(clippy::large_enum_variant, reason = "one is made, written and dropped at a time")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one is made, written and dropped at a time"
+)]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum StateRecord<'a> {
     Meta(MetaRecord),

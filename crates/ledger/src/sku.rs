@@ -409,12 +409,15 @@ impl SkuTable {
     }
 
     pub(crate) fn name(&self, slot: u32) -> &str {
+        std::str::from_utf8(self.name_bytes(slot)).expect("names are whole in the arena")
+    }
+
+    fn name_bytes(&self, slot: u32) -> &[u8] {
         let NameRef { block, start, len } = self.get(slot).name;
         let start = usize::from(start);
         self.names
             .get(block as usize)
             .and_then(|block| block.get(start..start + usize::from(len)))
-            .and_then(|bytes| std::str::from_utf8(bytes).ok())
             .expect("names are whole in the arena")
     }
 

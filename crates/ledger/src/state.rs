@@ -128,6 +128,8 @@ impl fmt::Debug for State {
 ///
 /// A decision with [`Decision::gap`] set must not be applied: the partition stops.
 pub fn decide<'a>(state: &State, stamped: &Stamped<'a>) -> Decision<'a> {
+    #[cfg(feature = "testing")]
+    crate::testing::deciding(stamped);
     let mut draft = Draft::new(state, stamped);
     match order_of(state, &stamped.input) {
         Order::Gap => {
