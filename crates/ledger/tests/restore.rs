@@ -103,8 +103,8 @@ impl Node {
         }
     }
 
-    fn take(&mut self, input: Input<'_>, at: Time) {
-        let mut sent = VecDeque::from([postcard::to_stdvec(&input).unwrap()]);
+    fn take(&mut self, input: &Input<'_>, at: Time) {
+        let mut sent = VecDeque::from([postcard::to_stdvec(input).unwrap()]);
         while let Some(bytes) = sent.pop_front() {
             let input: Input<'_> = postcard::from_bytes(&bytes).unwrap();
             let decision = decide(&self.state, &stamped(input, at));
@@ -129,7 +129,7 @@ impl Node {
         assert_eq!(self.state.touched_bytes(), 0);
     }
 
-    fn from_changelog(&self) -> State {
+    fn put_together(&self) -> State {
         let mut state = State::new(home(0, 1), settings());
         for (key, bytes) in &self.changelog {
             let record: Option<StateRecord<'_>> = bytes
@@ -164,11 +164,11 @@ proptest! {
         let mut at_drain = (State::new(home(0, 1), settings()), 0);
         for (n, numbers) in numbers.iter().enumerate() {
             let at = Time(1_000 + i64::try_from(n).unwrap() * 50);
-            node.take(Input::Command(day(n, *numbers, &names)), at);
+            node.take(&Input::Command(day(n, *numbers, &names)), at);
             if drained.contains(&n) {
                 node.write_changelog();
                 decide_panics(true);
-                at_drain = (node.from_changelog(), node.log.len());
+                at_drain = (node.put_together(), node.log.len());
                 decide_panics(false);
                 prop_assert_eq!(at_drain.0.hash(), node.state.hash(), "from the changelog");
             }
