@@ -238,12 +238,13 @@ fn trade(seed: u64, partitions: u16, steps: usize) -> Trade {
 
 #[test]
 fn nothing_is_oversold_and_nothing_stays_held() {
-    let runs = if heavy() { 2_000 } else { 40 };
-    let (mut granted, mut reasons) = (0, BTreeMap::new());
+    let runs = if heavy() { 2_000 } else { 84 };
+    let (mut given, mut granted, mut reasons) = (0, 0, BTreeMap::new());
     for seed in 0..runs {
         let partitions = [1, 2, 5, 16][usize::try_from(seed % 4).unwrap()];
         let trade = std::panic::catch_unwind(|| trade(seed, partitions, 600));
         let trade = trade.unwrap_or_else(|_| panic!("seed {seed} on {partitions} partitions"));
+        given += trade.b.given.len();
         for outcome in trade.b.outcomes.values() {
             match outcome {
                 Outcome::Granted => granted += 1,
@@ -252,8 +253,9 @@ fn nothing_is_oversold_and_nothing_stays_held() {
             }
         }
     }
-    println!("granted {granted}, rejected {reasons:?}");
-    assert!(granted > 100, "the runs reserve something");
+    println!("given {given}, granted {granted}, rejected {reasons:?}");
+    assert!(given > 10_000, "the runs are too few: {given}");
+    assert!(granted > 1_000, "the runs reserve something: {granted}");
     let seen = [
         Reason::InsufficientStock,
         Reason::NoAnswer,

@@ -10,9 +10,10 @@ use crate::reservation::check::check;
 use crate::reservation::{ReservationRecord, Status, Step, Taken, Waiting, Wish};
 use crate::values::{Id, ReservationId, Source, Time};
 
-/// What waits per reservation: above, requests are rejected and facts parked. The record is written
-/// anew with each of its decisions, and nobody has so many answers to wait for.
-const WAITING_MAX: usize = 1_000;
+/// What waits per reservation: above, requests are rejected and facts parked. The whole record is
+/// written with each of its decisions, so what so many cost in the log grows with their square: 2 MB
+/// for these. A step takes milliseconds; whoever has more under way repeats himself.
+const WAITING_MAX: usize = 256;
 /// Lines of all commands that wait per reservation, for the same reason.
 const WAITING_LINES_MAX: usize = 1_000;
 /// Reservations that expire or time out in one decision, beside the one that the input is about: the
