@@ -14,7 +14,7 @@ use crate::pack::{
 use crate::report::{About, Findings, Invariant, Report};
 use crate::reservations::Reservations;
 use crate::source::{Owned, Records, Source};
-use crate::stock::{Stock, sku_key};
+use crate::stock::{Position, Stock, sku_key};
 use crate::wire::{Command, Input, Outcome, SendWhat};
 use crate::{VerifyError, Window};
 
@@ -593,11 +593,12 @@ impl Walk<'_> {
         figures.pending = pending;
         figures.open_holds = open_holds.len() as u64;
         figures.reservations = self.reservations.all.len() as u64;
-        for position in self.stock.positions.values() {
-            figures.positions += u64::from(position.sequence > 0);
-            figures.oversold += u64::from(position.now.available < 0);
-            figures.folds_skipped += position.inexact();
-        }
+        let positions = || self.stock.positions.values();
+        let changed = positions().filter(|position| position.sequence > 0);
+        figures.positions = changed.count() as u64;
+        let oversold = positions().filter(|position| position.now.available < 0);
+        figures.oversold = oversold.count() as u64;
+        figures.folds_skipped = positions().map(Position::inexact).sum();
         let standing = self.reservations.all.into_values();
         let standing = standing
             .filter(|reservation| reservation.has_step || !reservation.open.is_empty())

@@ -482,7 +482,7 @@ fn a_quantity_finer_than_the_unit() {
         panic!("it receives");
     };
     fact.quantity = Amount {
-        mantissa: 1_500_1,
+        mantissa: 15_001,
         decimals: 4,
     };
     book.agree(0, 12);
