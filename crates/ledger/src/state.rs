@@ -201,7 +201,8 @@ fn order_of(state: &State, input: &Input<'_>) -> Order {
 
 /// Before anything else, what is due by the new log time.
 fn expire_due(draft: &mut Draft<'_, '_>) {
-    if draft.state.due().is_some_and(|due| due <= draft.at()) {
+    let due = draft.state.reservations.due();
+    if due.is_some_and(|due| due <= draft.at()) {
         reservation::expire_due(draft);
     }
 }
@@ -309,8 +310,11 @@ impl State {
         self.log_time
     }
 
-    /// When the next thing expires or times out, if anything will.
+    /// When the next thing expires or times out, if anything will: always after [`State::log_time`].
+    /// A decision takes a bounded number of what is due; what it leaves is due the next millisecond,
+    /// so that a caller who writes one tick for each due time comes to the end of it.
     pub fn due(&self) -> Option<Time> {
-        self.reservations.due()
+        let due = self.reservations.due()?;
+        Some(due.max(self.log_time.plus(1)))
     }
 }

@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 256;
 /// Lines of all commands that wait per reservation, for the same reason.
 const WAITING_LINES_MAX: usize = 1_000;
 /// Reservations that expire or time out in one decision, beside the one that the input is about: the
-/// frame of a decision is bounded. The rest is due at once, in the next.
+/// frame of a decision is bounded. The rest is due the next millisecond.
 const DUE_MAX: usize = 256;
 
 /// A reservation at work in a draft.
