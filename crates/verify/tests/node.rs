@@ -278,10 +278,21 @@ impl Shop {
 
 /// Runs a node over the log with a day of random trading, and stops it.
 fn trade(log: Arc<dyn Log>, set_time: &dyn Fn(i64), seed: u64, rounds: u64) -> u64 {
+    trade_with(log, set_time, seed, rounds, false)
+}
+
+fn trade_with(
+    log: Arc<dyn Log>,
+    set_time: &dyn Fn(i64),
+    seed: u64,
+    rounds: u64,
+    known_only: bool,
+) -> u64 {
     let mut config = NodeConfig {
         partitions: Some(PARTITIONS),
         ..NodeConfig::default()
     };
+    config.settings.known_only = known_only;
     config.settings.truth = vec!["wms".into()];
     let node = onhand_flows::start(log, &config).unwrap();
     let mut dice = Dice::new(seed);
@@ -390,4 +401,14 @@ fn a_journal_is_checked_from_its_directory() {
     assert_clean(&report, 7);
     assert_eq!(report.figures.commands, expected);
     assert!(told.get() > 0);
+}
+
+#[test]
+fn a_node_that_takes_only_what_it_knows_keeps_what_it_parks() {
+    let log = Arc::new(MemoryLog::new());
+    log.set_time(1_700_000_000_000);
+    trade_with(log.clone(), &|now| log.set_time(now), 5, 20, true);
+    let report = verify_log(&*log, &Window::default(), &|_| ()).unwrap();
+    assert_clean(&report, 5);
+    assert!(report.figures.parked > 0, "{:?}", report.figures);
 }
