@@ -212,6 +212,16 @@ pub(crate) async fn list(
     listing.finish()
 }
 
+/// Prints the items of one answer that is a list without pages.
+pub(crate) fn items(answer: &Answer, out: &Output, columns: &Columns) -> Result<()> {
+    let page: Page<'_> = answer.parse()?;
+    let mut listing = out.listing(columns);
+    for item in &page.items {
+        listing.item(item.get())?;
+    }
+    listing.finish()
+}
+
 #[derive(serde::Deserialize)]
 struct Page<'a> {
     #[serde(borrow)]

@@ -73,8 +73,18 @@ pub(crate) fn run(log: LogCommand, out: &Output) -> Result<()> {
     }
 }
 
+/// The journal in a node's data directory; a directory without one may be a copy of it alone.
+pub(crate) fn journal_in(data: &Path) -> PathBuf {
+    let inside = data.join("journal");
+    if inside.is_dir() {
+        inside
+    } else {
+        data.to_owned()
+    }
+}
+
 fn open(dir: &Path) -> Result<JournalReader> {
-    JournalReader::open(dir).map_err(|error| {
+    JournalReader::open(&journal_in(dir)).map_err(|error| {
         stop::usage(format!(
             "the log in {} cannot be read: {error}; name the directory that `onhand serve --data` \
              was given",
@@ -228,7 +238,10 @@ fn stat(dir: &Path, out: &Output) -> Result<()> {
         records += bounds.end - bounds.start;
     }
     let mut bytes = 0;
-    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+    let files = journal_in(dir);
+    for entry in
+        std::fs::read_dir(&files).with_context(|| format!("cannot list {}", files.display()))?
+    {
         let metadata = entry.and_then(|entry| entry.metadata());
         bytes += metadata
             .with_context(|| format!("cannot list {}", dir.display()))?
@@ -267,7 +280,7 @@ fn stat(dir: &Path, out: &Output) -> Result<()> {
 }
 
 fn verify(dir: &Path, out: &Output) -> Result<()> {
-    let report = check(dir).map_err(|error| stop::usage(error.to_string()))?;
+    let report = check(&journal_in(dir)).map_err(|error| stop::usage(error.to_string()))?;
     let row = |name: &str, value: String| (name.to_owned(), value);
     let mut rows = vec![
         row("segments", thousands(report.segments)),

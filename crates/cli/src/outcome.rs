@@ -9,7 +9,7 @@ use crate::output::{Columns, Output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OutcomeCommand {
-    /// The outcome of one command, with the numbers that decided it
+    /// What was decided about commands of that name, with the numbers that decided it
     Get(GetArgs),
 }
 
@@ -34,6 +34,6 @@ pub(crate) fn run(outcome: OutcomeCommand, client: &Client, out: &Output) -> Res
             .with("source", &args.source)
             .with("id", &args.id);
         let answer = client.fetch(query.as_str()).await?;
-        out.answer(&answer.body, &Columns::Outcome)
+        command::items(&answer, out, &Columns::Outcome)
     })?
 }

@@ -138,6 +138,14 @@ const OUTCOME: &[Column] = &[
     spare(number("counted", &["/counted"])),
     spare(number("expected", &["/expected"])),
     spare(number("drift", &["/drift"])),
+    spare(number(
+        "on_hand",
+        &["/levels/0/on_hand", "/first/levels/0/on_hand"],
+    )),
+    spare(number(
+        "available",
+        &["/levels/0/available", "/first/levels/0/available"],
+    )),
     csv_only(text("position", &["/position"])),
 ];
 

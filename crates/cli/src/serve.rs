@@ -1,5 +1,6 @@
 //! `onhand serve`: one node, until it is told to stop.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -99,6 +100,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use onhand_verify::Report;
+use indicatif::ProgressBar;
+use onhand_verify::{Progress, Report};
 use serde_json::{Value, json};
 
+use crate::log::journal_in;
 use crate::output::{Output, thousands};
 use crate::stop;
 
@@ -35,12 +37,28 @@ pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
     conclude(&report)
 }
 
-/// Checks a directory.
+/// Checks a directory, with progress on stderr where that is a terminal.
 ///
 /// # Errors
 /// Usage, when it cannot be read at all. Violations are in the report.
 pub(crate) fn check(dir: &Path) -> Result<Report> {
-    onhand_verify::verify(dir, &|_| {}).map_err(|error| {
+    let progress = ProgressBar::new_spinner();
+    let report = onhand_verify::verify(&journal_in(dir), &|at| match at {
+        Progress::Bytes => progress.set_message("checking bytes"),
+        Progress::Decisions {
+            partitions,
+            partitions_done,
+            decisions,
+        } => {
+            let decisions = thousands(decisions);
+            progress.set_message(format!(
+                "{partitions_done} of {partitions} partitions, {decisions} decisions"
+            ));
+            progress.tick();
+        }
+    });
+    progress.finish_and_clear();
+    report.map_err(|error| {
         stop::usage(format!(
             "{} cannot be checked: {error}; name the directory that `onhand serve --data` was \
              given",
@@ -75,9 +93,9 @@ pub(crate) fn conclude(report: &Report) -> Result<()> {
         eprintln!("{violation}");
     }
     Err(stop::refused(format!(
-        "{} violations; -o json lists up to {} of them; keep a copy of the directory, and restore \
+        "{} violations; -o json lists {} of them; keep a copy of the directory, and restore \
          an earlier one",
         thousands(report.violation_count()),
-        onhand_verify::VIOLATIONS_KEPT_MAX
+        report.violations.len()
     )))
 }

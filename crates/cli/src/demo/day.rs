@@ -371,16 +371,15 @@ async fn carts(stage: &mut Stage, mut granted: Vec<String>, day: Date) -> Result
         ))
         .await;
 
-    let ships: Vec<Value> = paid
-        .iter()
-        .map(|cart| {
-            json!({
-                "source": "warehouse", "id": format!("parcel/{cart}"), "type": "ship",
-                "sku": GAME, "location": WAREHOUSE, "quantity": 1, "reservation": cart,
-                "reason": "sale", "occurred_at": at(day, 15, 0),
-            })
+    let parcel = |order: &str, quantity: u32| {
+        json!({
+            "source": "warehouse", "id": format!("parcel/{order}"), "type": "ship",
+            "sku": GAME, "location": WAREHOUSE, "quantity": quantity, "reservation": order,
+            "reason": "sale", "occurred_at": at(day, 15, 0),
         })
-        .collect();
+    };
+    let mut ships: Vec<Value> = paid.iter().map(|cart| parcel(cart, 1)).collect();
+    ships.push(parcel("order-77", 2));
     let outcomes = stage.stream(&ships).await?;
     stage.listen(false).await?;
     stage

@@ -189,15 +189,22 @@ fn change_in_words(change: &Value) -> String {
         let sign = if n.starts_with('-') { "" } else { "+" };
         format!("{} {sign}{n}", state.replace('_', " "))
     });
+    // What a reservation did is its own doing; a fact has a sender.
+    let cause = match (
+        text(change, "/cause/source"),
+        text(change, "/cause/reservation"),
+    ) {
+        ("onhand", reservation) if !reservation.is_empty() => format!("of {reservation}"),
+        (source, _) => format!("by {source}"),
+    };
     format!(
-        "{} at {}: {} -> on hand {}, available {} ({} by {})",
+        "{} at {}: {} -> on hand {}, available {} ({} {cause})",
         text(change, "/sku"),
         text(change, "/location"),
         moved.collect::<Vec<_>>().join(", "),
         figure(change, "/level/on_hand"),
         figure(change, "/level/available"),
         text(change, "/cause/type").replace('_', " "),
-        text(change, "/cause/source"),
     )
 }
 
@@ -211,14 +218,13 @@ mod tests {
     fn a_change_reads_as_a_sentence() {
         let change = json!({
             "sku": "mug", "location": "north", "sequence": 4,
-            "cause": {"type": "give_back", "source": "onhand", "id": "r1"},
+            "cause": {"type": "give_back", "source": "onhand", "id": "r1", "reservation": "r1"},
             "delta": {"available": 2, "reserved": -2},
             "level": {"on_hand": 9, "available": 9},
         });
         assert_eq!(
             change_in_words(&change),
-            "mug at north: available +2, reserved -2 -> on hand 9, available 9 (give back by \
-             onhand)"
+            "mug at north: available +2, reserved -2 -> on hand 9, available 9 (give back of r1)"
         );
     }
 }
