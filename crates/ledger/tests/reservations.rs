@@ -724,11 +724,8 @@ fn a_parked_ask_counts_as_refused() {
     });
 }
 
-#[test]
-fn what_nobody_asked_for_is_given_back() {
-    // The owner of the reservation has forgotten it, or never knew it.
-    let mut b = Booking::new(1);
-    b.ask("r", receive("tea", "main", 9));
+/// Two units of a SKU reserved, as nobody knows why.
+fn surprise<'a>(from: usize, sku: &'a str) -> Answer<'a> {
     let line = LineState {
         line: 1,
         location: "main".into(),
@@ -738,23 +735,63 @@ fn what_nobody_asked_for_is_given_back() {
         shipped: Quantity(0),
         given_back: Quantity(0),
     };
-    let answer = Answer {
-        from: 0,
+    Answer {
+        from: u16::try_from(from).unwrap(),
         number: 1,
         reservation: "o".into(),
-        sku: "tea".into(),
+        sku: sku.into(),
         decimals: 0,
         step: None,
         lines: vec![line],
         verdict: Verdict::Done,
-    };
-    let decision = b.world.decide(0, Input::Answer(answer.clone()));
+    }
+}
+
+#[test]
+fn what_the_owner_of_a_reservation_does_not_know_is_given_back() {
+    let mut b = Booking::new(1);
+    b.ask("r", receive("tea", "main", 9));
+    let decision = b.world.decide(0, Input::Answer(surprise(0, "tea")));
     let [send] = decision.sends.as_slice() else {
         panic!("one ask to give back")
     };
     assert!(
         matches!(&send.what, SendWhat::Ask(ask) if ask.kind == AskKind::GiveBack { lines: None })
     );
+}
+
+#[test]
+fn what_is_held_after_the_end_is_given_back() {
+    let mut b = Booking::new(2);
+    let home = b.world.owner("o");
+    let there = ["tea", "jam", "salt", "oil"];
+    let near = there.iter().find(|sku| b.world.owner(sku) == home).unwrap();
+    let far = there.iter().find(|sku| b.world.owner(sku) != home).unwrap();
+    b.ask("r", receive(near, "main", 9));
+    b.ask("1", reserve("o", &[(1, near, 2, "main")], 60));
+    applied(&b.ask("2", release("o", &[])));
+    let answer = Input::Answer(surprise(1 - home, far));
+    let decision = b.world.decide(home, answer);
+    let [send] = decision.sends.as_slice() else {
+        panic!("one ask to give back")
+    };
+    let SendWhat::Ask(ask) = &send.what else {
+        panic!("an ask")
+    };
+    let AskKind::GiveBack { lines: Some(parts) } = &ask.kind else {
+        panic!("an ask to give back")
+    };
+    assert_eq!((ask.sku.as_str(), parts[0].quantity.0), (*far, 2));
+    assert_eq!(b.status("o"), Status::Pending);
+    let given_back = Answer {
+        number: 2,
+        step: Some(ask.step),
+        lines: Vec::new(),
+        ..surprise(1 - home, far)
+    };
+    b.world.decide(home, Input::Answer(given_back));
+    assert_eq!(b.status("o"), Status::Released);
+    assert_eq!(b.lines("o"), [(1, 0, 0, 0, 2)]);
 }
 
 #[test]
