@@ -33,6 +33,10 @@ const SECOND_MS: i64 = 1_000;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 
+/// A list up to this long is looked at every time for what is older than the horizon, a longer one
+/// each time its length is a multiple: so it holds up to this many entries more than it must.
+const LOOK_ENTRIES: usize = 16;
+
 /// Tag of the entry that marks the base's latest time. It sorts after the figures of its time.
 const BASE: u8 = 3;
 
@@ -323,7 +327,10 @@ impl FoldMut<'_> {
 
     /// A figure moved at that time. What the base holds anyway needs no entry.
     pub(crate) fn moved(&mut self, figure: Figure, at: Time, delta: i64) {
-        if self.base().is_some_and(|base| at <= base) {
+        // What is newer than everything is newer than the base, whose entry lies far from the last one:
+        // reading it would cost the hot path a cache line.
+        let newest = self.entries.last().is_some_and(|last| at > last.at());
+        if !newest && self.base().is_some_and(|base| at <= base) {
             return;
         }
         let at = self.counts.as_ref().map_or(at, |c| c.span_end(figure, at));
@@ -383,8 +390,17 @@ impl FoldMut<'_> {
         counts.count_drifts();
     }
 
-    /// Keeps within the bounds. Called after every change.
+    /// Keeps within the bounds. Called after every change. What is older than the horizon goes within
+    /// [`LOOK_ENTRIES`] more entries; until then it is folded exactly, which is more than promised.
     pub(crate) fn settle(&mut self, bounds: Bounds) {
+        // The oldest entry lies far from the last one too, so a long list is looked at now and then. By
+        // its length alone: a restored state must do the same.
+        let looks = self.entries.len() <= LOOK_ENTRIES
+            || self.entries.len().is_multiple_of(LOOK_ENTRIES)
+            || self.counts.is_some();
+        if !looks {
+            return;
+        }
         let newest_entry = self.entries.last().map(|e| e.at());
         let newest_count = self
             .counts
