@@ -21,7 +21,11 @@ pub(crate) struct Engine {
     pub(crate) epoch: u64,
     pub(crate) partitions: u16,
     scans: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
 }
+
+/// Lookups of single decisions at a time. They are short, and must not queue behind scans.
+const LOOKUPS: usize = 32;
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +46,7 @@ impl Engine {
             decisions: Arc::new(decisions),
             partitions: node.partitions,
             scans: Arc::new(Semaphore::new(scans)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
         }
     }
 
@@ -127,7 +132,23 @@ impl Engine {
         &self,
         read: impl FnOnce(&DecisionLog) -> Result<R, DecisionError> + Send + 'static,
     ) -> Result<R, Problem> {
-        let slot = Arc::clone(&self.scans)
+        self.blocking(&self.scans, read).await
+    }
+
+    /// As [`Engine::scan`], for a few decisions whose numbers are known.
+    pub(crate) async fn lookup<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&DecisionLog) -> Result<R, DecisionError> + Send + 'static,
+    ) -> Result<R, Problem> {
+        self.blocking(&self.lookups, read).await
+    }
+
+    async fn blocking<R: Send + 'static>(
+        &self,
+        slots: &Arc<Semaphore>,
+        read: impl FnOnce(&DecisionLog) -> Result<R, DecisionError> + Send + 'static,
+    ) -> Result<R, Problem> {
+        let slot = Arc::clone(slots)
             .acquire_owned()
             .await
             .map_err(|_| stopped())?;
@@ -150,13 +171,13 @@ fn stopped() -> Problem {
     )
 }
 
-pub(crate) fn internal(detail: String) -> Problem {
+pub(crate) fn internal(detail: impl std::fmt::Display) -> Problem {
     tracing::error!(%detail, "request failed");
     Problem::new(Kind::DAMAGED, format!("{detail}; look into the node's log"))
 }
 
 pub(crate) fn of_decisions(error: &DecisionError) -> Problem {
-    internal(error.to_string())
+    internal(error)
 }
 
 pub(crate) fn of_submit(error: &SubmitError) -> Problem {

@@ -9,6 +9,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::app::App;
+use crate::engine::Engine;
+use crate::intake::render::Totals;
+use crate::wire::problem::Problem;
+use onhand_ledger::Outcome;
 
 /// Counters that requests advance. What the engine counts itself is read when somebody asks.
 #[derive(Default)]
@@ -16,6 +20,12 @@ pub(crate) struct Metrics {
     received: AtomicU64,
     refused: AtomicU64,
     cut_off: AtomicU64,
+    applied: AtomicU64,
+    granted: AtomicU64,
+    rejected: AtomicU64,
+    duplicate: AtomicU64,
+    invalid: AtomicU64,
+    parked: AtomicU64,
 }
 
 impl fmt::Debug for Metrics {
@@ -35,14 +45,85 @@ impl Metrics {
         self.refused.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// A command's outcome was told.
+    pub(crate) fn ended(&self, outcome: &Outcome<'_>) {
+        let counter = match outcome {
+            Outcome::Applied(_) => &self.applied,
+            Outcome::Granted => &self.granted,
+            Outcome::Rejected(_) => &self.rejected,
+            Outcome::Duplicate { .. } => &self.duplicate,
+            Outcome::Invalid(_) => &self.invalid,
+            Outcome::Parked { .. } => &self.parked,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Outcomes of a stream were told: those between the two totals.
+    pub(crate) fn ended_many(&self, before: &Totals, after: &Totals) {
+        for (counter, before, after) in [
+            (&self.applied, before.applied, after.applied),
+            (&self.granted, before.granted, after.granted),
+            (&self.rejected, before.rejected, after.rejected),
+            (&self.duplicate, before.duplicate, after.duplicate),
+            (&self.invalid, before.invalid, after.invalid),
+            (&self.parked, before.parked, after.parked),
+        ] {
+            counter.fetch_add(after - before, Ordering::Relaxed);
+        }
+    }
+
     /// Feed readers cut off for being slow.
     pub(crate) fn cut_off(&self) {
         self.cut_off.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// What the owners hold, all partitions together.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Held {
+    skus: u64,
+    levels: u64,
+    negative: u64,
+    oversold: u64,
+    reservations: u64,
+    ids: u64,
+    /// How far back every partition knows the names of commands, ms.
+    ids_reach_ms: Option<i64>,
+}
+
+/// Asks every owner.
+pub(crate) async fn held(engine: &Engine) -> Result<Held, Problem> {
+    let parts = engine
+        .query_all(|_, stock| {
+            let state = stock.state();
+            Held {
+                skus: state.sku_count() as u64,
+                levels: state.position_count(),
+                negative: state.negative_count(),
+                oversold: state.oversold_count(),
+                reservations: state.reservation_count() as u64,
+                ids: state.ids_count(),
+                ids_reach_ms: state.ids_reach_ms(),
+            }
+        })
+        .await?;
+    Ok(parts.into_iter().fold(Held::default(), |sum, part| Held {
+        skus: sum.skus + part.skus,
+        levels: sum.levels + part.levels,
+        negative: sum.negative + part.negative,
+        oversold: sum.oversold + part.oversold,
+        reservations: sum.reservations + part.reservations,
+        ids: sum.ids + part.ids,
+        // A partition that has heard of nothing yet has forgotten nothing either.
+        ids_reach_ms: match (sum.ids_reach_ms, part.ids_reach_ms) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        },
+    }))
+}
+
 /// All figures as they are now.
-pub(crate) fn render(app: &App) -> Result<String, fmt::Error> {
+pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("onhand");
     let log = app.engine.log.stats();
     let worker = app.engine.stats();
@@ -51,12 +132,34 @@ pub(crate) fn render(app: &App) -> Result<String, fmt::Error> {
         (
             "events_received",
             "Commands handed to their owners",
-            of.received.load(Ordering::Relaxed),
+            load(&of.received),
+        ),
+        ("events_applied", "Commands applied", load(&of.applied)),
+        ("events_granted", "Reservations granted", load(&of.granted)),
+        (
+            "events_rejected",
+            "Requests refused by the rules",
+            load(&of.rejected),
+        ),
+        (
+            "events_duplicate",
+            "Commands that were known already",
+            load(&of.duplicate),
+        ),
+        (
+            "events_invalid",
+            "Commands that broke a rule",
+            load(&of.invalid),
+        ),
+        (
+            "events_parked",
+            "Commands kept in dead-letters",
+            load(&of.parked),
         ),
         (
             "events_refused",
             "Commands that broke a rule of their form and did not reach the log",
-            of.refused.load(Ordering::Relaxed),
+            load(&of.refused),
         ),
         ("log_appends", "Appends accepted by the log", log.appends),
         (
@@ -77,7 +180,7 @@ pub(crate) fn render(app: &App) -> Result<String, fmt::Error> {
         (
             "feed_cut_off",
             "Feed readers cut off because their connection took nothing",
-            of.cut_off.load(Ordering::Relaxed),
+            load(&of.cut_off),
         ),
     ];
     for (name, help, value) in counters {
@@ -134,6 +237,33 @@ pub(crate) fn render(app: &App) -> Result<String, fmt::Error> {
             "Open bulk streams",
             used(app.limits.streams, app.streams.available_permits()),
         ),
+        ("stock_skus", "SKUs ever named", held.skus),
+        ("stock_levels", "Pairs of SKU and location", held.levels),
+        (
+            "stock_negative_levels",
+            "Levels with on hand below 0",
+            held.negative,
+        ),
+        (
+            "stock_oversold_levels",
+            "Levels with available below 0",
+            held.oversold,
+        ),
+        (
+            "reservations",
+            "Reservations kept, ended ones included",
+            held.reservations,
+        ),
+        (
+            "ids_remembered",
+            "Names of commands by which repeats are known",
+            held.ids,
+        ),
+        (
+            "ids_reach_seconds",
+            "How far back repeats are known; 0 while nothing came. Below 3600 somebody should look",
+            u64::try_from(held.ids_reach_ms.unwrap_or(0) / 1_000).unwrap_or(0),
+        ),
         (
             "ready",
             "1 while the node takes work",
@@ -147,6 +277,10 @@ pub(crate) fn render(app: &App) -> Result<String, fmt::Error> {
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 fn in_flight(app: &App) -> u64 {

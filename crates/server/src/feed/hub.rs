@@ -195,7 +195,7 @@ impl Hub {
             },
         };
         self.join(Some(tail))
-            .ok_or_else(|| internal("the feed could not be joined".to_owned()))
+            .ok_or_else(|| internal("the feed could not be joined"))
     }
 
     fn join(self: &Arc<Self>, from: Option<Tail>) -> Option<(Seen, Follow)> {
@@ -240,7 +240,7 @@ impl Hub {
                 }
             };
             if let Err(error) = self.read(&mut tail) {
-                self.lock().trouble = Some(internal(error.to_string()));
+                self.lock().trouble = Some(internal(error));
                 self.count.send_modify(|count| *count += 1);
             }
         }
@@ -379,7 +379,7 @@ impl Follow {
                 }
             }
             if self.count.changed().await.is_err() {
-                return Followed::Trouble(internal("the feed ended".to_owned()));
+                return Followed::Trouble(internal("the feed ended"));
             }
         }
     }

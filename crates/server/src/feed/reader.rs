@@ -20,8 +20,8 @@ use crate::wire::problem::Problem;
 pub(crate) struct Wanted {
     pub(crate) filter: Filter,
     pub(crate) form: Form,
-    /// Where it begins; `None`: at what is newest.
-    pub(crate) from: Option<Seen>,
+    /// Where it begins.
+    pub(crate) from: Seen,
     pub(crate) snapshot: bool,
 }
 
@@ -136,10 +136,7 @@ async fn try_feed(
     form.hello(&mut hello);
     out.send(hello).await?;
     let partitions = partitions(app, &filter);
-    let mut at = match from {
-        Some(at) => at,
-        None => app.hub.follow(&app.engine).await?.0,
-    };
+    let mut at = from;
     if snapshot {
         at = levels(app, at, &filter, form, &partitions, out).await?;
     }

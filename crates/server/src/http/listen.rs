@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use crate::app::App;
 use crate::routes;
 
-/// A head of a request is at most this long: the longest address has two names of 255 bytes,
-/// percent-encoded, and a position.
-const HEAD_BYTES: usize = 64 << 10;
+/// What is read of a connection at a time, at most: a request's head fits with room to spare, and a bulk
+/// body comes in pieces that make a good chunk.
+const READ_BYTES: usize = 512 << 10;
 
 /// Pause after the process ran out of file handles, so that closing ones can end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -84,7 +84,7 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut stop: watch::Receiver<
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
-        .max_buf_size(HEAD_BYTES.max(512 << 10))
+        .max_buf_size(READ_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     // Cancellation: dropping the connection closes its socket.

@@ -63,7 +63,7 @@ async fn outcome_of(app: &App, inbox: &Inbox, partition: u16) -> Result<Answer, 
             match said {
                 None => Found::Later(decision.number),
                 Some(said) => match said.first() {
-                    None => Found::Answer(answer(&said, None)),
+                    None => Found::Answer(answer(app, &said, None)),
                     Some((number, name)) => Found::Repeats(number, name),
                 },
             }
@@ -77,7 +77,7 @@ async fn outcome_of(app: &App, inbox: &Inbox, partition: u16) -> Result<Answer, 
                 let wanted = BTreeMap::from([(number, name)]);
                 let first = app
                     .engine
-                    .scan(move |log| firsts(log, origin, &wanted, Detail::Whole))
+                    .lookup(move |log| firsts(log, origin, &wanted, Detail::Whole))
                     .await?
                     .remove(&number);
                 return with_decision(&delivery, |decision| {
@@ -85,9 +85,9 @@ async fn outcome_of(app: &App, inbox: &Inbox, partition: u16) -> Result<Answer, 
                         None => Said::own(decision, origin),
                         Some(of) => Said::late(decision, of, origin),
                     };
-                    said.map(|said| answer(&said, first.as_ref()))
+                    said.map(|said| answer(app, &said, first.as_ref()))
                 })?
-                .ok_or_else(|| internal("an outcome was there and is gone".to_owned()));
+                .ok_or_else(|| internal("an outcome was there and is gone"));
             }
         }
     }
@@ -101,7 +101,8 @@ enum Found {
     Repeats(u64, u128),
 }
 
-fn answer(said: &Said<'_, '_>, first: Option<&First>) -> Answer {
+fn answer(app: &App, said: &Said<'_, '_>, first: Option<&First>) -> Answer {
+    app.metrics.ended(said.outcome());
     let status = first.map_or_else(
         || outcome::http_status(said.outcome()),
         |first| first.status,
@@ -138,12 +139,12 @@ fn with_decision<R>(
     delivery: &Delivery,
     read: impl FnOnce(&Decision<'_>) -> R,
 ) -> Result<R, Problem> {
-    let mut decisions = pack::decisions_at(&delivery.pack, delivery.offset, delivery.number)
-        .map_err(|error| internal(error.to_string()))?;
+    let mut decisions =
+        pack::decisions_at(&delivery.pack, delivery.offset, delivery.number).map_err(internal)?;
     match decisions.next() {
         Some(Ok(decision)) => Ok(read(&decision)),
-        Some(Err(error)) => Err(internal(error.to_string())),
-        None => Err(internal("a delivery holds no decision".to_owned())),
+        Some(Err(error)) => Err(internal(error)),
+        None => Err(internal("a delivery holds no decision")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! other waits for each chunk's decisions and writes its outcome lines, in order. What is under way is
 //! bounded by bytes: of all streams together until it is decided, of each stream until it is read.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -208,10 +209,11 @@ async fn collect(waiting: &Waiting) -> Result<Answers, Problem> {
             offset: delivery.offset,
             number: delivery.number,
         };
-        if answers.spots.contains_key(&delivery.partition) {
-            early.push((delivery.partition, spot));
-        } else {
-            answers.spots.insert(delivery.partition, spot);
+        match answers.spots.entry(delivery.partition) {
+            Entry::Vacant(place) => {
+                place.insert(spot);
+            }
+            Entry::Occupied(_) => early.push((delivery.partition, spot)),
         }
     }
     if !waiting.may_pend {
@@ -219,7 +221,7 @@ async fn collect(waiting: &Waiting) -> Result<Answers, Problem> {
     }
     let pending = render::pending(&waiting.order, &answers).map_err(|error| broken(&error))?;
     for (partition, spot) in early {
-        put_late(&mut answers, &pending, partition, spot)?;
+        put_late(&mut answers, &pending, partition, &spot)?;
     }
     while answers.late.len() < pending.len() {
         let delivery = delivered(waiting.inbox.next().await)?;
@@ -228,7 +230,7 @@ async fn collect(waiting: &Waiting) -> Result<Answers, Problem> {
             offset: delivery.offset,
             number: delivery.number,
         };
-        put_late(&mut answers, &pending, delivery.partition, spot)?;
+        put_late(&mut answers, &pending, delivery.partition, &spot)?;
     }
     Ok(answers)
 }
@@ -238,14 +240,14 @@ fn put_late(
     answers: &mut Answers,
     pending: &[(u16, u64)],
     partition: u16,
-    spot: Spot,
+    spot: &Spot,
 ) -> Result<(), Problem> {
     let read = pack::decisions_at(&spot.pack, spot.offset, spot.number)
         .ok()
         .and_then(|mut reader| reader.next())
         .and_then(Result::ok);
     let Some(decision) = read else {
-        return Err(internal("an outcome cannot be read".to_owned()));
+        return Err(internal("an outcome cannot be read"));
     };
     for resolved in &decision.resolved {
         let key = (partition, resolved.of);
@@ -257,7 +259,7 @@ fn put_late(
 }
 
 fn broken(error: &RenderError) -> Problem {
-    internal(error.to_string())
+    internal(error)
 }
 
 /// The answering side.
@@ -276,6 +278,7 @@ async fn write(
             () = pieces.closed() => break,
         };
         let mut out = Vec::new();
+        let counted = totals.clone();
         let done = match next {
             Next::End(None) => {
                 totals.write(&mut out, app.engine.epoch);
@@ -303,6 +306,7 @@ async fn write(
                 put_or_end(rendered, &mut out)
             }
         };
+        app.metrics.ended_many(&counted, &totals);
         if !out.is_empty() {
             queue.blocked(true);
             let sent = pieces.send(Bytes::from(out)).await;

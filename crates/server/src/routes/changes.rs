@@ -52,9 +52,10 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
         Some((_, word)) if word == "earliest" => Some(earliest(app).await?),
         Some((name, token)) => Some(resume(app, name, token, &filter).await?),
     };
+    let begins = from.is_some();
     // Who resumes behind a snapshot has the levels: taking them anew would repeat what it has.
     let snapshot = snapshot && !matches!(resumes, Some(("Last-Event-ID", _)));
-    if snapshot && from.is_some() {
+    if snapshot && begins {
         return Err(Problem::parameter(
             "since",
             "comes together with snapshot=true, which begins at what is newest; send one of them",
@@ -67,6 +68,11 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
             format!("{max} feeds are open; try again when one ended"),
         )
     })?;
+    // Settled before the answer's head leaves: what is sent after it was seen is in the feed.
+    let from = match from {
+        Some(from) => from,
+        None => newest(app).await?,
+    };
     let cut = call
         .parts
         .extensions
@@ -86,6 +92,14 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
         Form::Ndjson => respond::NDJSON,
     };
     Ok(respond::pieces(media, answer))
+}
+
+pub(super) fn socket() -> Problem {
+    Problem::new(
+        Kind::NOT_AVAILABLE,
+        "WebSocket is not available in this version; follow GET /v1/changes as server-sent events \
+         or NDJSON",
+    )
 }
 
 fn form(call: &Call) -> Result<Form, Problem> {
@@ -109,6 +123,17 @@ fn form(call: &Call) -> Result<Form, Problem> {
         "Accept",
         "names nothing that a feed can be; send text/event-stream or application/x-ndjson",
     ))
+}
+
+/// Behind everything durable.
+async fn newest(app: &App) -> Result<Seen, Problem> {
+    let newest = app.engine.newest().await?;
+    let numbers = newest.numbers.iter().map(|(_, number)| *number).collect();
+    Ok(Seen {
+        epoch: newest.epoch,
+        numbers,
+        partly: None,
+    })
 }
 
 /// Where the oldest decisions held begin.

@@ -10,7 +10,7 @@ use super::page::{self, Items};
 use super::{Call, past};
 use crate::app::App;
 use crate::http::respond::{self, Body};
-use crate::wire::change::changes;
+use crate::wire::change::entries;
 use crate::wire::field;
 use crate::wire::problem::Problem;
 use crate::wire::write::rfc3339;
@@ -59,10 +59,10 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
                 if from.is_some_and(|from| decision.at < from) {
                     return ControlFlow::Continue(());
                 }
-                for (index, change) in changes(decision, origin).enumerate() {
-                    let here = location.as_deref().is_none_or(|one| one == change.location);
+                for (index, entry) in entries(decision, origin).enumerate() {
+                    let here = location.as_deref().is_none_or(|one| one == entry.location);
                     let shown = decision.number == after && index < skip;
-                    if change.sku != sku || !here || shown {
+                    if entry.sku != sku || !here || shown {
                         continue;
                     }
                     if items.count == limit {
@@ -70,7 +70,7 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
                         next = Some(page::cursor(&[&sku, &number, &index]));
                         return ControlFlow::Break(());
                     }
-                    items.push(|out| change.write_entry(out));
+                    items.push(|out| entry.write(out));
                 }
                 ControlFlow::Continue(())
             })?;

@@ -105,12 +105,13 @@ async fn other(app: &Arc<App>, endpoint: Endpoint, call: Call) -> Result<Respons
         Endpoint::Outcomes => outcomes::get(app, call).await,
         Endpoint::Conflicts => conflicts::list(app, call).await,
         Endpoint::Changes => changes::get(app, call).await,
+        Endpoint::ChangesSocket => Err(changes::socket()),
         Endpoint::Topics => topics::list(app, call),
         Endpoint::TopicRecords => topics::records(app, call).await,
         Endpoint::OpenApi => openapi::get(call),
         Endpoint::Live => health::live(call),
         Endpoint::Ready => health::ready(app, call),
-        Endpoint::Metrics => metrics::get(app, call),
+        Endpoint::Metrics => metrics::get(app, call).await,
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
     let epoch = app.engine.epoch;
     let items = app
         .engine
-        .scan(move |log| {
+        .lookup(move |log| {
             let mut items = Items::default();
             for (partition, number) in found {
                 let origin = outcome::Origin { epoch, partition };

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::http::request::Query;
 use crate::position::Position;
-use crate::wire::change::{Delta, changes};
+use crate::wire::change::{Delta, entries};
 use crate::wire::field;
 use crate::wire::level::{Figures, LevelView};
 use crate::wire::outcome::Origin;
@@ -49,6 +49,8 @@ pub(super) struct PastLevel {
     sequence: u64,
     number: u64,
     at: Time,
+    /// Something had happened here by then.
+    there: bool,
 }
 
 impl PastLevel {
@@ -60,6 +62,7 @@ impl PastLevel {
             sequence: 0,
             number: 0,
             at: Time::default(),
+            there: false,
         }
     }
 
@@ -184,24 +187,22 @@ fn fold(
             // Log time never falls.
             return ControlFlow::Break(());
         }
-        for change in changes(decision, origin).filter(|change| change.sku == sku) {
+        for entry in entries(decision, origin).filter(|entry| entry.sku == sku) {
             let level = levels
-                .entry(change.location.to_owned())
-                .or_insert_with(|| PastLevel::new(change.location));
+                .entry(entry.location.to_owned())
+                .or_insert_with(|| PastLevel::new(entry.location));
             level.decimals = decision.decimals;
-            let after = Figures::from(change.level);
+            let after = entry.level.map(Figures::from);
             let taken = match past {
-                Past::AsOf(time) => {
-                    let index = change.level.location;
-                    as_of(&mut level.figures, after, decision, index, time)
-                }
+                Past::AsOf(time) => as_of(&mut level.figures, after, decision, entry.index, time),
                 Past::KnownAtTime(_) | Past::KnownAtNumber(_) => {
-                    level.figures = after;
+                    level.figures = after.unwrap_or(level.figures);
                     true
                 }
             };
-            if taken {
-                level.sequence = change.level.sequence;
+            level.there |= taken;
+            if taken && let Some(changed) = entry.level {
+                level.sequence = changed.sequence;
                 level.number = decision.number;
                 level.at = decision.at;
             }
@@ -211,7 +212,7 @@ fn fold(
     // What did not exist then is not there, rather than zero.
     Ok(Ok(levels
         .into_values()
-        .filter(|level| level.number > 0)
+        .filter(|level| level.there)
         .collect()))
 }
 
@@ -219,7 +220,7 @@ fn fold(
 /// the ledger had them then. Says whether anything was added.
 fn as_of(
     figures: &mut Figures,
-    after: Figures,
+    after: Option<Figures>,
     decision: &onhand_ledger::Decision<'_>,
     location: u8,
     time: Time,
@@ -249,7 +250,9 @@ fn as_of(
     figures.quality_control = figures
         .quality_control
         .saturating_add(delta.quality_control);
-    if decision.at <= time {
+    if decision.at <= time
+        && let Some(after) = after
+    {
         taken |= figures.reserved != after.reserved || figures.committed != after.committed;
         figures.reserved = after.reserved;
         figures.committed = after.committed;

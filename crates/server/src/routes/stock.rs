@@ -187,7 +187,7 @@ fn write_sku(
     let mut object = Object::open(out);
     object.text("sku", sku);
     write_list(object.key("levels"), levels, |out, level| {
-        level.write(out, epoch)
+        level.write(out, epoch);
     });
     let sum = levels
         .iter()
@@ -226,8 +226,8 @@ pub(super) async fn at_location(app: &Arc<App>, mut call: Call) -> Result<Respon
     else {
         let known = levels.iter().map(|level| level.location.as_str());
         return Err(near_problem(
-            format!("no stock of this SKU has ever been at {location:?}"),
-            near(&location, known),
+            &format!("no stock of this SKU has ever been at {location:?}"),
+            &near(&location, known),
         ));
     };
     let view = LevelView::of(&sku, partition, level);
@@ -280,8 +280,8 @@ async fn unknown_sku(app: &App, sku: &str) -> Result<Problem, Problem> {
     let known: Vec<String> = pages.into_iter().flatten().collect();
     let near = near(sku, known.iter().map(String::as_str));
     Ok(near_problem(
-        format!("no fact has named the SKU {sku:?}"),
-        near,
+        &format!("no fact has named the SKU {sku:?}"),
+        &near,
     ))
 }
 
@@ -302,7 +302,7 @@ fn near<'k>(asked: &str, known: impl Iterator<Item = &'k str>) -> Vec<String> {
         .collect()
 }
 
-fn near_problem(what: String, near: Vec<String>) -> Problem {
+fn near_problem(what: &str, near: &[String]) -> Problem {
     if near.is_empty() {
         let detail = format!("{what}; list what there is with GET /v1/stock");
         return Problem::new(Kind::NOT_FOUND, detail);
@@ -312,5 +312,5 @@ fn near_problem(what: String, near: Vec<String>) -> Problem {
         Kind::NOT_FOUND,
         format!("{what}; did you mean {}?", quoted.join(" or ")),
     )
-    .with_list("near", &near)
+    .with_list("near", near)
 }

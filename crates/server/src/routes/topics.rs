@@ -32,9 +32,7 @@ pub(super) fn list(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem
                 topic: topic.id,
                 partition,
             };
-            let held = log
-                .bounds(at, View::Durable)
-                .map_err(|error| internal(error.to_string()))?;
+            let held = log.bounds(at, View::Durable).map_err(internal)?;
             bounds.push((partition, held));
         }
         items.push(|out| {
@@ -111,7 +109,7 @@ fn read(
         topic: topic.id,
         partition,
     };
-    let trouble = |error: onhand_log::ReadError| internal(error.to_string());
+    let trouble = |error: onhand_log::ReadError| internal(error);
     let held = log.bounds(at, View::Durable).map_err(trouble)?;
     let mut from = offset.unwrap_or(held.start);
     if from < held.start || from > held.end {

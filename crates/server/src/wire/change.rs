@@ -1,11 +1,11 @@
 //! Changes of levels: what feeds and histories show of a decision.
 
-use onhand_ledger::{AskKind, Decision, Input, LevelAfter, MovementKind, Place};
+use onhand_ledger::{AskKind, Body, Decision, Input, LevelAfter, MovementKind, Place};
 
-use super::level::LevelView;
-use super::outcome::{Origin, sku_of};
-use super::write::Object;
-use onhand_ledger::Body;
+use super::level::{Figures, LevelView};
+use super::outcome::{self, Origin, sku_of};
+use super::write::{Object, list};
+use crate::position;
 
 /// The change of one level by a decision.
 #[derive(Debug)]
@@ -33,6 +33,56 @@ pub(crate) fn changes<'d, 'a>(
             level,
         }
     })
+}
+
+/// An entry of the ledger at one location, also one that changed no figure: a fact that a count had
+/// already seen, or a count that another one overrules.
+#[derive(Debug)]
+pub(crate) struct Entry<'d, 'a> {
+    pub(crate) decision: &'d Decision<'a>,
+    pub(crate) origin: Origin,
+    pub(crate) sku: &'d str,
+    pub(crate) location: &'d str,
+    /// Index of the location.
+    pub(crate) index: u8,
+    /// `None` where no figure changed.
+    pub(crate) level: Option<&'d LevelAfter>,
+}
+
+/// The entries of a decision: one for each location that it moved something at, or that it counted.
+pub(crate) fn entries<'d, 'a>(
+    decision: &'d Decision<'a>,
+    origin: Origin,
+) -> impl Iterator<Item = Entry<'d, 'a>> {
+    let sku = sku_of(&decision.input).unwrap_or_default();
+    (0u8..)
+        .zip(&decision.locations)
+        .filter_map(move |(index, location)| {
+            let moved = decision
+                .movements
+                .iter()
+                .any(|movement| is_at(movement.from, index) || is_at(movement.to, index));
+            let counted = decision.count.is_some_and(|count| count.location == index);
+            (moved || counted).then(|| Entry {
+                decision,
+                origin,
+                sku,
+                location: location.as_str(),
+                index,
+                level: decision.levels.iter().find(|level| level.location == index),
+            })
+        })
+}
+
+fn is_at(place: Place, index: u8) -> bool {
+    match place {
+        Place::Available(at)
+        | Place::Reserved(at)
+        | Place::Committed(at)
+        | Place::Damaged(at)
+        | Place::QualityControl(at) => at == index,
+        Place::Supplier | Place::Customer | Place::Loss => false,
+    }
 }
 
 /// Differences of the figures at one location.
@@ -134,61 +184,39 @@ impl<'d> Change<'d, '_> {
         object.time("at", self.decision.at);
         object.close();
     }
+}
 
+impl Entry<'_, '_> {
     /// Writes the history's line: three times, what moved, the balance after, and why.
-    pub(crate) fn write_entry(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let decision = self.decision;
         let mut object = Object::open(out);
+        object.text("sku", self.sku).text("location", self.location);
+        if let Some(level) = self.level {
+            object.uint("sequence", level.sequence);
+        }
         object
-            .text("sku", self.sku)
-            .text("location", self.location)
-            .uint("sequence", self.level.sequence)
             .time("occurred_at", decision.event_time.unwrap_or(decision.at))
             // Intake stamps a record when it is appended, and it is decided in that order: its log
             // time is both.
             .time("received_at", decision.at)
             .time("applied_at", decision.at);
         write_cause(object.key("cause"), &decision.input);
-        let delta = Delta::of(decision, self.level.location);
+        let delta = Delta::of(decision, self.index);
         delta.write(object.key("delta"), decision.decimals);
-        let mut balance = Object::open(object.key("balance"));
-        let figures = super::level::Figures::from(self.level);
-        figures.write(&mut balance, decision.decimals);
-        balance.close();
-        let corrected: Vec<_> = decision
-            .movements
-            .iter()
-            .filter(|movement| {
-                matches!(
-                    movement.kind,
-                    MovementKind::Correction(_) | MovementKind::Refold(..)
-                )
-            })
-            .collect();
-        if !corrected.is_empty() {
-            super::write::list(object.key("corrections"), corrected, |out, movement| {
-                let mut object = Object::open(out);
-                let (figure, at) = match movement.kind {
-                    MovementKind::Refold(figure, at) => (figure, Some(at)),
-                    MovementKind::Correction(figure) => (figure, decision.event_time),
-                    MovementKind::Fact | MovementKind::Hold => return object.close(),
-                };
-                object.text("state", super::outcome::figure(figure));
-                if let Some(at) = at {
-                    object.time("counted_at", at);
-                }
-                let mut delta = Delta::default();
-                let quantity = movement.quantity.0;
-                delta.add(
-                    movement.from,
-                    self.level.location,
-                    quantity.saturating_neg(),
-                );
-                delta.add(movement.to, self.level.location, quantity);
-                delta.write(object.key("delta"), decision.decimals);
-                object.close();
-            });
+        if let Some(level) = self.level {
+            let mut balance = Object::open(object.key("balance"));
+            Figures::from(level).write(&mut balance, decision.decimals);
+            balance.close();
+        } else {
+            object.flag("absorbed", true);
         }
+        if let Some(count) = decision.count.filter(|count| count.location == self.index) {
+            let mut counted = Object::open(object.key("count"));
+            outcome::count_members(&mut counted, &count, decision.decimals);
+            counted.close();
+        }
+        self.write_corrections(&mut object);
         if let Input::Command(command) = &decision.input {
             object
                 .text("reason", command.reason.as_deref().unwrap_or("other"))
@@ -200,7 +228,7 @@ impl<'d> Change<'d, '_> {
         }
         let token = object.key("position");
         token.push(b'"');
-        crate::position::write_of(
+        position::write_of(
             token,
             self.origin.epoch,
             self.origin.partition,
@@ -208,6 +236,40 @@ impl<'d> Change<'d, '_> {
         );
         token.push(b'"');
         object.close();
+    }
+
+    /// What counts made of it: their corrections, at the times they were taken.
+    fn write_corrections(&self, object: &mut Object<'_>) {
+        let corrections = self.decision.movements.iter().filter_map(|movement| {
+            let (figure, at) = match movement.kind {
+                MovementKind::Correction(figure) => (figure, self.decision.event_time),
+                MovementKind::Refold(figure, at) => (figure, Some(at)),
+                MovementKind::Fact | MovementKind::Hold => return None,
+            };
+            let here = is_at(movement.from, self.index) || is_at(movement.to, self.index);
+            here.then_some((movement, figure, at))
+        });
+        let mut corrections = corrections.peekable();
+        if corrections.peek().is_none() {
+            return;
+        }
+        list(
+            object.key("corrections"),
+            corrections,
+            |out, (movement, figure, at)| {
+                let mut delta = Delta::default();
+                let quantity = movement.quantity.0;
+                delta.add(movement.from, self.index, quantity.saturating_neg());
+                delta.add(movement.to, self.index, quantity);
+                let mut object = Object::open(out);
+                object.text("state", outcome::figure(figure));
+                if let Some(at) = at {
+                    object.time("counted_at", at);
+                }
+                delta.write(object.key("delta"), self.decision.decimals);
+                object.close();
+            },
+        );
     }
 }
 

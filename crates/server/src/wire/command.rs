@@ -959,3 +959,54 @@ fn need<'a, T>(
     opt(fields, which, read)?
         .ok_or_else(|| Refusal::invalid(which.text(), format!("is missing; send {}", which.text())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const LINE: &str = r#"{"id":"000123","source":"till-7","type":"ship","sku":"85123A","location":"london","quantity":6,"occurred_at":"2010-12-01T08:26:00Z","reason":"sale","reference":"invoice/536365"}"#;
+
+    #[test]
+    fn a_line_is_borrowed_from_and_quickly_read() {
+        let given = Given::default();
+        let command = parse(LINE, &given).unwrap();
+        assert!(matches!(command.source.0, Cow::Borrowed("till-7")));
+        let Body::Ship { fact, .. } = &command.body else {
+            panic!("{command:?}")
+        };
+        assert!(matches!(fact.sku.0, Cow::Borrowed("85123A")));
+        let began = Instant::now();
+        let rounds = 20_000u32;
+        for _ in 0..rounds {
+            assert!(parse(std::hint::black_box(LINE), &given).is_ok());
+        }
+        let each = began.elapsed() / rounds;
+        eprintln!("{each:?} for a line of {} B", LINE.len());
+        // A slip that makes it quadratic or allocate everywhere shows even on a busy machine.
+        assert!(each.as_micros() < 200, "{each:?}");
+    }
+
+    #[test]
+    fn the_default_name_of_a_reservation_is_made_of_source_and_id() {
+        let line =
+            r#"{"id":"7","source":"web","type":"reserve","lines":[{"sku":"A","quantity":1}]}"#;
+        let command = parse(line, &Given::default()).unwrap();
+        let Body::Reserve {
+            reservation, lines, ..
+        } = command.body
+        else {
+            panic!()
+        };
+        assert_eq!(reservation.as_str(), "web/7");
+        assert_eq!(lines[0].line, 1);
+    }
+
+    #[test]
+    fn data_is_kept_as_sent_on_one_line() {
+        let line = "{\"id\":\"7\",\"type\":\"item\",\"sku\":\"A\",\"unit\":\"kg\",\"data\":{\"a\":1.50,\n\"b\":\"x\"}}";
+        let command = parse(line, &Given::default()).unwrap();
+        assert_eq!(command.data.as_deref(), Some("{\"a\":1.50, \"b\":\"x\"}"));
+    }
+}

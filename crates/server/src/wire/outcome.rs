@@ -307,7 +307,7 @@ fn applied(object: &mut Object<'_>, said: &Said<'_, '_>, notes: &Notes) {
     }
 }
 
-fn count_members(object: &mut Object<'_>, count: &CountNote, decimals: u8) {
+pub(crate) fn count_members(object: &mut Object<'_>, count: &CountNote, decimals: u8) {
     let end = match count.end {
         CountEnd::Applied => "applied",
         CountEnd::Superseded => "superseded",

@@ -27,7 +27,8 @@ macro_rules! kinds {
             $(pub(crate) const $constant: Self =
                 Self { name: $name, title: $title, status: $status, retryable: $retryable };)*
 
-            /// All of them, for the API's description.
+            /// All of them, to compare with the API's description.
+            #[cfg(test)]
             pub(crate) const ALL: &'static [Self] = &[$(Self::$constant,)*];
         }
     };
@@ -104,7 +105,7 @@ impl Problem {
     pub(crate) fn with_list(mut self, key: &str, values: &[String]) -> Self {
         let mut list = Vec::new();
         super::write::list(&mut list, values, |out, value| {
-            super::write::text(out, value)
+            super::write::text(out, value);
         });
         let list = String::from_utf8(list).expect("escaping keeps UTF-8");
         let comma = if self.more.is_empty() { "" } else { "," };

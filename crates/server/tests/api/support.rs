@@ -19,7 +19,7 @@ pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<(), RunError>>>,
-    dir: Option<TempDir>,
+    _dir: Option<TempDir>,
 }
 
 impl Node {
@@ -31,7 +31,7 @@ impl Node {
     pub(crate) fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut node = Self::start_on(dir.path(), change);
-        node.dir = Some(dir);
+        node._dir = Some(dir);
         node
     }
 
@@ -63,14 +63,8 @@ impl Node {
             address,
             stop: Some(stop),
             thread: Some(thread),
-            dir: None,
+            _dir: None,
         }
-    }
-
-    /// Ends it cleanly.
-    pub(crate) fn stop(mut self) -> Option<TempDir> {
-        self.end();
-        self.dir.take()
     }
 
     /// Asks it to end, without waiting for it.
