@@ -1,6 +1,6 @@
 //! The SKUs of a partition: their names, their positions, and what hangs on them.
 //!
-//! Laid out for memory: names lie in an arena, a SKU with one position has it inline, figures that
+//! Laid out for memory: long names lie in an arena, a SKU with one position has it inline, figures that
 //! are mostly zero and everything about counts lie in a box that most positions never need.
 
 use std::cmp::Ordering;
@@ -284,7 +284,7 @@ pub(crate) struct SkuState {
     pub(crate) positions: Positions,
     pub(crate) holds: Holds,
     pub(crate) extra: Option<Box<Extra>>,
-    name: NameRef,
+    name: Name,
     seq_first: u32,
     pub(crate) decimals: u8,
     /// It stands in the list of what changed since the last drain.
@@ -303,12 +303,15 @@ impl SkuState {
     }
 }
 
-/// Where a name lies in the arena.
+/// Bytes of a name that lies with its SKU. Most are so short, and comparing one then reads no other
+/// cache line.
+const NAME_SHORT: usize = 14;
+
+/// A SKU's name, or where it lies in the arena.
 #[derive(Clone, Copy, Debug)]
-struct NameRef {
-    block: u32,
-    start: u16,
-    len: u16,
+enum Name {
+    Short { len: u8, bytes: [u8; NAME_SHORT] },
+    Long { block: u32, start: u16, len: u16 },
 }
 
 /// The highest `seq` of a source for a SKU, in a list per SKU with the last used first.
@@ -409,16 +412,19 @@ impl SkuTable {
     }
 
     pub(crate) fn name(&self, slot: u32) -> &str {
-        std::str::from_utf8(self.name_bytes(slot)).expect("names are whole in the arena")
+        std::str::from_utf8(self.name_bytes(slot)).expect("names are text")
     }
 
     fn name_bytes(&self, slot: u32) -> &[u8] {
-        let NameRef { block, start, len } = self.get(slot).name;
-        let start = usize::from(start);
-        self.names
-            .get(block as usize)
-            .and_then(|block| block.get(start..start + usize::from(len)))
-            .expect("names are whole in the arena")
+        let bytes = match &self.get(slot).name {
+            Name::Short { len, bytes } => bytes.get(..usize::from(*len)),
+            Name::Long { block, start, len } => {
+                let start = usize::from(*start);
+                let block = self.names.get(*block as usize);
+                block.and_then(|block| block.get(start..start + usize::from(*len)))
+            }
+        };
+        bytes.expect("names are kept whole")
     }
 
     /// The SKU of that name, made if it is new; and whether it is.
@@ -448,7 +454,12 @@ impl SkuTable {
         (slot, true)
     }
 
-    fn keep(&mut self, name: &str) -> NameRef {
+    fn keep(&mut self, name: &str) -> Name {
+        let mut bytes = [0; NAME_SHORT];
+        if let (Some(place), Ok(len)) = (bytes.get_mut(..name.len()), u8::try_from(name.len())) {
+            place.copy_from_slice(name.as_bytes());
+            return Name::Short { len, bytes };
+        }
         let full = self
             .names
             .last()
@@ -464,7 +475,7 @@ impl SkuTable {
         let start = u16::try_from(last.len()).expect("a name of at least a byte fits the block");
         let len = u16::try_from(name.len()).expect("the edge caps names at 255 bytes");
         last.extend_from_slice(name.as_bytes());
-        NameRef { block, start, len }
+        Name::Long { block, start, len }
     }
 
     /// The highest `seq` of that source for the SKU.
@@ -605,5 +616,90 @@ pub(crate) fn heap(bytes: usize) -> usize {
         0
     } else {
         (bytes + 8).next_multiple_of(16).max(32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_every_length_are_found_and_given_back() {
+        let mut table = SkuTable::default();
+        let names: Vec<String> = (1..=255).map(|len| "x".repeat(len)).collect();
+        for (slot, name) in (0..).zip(&names) {
+            assert_eq!(table.find(name), None);
+            assert_eq!(table.entry(name), (slot, true));
+        }
+        // Enough to fill more than one block of the arena.
+        let more: Vec<String> = (0..1_000).map(|n| format!("{n:0>200}")).collect();
+        for name in &more {
+            table.entry(name);
+        }
+        for (slot, name) in (0..).zip(names.iter().chain(&more)) {
+            assert_eq!(
+                (table.find(name), table.name(slot)),
+                (Some(slot), name.as_str())
+            );
+            assert_eq!(table.entry(name), (slot, false));
+        }
+    }
+
+    #[test]
+    fn the_highest_seq_is_kept_per_source_and_the_last_used_is_found_first() {
+        let mut table = SkuTable::default();
+        let (a, b) = (table.entry("a").0, table.entry("b").0);
+        for (source, seq) in [("file/1", 3), ("file/2", 9), ("file/1", 7), ("file/3", 1)] {
+            table.set_seq(a, source, seq);
+        }
+        table.set_seq(b, "file/1", 2);
+        table.set_seq(a, "file/2", 11);
+        assert_eq!(
+            table.seqs(a),
+            [("file/1", 7), ("file/2", 11), ("file/3", 1)]
+        );
+        assert_eq!(
+            (table.seq(b, "file/1"), table.seq(b, "file/2")),
+            (Some(2), None)
+        );
+        assert_eq!(table.seqs_of(a).next().map(|seq| seq.seq), Some(11));
+    }
+
+    #[test]
+    fn a_position_with_plain_figures_needs_no_box() {
+        let mut position = Position::new(0);
+        let damaged = Figures {
+            on_hand: 5,
+            damaged: 2,
+            ..Figures::default()
+        };
+        position.set_figures(damaged, Time(1));
+        assert!(position.rare.is_some() && position.figures() == damaged);
+        position.set_figures(
+            Figures {
+                on_hand: 5,
+                ..Figures::default()
+            },
+            Time(2),
+        );
+        assert!(position.rare.is_none());
+        position.set_figures(
+            Figures {
+                on_hand: -1,
+                ..Figures::default()
+            },
+            Time(3),
+        );
+        position.set_figures(
+            Figures {
+                on_hand: -2,
+                ..Figures::default()
+            },
+            Time(4),
+        );
+        assert_eq!(
+            position.rare.as_ref().and_then(|rare| rare.oversold_since),
+            Some(Time(3))
+        );
     }
 }
