@@ -455,10 +455,7 @@ fn while_held(shim: &Shim, node: &Node, waits_for_sync: bool) -> BTreeSet<&'stat
             arrived.insert("outcome");
         }
     }
-    feed.http()
-        .stream()
-        .set_read_timeout(Some(HELD_FOR))
-        .unwrap();
+    feed.stream().set_read_timeout(Some(HELD_FOR)).unwrap();
     // A timeout is what is hoped for.
     let _ = feed.read(|event| {
         if event.is_change() {

@@ -21,7 +21,7 @@ use common::feed::{Event, Form, Since, ask, open};
 use common::http::Http;
 use common::node::Node;
 use common::stock::{Level, Levels, fact, levels, line};
-use common::{PATIENCE, Rng, count, percentile};
+use common::{PATIENCE, Rng, count, percentile, until};
 use serde_json::json;
 
 const SKUS: usize = 30;
@@ -334,9 +334,9 @@ fn take_joined(copy: &mut Copy, ended: &mut bool, event: &Event) {
             event.data
         );
         *ended = true;
-    } else if event.is_level() {
+    } else if let Some(level) = event.level() {
         assert!(!*ended, "a level after the snapshot's end: {}", event.data);
-        let level = Level::read(&event.data);
+        let level = Level::read(level);
         assert!(
             copy.levels.insert(level.key(), level).is_none(),
             "a level twice: {}",
@@ -476,8 +476,15 @@ fn a_slow_reader_is_cut_off_with_its_position_and_slows_nobody() {
         "a stuck reader slowed the writer: {worst:?}"
     );
 
+    until("the stuck reader is cut off", || {
+        let metrics = node.get("/metrics").text();
+        metrics
+            .lines()
+            .any(|line| line == "onhand_feed_cut_off_total 1")
+            .then_some(())
+    });
     // What was in flight can still be read; then comes the word that it was cut off, and where to
-    // go on. Nothing is missing in between.
+    // go on, if the socket still takes it. Nothing is missing in between.
     let mut cut_off = false;
     let end = slow.read(|event| {
         if event.is_change() {

@@ -64,18 +64,7 @@ fn check_problem(answer: &common::http::Answer, status: u16, words: &[&str]) {
         body["type"].is_string() && body["title"].is_string(),
         "{body}"
     );
-    assert_eq!(
-        body["status"]
-            .as_u64()
-            .or_else(|| body["http_status"].as_u64())
-            .map_or(
-                // An outcome's own `status` stands in the place of the number.
-                u64::from(status),
-                |n| n,
-            ),
-        u64::from(status),
-        "{body}"
-    );
+    assert_eq!(body["status"], json!(status), "{body}");
     let text = answer.text();
     for word in words {
         assert!(text.contains(word), "{word:?} is not named: {text}");
@@ -189,7 +178,6 @@ fn a_command_that_breaks_a_rule_is_refused_by_name() {
     for quantity in [
         "9223372036854775808",
         "1e3",
-        "1E400",
         "-0.0",
         "123456789012345678901234567890",
     ] {
@@ -347,7 +335,6 @@ fn what_is_no_command_and_no_route_is_told_so() {
         "limit=99999999999",
         "cursor=!!!",
         "nonsense=1",
-        "below=1.5",
     ] {
         let answer = http.get(&format!("/v1/stock?{query}")).unwrap();
         assert!(
@@ -676,6 +663,7 @@ fn a_full_disk_refuses_new_commands_keeps_reading_and_loses_nothing() {
     });
     let mut batch = 0_u64;
     let mut acknowledged = 0_u64;
+    let mut doubtful = 0_u64;
     // Batches until one is refused before its first line.
     let refused = loop {
         let lines: String = (0..BATCH)
@@ -693,15 +681,20 @@ fn a_full_disk_refuses_new_commands_keeps_reading_and_loses_nothing() {
         if answer.status() != 200 {
             break answer;
         }
-        let totals = answer.lines().pop().expect("the totals");
-        assert_eq!(
-            totals["totals"]["applied"],
-            json!(BATCH),
-            "{}",
-            answer.text()
-        );
-        acknowledged += BATCH;
+        let last = answer.lines().pop().expect("a last line");
         batch += 1;
+        if last["totals"].is_null() {
+            // Space ended within the stream: no totals, so nothing of it counts as acknowledged.
+            assert_eq!(
+                last["problem"]["type"],
+                json!("urn:onhand:problem:no_space"),
+                "{last}"
+            );
+            doubtful += BATCH;
+            continue;
+        }
+        assert_eq!(last["totals"]["applied"], json!(BATCH), "{last}");
+        acknowledged += BATCH;
         if batch == 1 {
             assert_eq!(
                 http.post("/v1/reservations", &reserve).unwrap().status(),
@@ -720,8 +713,27 @@ fn a_full_disk_refuses_new_commands_keeps_reading_and_loses_nothing() {
         "{}",
         refused.text()
     );
-    let single = node.post("/v1/commands", &fact("receive", "late", "1", "s0", 1));
-    check_problem(&single, 503, &["space"]);
+    // Single commands go on as long as the segment that is open has room, and then end as clearly.
+    let mut late = 0_u64;
+    let refused = loop {
+        let mut large = fact("receive", "late", &late.to_string(), "s0", 1);
+        large["note"] = json!("n".repeat(1_000));
+        large["data"] = json!({"text": "d".repeat(1_900)});
+        let answer = http.post("/v1/commands", &large).unwrap();
+        if answer.status() != 200 {
+            break answer;
+        }
+        late += 1;
+        assert!(late < 100_000, "single commands never end on a full disk");
+    };
+    println!("and {late} large commands more");
+    acknowledged += late;
+    check_problem(&refused, 503, &["space"]);
+    assert!(
+        refused.head.header("retry-after").is_some(),
+        "{}",
+        refused.text()
+    );
     // Reads go on, and show what was acknowledged. A batch that was begun and then refused may be in.
     let sum = |node: &Node| -> u64 {
         let sum: i64 = levels(&mut node.http())
@@ -731,8 +743,9 @@ fn a_full_disk_refuses_new_commands_keeps_reading_and_loses_nothing() {
         u64::try_from(sum).unwrap()
     };
     let there = sum(&node);
+    let most = acknowledged + doubtful + BATCH;
     assert!(
-        (acknowledged..=acknowledged + BATCH).contains(&there),
+        (acknowledged..=most).contains(&there),
         "{there} of {acknowledged}"
     );
     assert!(node.lives(), "a full disk ends nobody: {}", node.words());
@@ -746,7 +759,7 @@ fn a_full_disk_refuses_new_commands_keeps_reading_and_loses_nothing() {
     // Space comes back, and so does the node, by itself.
     disk.grow(600);
     until("the node takes commands again", || {
-        let answer = node.post("/v1/commands", &fact("receive", "late", "1", "s0", 1));
+        let answer = node.post("/v1/commands", &fact("receive", "later", "1", "s0", 1));
         (answer.status() == 200).then_some(())
     });
     assert_eq!(sum(&node), there + 1);

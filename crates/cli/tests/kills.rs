@@ -227,7 +227,7 @@ impl Shopper {
         let Ok(mut http) = Http::connect(address) else {
             return false;
         };
-        while !(only_to_the_end && self.step == 0) {
+        loop {
             let reservation = format!("{}-{}", self.name, self.basket);
             let id = format!("{}-{}", self.basket, self.step);
             let (path, body) = match self.step {
@@ -268,9 +268,11 @@ impl Shopper {
             self.step = (self.step + 1) % 3;
             if self.step == 0 {
                 self.basket += 1;
+                if only_to_the_end {
+                    return false;
+                }
             }
         }
-        false
     }
 }
 

@@ -240,7 +240,7 @@ impl Shopper {
 
 /// At least one line says that less was there than asked, and the numbers are there.
 fn check_refusal(body: &Value) {
-    assert_eq!(body["status"], json!("rejected"), "{body}");
+    assert_eq!(body["outcome"], json!("rejected"), "{body}");
     let reason = body["reason"].as_str().unwrap_or_default();
     assert!(
         matches!(reason, "insufficient_stock" | "contended"),

@@ -11,11 +11,10 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::node::{Node, ONHAND, finish, said};
+use common::node::{Node, binary, finish, said};
 use common::stock::Level;
 
 /// The address in the README, which a node takes when told nothing else.
@@ -53,14 +52,12 @@ fn the_commands_of_the_readme_run_as_printed() {
     let address = node.address().to_string();
     let scratch = tempfile::tempdir().unwrap();
     // The binary under its own name, wherever the README says it is.
-    let folder = Path::new(ONHAND).parent().expect("a folder");
     let bin = scratch.path().join("target/release");
     std::fs::create_dir_all(&bin).unwrap();
-    std::os::unix::fs::symlink(ONHAND, bin.join("onhand")).unwrap();
+    std::os::unix::fs::symlink(binary(), bin.join("onhand")).unwrap();
     let path = format!(
-        "{}:{}:{}",
+        "{}:{}",
         bin.display(),
-        folder.display(),
         std::env::var("PATH").unwrap_or_default()
     );
     let mut shown = String::new();

@@ -1,7 +1,7 @@
 //! A reader of the change feed, in both of its forms, that can stop reading or hang up anywhere.
 
 use std::io::{self, BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
@@ -34,8 +34,12 @@ impl Event {
         self.is("snapshot_end")
     }
 
-    pub(crate) fn is_level(&self) -> bool {
-        self.data.get("delta").is_none() && self.data.get("on_hand").is_some()
+    /// A level of the snapshot: SSE's data, or wrapped in a line of NDJSON.
+    pub(crate) fn level(&self) -> Option<&Value> {
+        match self.is("level") && !self.is_change() {
+            true => Some(self.data.get("level").unwrap_or(&self.data)),
+            false => None,
+        }
     }
 
     /// The closing word of a feed that the node ended itself.
@@ -104,8 +108,7 @@ pub(crate) enum Since {
 
 /// A request for the feed that has been answered with 200.
 pub(crate) struct Connection {
-    http: Http,
-    head: Head,
+    reader: BufReader<Body<Http>>,
     form: Form,
 }
 
@@ -118,7 +121,10 @@ pub(crate) fn open(
 ) -> io::Result<Connection> {
     let (http, head) = ask(address, form, since, filter)?;
     assert_eq!(head.status, 200, "the feed answers: {head:?}");
-    Ok(Connection { http, head, form })
+    Ok(Connection {
+        reader: BufReader::new(http.into_body(&head)),
+        form,
+    })
 }
 
 /// Asks for the feed, whatever the answer.
@@ -160,12 +166,10 @@ impl Connection {
     /// `Ok(true)`: enough; `Ok(false)`: the node ended it.
     pub(crate) fn read(&mut self, mut each: impl FnMut(Event) -> bool) -> io::Result<bool> {
         let form = self.form;
-        let body = self.http.body(&self.head);
-        let mut reader: BufReader<Body<'_>> = BufReader::new(body);
         let mut event = String::new();
         loop {
             let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
+            if self.reader.read_line(&mut line)? == 0 {
                 return Ok(false);
             }
             let ends = match form {
@@ -189,8 +193,8 @@ impl Connection {
         }
     }
 
-    /// The connection below, to stop reading or to cut it.
-    pub(crate) fn http(&mut self) -> &mut Http {
-        &mut self.http
+    /// The connection below, to bound its waits.
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        self.reader.get_mut().stream()
     }
 }

@@ -1,6 +1,7 @@
 //! A blocking HTTP/1.1 client with raw control: it can stop reading, cut a connection anywhere and
 //! send what no client should.
 
+use std::borrow::BorrowMut;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
@@ -167,23 +168,19 @@ impl Http {
     }
 
     /// The body that follows that head, read as it comes.
-    pub(crate) fn body(&mut self, head: &Head) -> Body<'_> {
-        let left = if head
-            .header("transfer-encoding")
-            .is_some_and(|v| v.contains("chunked"))
-        {
-            Left::Chunked {
-                of_chunk: 0,
-                first: true,
-            }
-        } else if let Some(length) = head.header("content-length") {
-            Left::Bytes(length.parse().unwrap())
-        } else if head.status == 204 || head.status == 304 {
-            Left::Bytes(0)
-        } else {
-            Left::ToTheEnd
-        };
-        Body { http: self, left }
+    pub(crate) fn body(&mut self, head: &Head) -> Body<&mut Http> {
+        Body {
+            http: self,
+            left: Left::of(head),
+        }
+    }
+
+    /// The same, for a connection that serves nothing else.
+    pub(crate) fn into_body(self, head: &Head) -> Body<Http> {
+        Body {
+            http: self,
+            left: Left::of(head),
+        }
     }
 
     /// The whole answer.
@@ -257,22 +254,50 @@ enum Left {
     Nothing,
 }
 
+impl Left {
+    fn of(head: &Head) -> Left {
+        if head
+            .header("transfer-encoding")
+            .is_some_and(|v| v.contains("chunked"))
+        {
+            Left::Chunked {
+                of_chunk: 0,
+                first: true,
+            }
+        } else if let Some(length) = head.header("content-length") {
+            Left::Bytes(length.parse().unwrap())
+        } else if head.status == 204 || head.status == 304 {
+            Left::Bytes(0)
+        } else {
+            Left::ToTheEnd
+        }
+    }
+}
+
 /// A body, read as it comes. An answer cut before its end is an error, never a short body.
-pub(crate) struct Body<'h> {
-    http: &'h mut Http,
+pub(crate) struct Body<H> {
+    http: H,
     left: Left,
 }
 
-impl Read for Body<'_> {
+impl<H: BorrowMut<Http>> Body<H> {
+    /// The connection below, to cut it or to bound its waits.
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        self.http.borrow_mut().stream()
+    }
+}
+
+impl<H: BorrowMut<Http>> Read for Body<H> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if into.is_empty() {
             return Ok(0);
         }
+        let http = self.http.borrow_mut();
         loop {
             match &mut self.left {
                 Left::Nothing | Left::Bytes(0) => return Ok(0),
                 Left::ToTheEnd => {
-                    let read = self.http.reader.read(into)?;
+                    let read = http.reader.read(into)?;
                     if read == 0 {
                         self.left = Left::Nothing;
                     }
@@ -284,7 +309,7 @@ impl Read for Body<'_> {
                     ..
                 } => {
                     let most = into.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                    let read = self.http.reader.read(&mut into[..most])?;
+                    let read = http.reader.read(&mut into[..most])?;
                     if read == 0 {
                         return Err(io::Error::new(
                             io::ErrorKind::UnexpectedEof,
@@ -296,14 +321,14 @@ impl Read for Body<'_> {
                 }
                 Left::Chunked { first, .. } => {
                     if !std::mem::take(first) {
-                        self.http.line()?;
+                        http.line()?;
                     }
-                    let size = self.http.line()?;
+                    let size = http.line()?;
                     let size = size.split(';').next().unwrap_or_default().trim();
                     let size = u64::from_str_radix(size, 16)
                         .map_err(|_| broken(format!("no chunk size: {size:?}")))?;
                     if size == 0 {
-                        while !self.http.line()?.is_empty() {}
+                        while !http.line()?.is_empty() {}
                         self.left = Left::Nothing;
                     } else {
                         self.left = Left::Chunked {

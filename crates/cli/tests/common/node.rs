@@ -16,12 +16,15 @@ use tempfile::TempDir;
 use super::PATIENCE;
 use super::http::{Answer, Http};
 
-/// The binary under test.
-pub(crate) const ONHAND: &str = env!("CARGO_BIN_EXE_onhand");
+/// The binary under test: this build's, or another one that `ONHAND_BIN` names.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("ONHAND_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_onhand").into(), PathBuf::from)
+}
 
 /// A command of the binary, free of what the caller's environment may say.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(ONHAND);
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars() {
         if name.starts_with("ONHAND_") {
             command.env_remove(name);
