@@ -137,7 +137,7 @@ impl CatchUp {
                 continue;
             }
             while self.seen.number(partition) < *target {
-                let (packs, next) = self.read(log, partition)?;
+                let (packs, from, next) = self.read(log, partition)?;
                 read += packs.iter().map(|pack| pack.bytes.len()).sum::<usize>();
                 for pack in &packs {
                     self.render(&mut out, pack, *target)?;
@@ -145,8 +145,7 @@ impl CatchUp {
                 if let Some(offset) = self.offsets.get_mut(usize::from(partition)) {
                     *offset = Some(next);
                 }
-                if packs.is_empty() {
-                    // Nothing durable is there yet; the live feed brings it.
+                if packs.is_empty() && next <= from {
                     return Ok((out, true));
                 }
                 if out.len() >= PIECE_BYTES || read >= READ_MAX {
@@ -161,7 +160,7 @@ impl CatchUp {
         &self,
         log: &DecisionLog,
         partition: u16,
-    ) -> Result<(Vec<Pack>, Offset), DecisionError> {
+    ) -> Result<(Vec<Pack>, Offset, Offset), DecisionError> {
         let known = self.offsets.get(usize::from(partition)).copied().flatten();
         let from = match known {
             Some(offset) => offset,
@@ -170,7 +169,8 @@ impl CatchUp {
                 None => log.bounds(partition)?.0,
             },
         };
-        log.packs(partition, from, READ_BYTES)
+        let (packs, next) = log.packs(partition, from, READ_BYTES)?;
+        Ok((packs, from, next))
     }
 
     fn render(&mut self, out: &mut Vec<u8>, pack: &Pack, to: u64) -> Result<(), DecisionError> {

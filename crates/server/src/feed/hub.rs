@@ -79,6 +79,8 @@ struct State {
     readers: usize,
     /// Where the tail stands; `None` while nobody reads.
     tail: Option<Tail>,
+    /// Counts how often the last reader left: a tail of an earlier time is of no use.
+    era: u64,
     /// The log moved since the thread last looked.
     moved: bool,
     stop: bool,
@@ -87,6 +89,7 @@ struct State {
 
 #[derive(Clone)]
 struct Tail {
+    era: u64,
     seen: Seen,
     offsets: Vec<Option<Offset>>,
 }
@@ -133,6 +136,7 @@ impl Hub {
             bytes: 0,
             readers: 0,
             tail: None,
+            era: 0,
             moved: false,
             stop: false,
             trouble: None,
@@ -187,6 +191,7 @@ impl Hub {
         let newest = engine.newest().await?;
         let numbers: Vec<u64> = newest.numbers.iter().map(|(_, number)| *number).collect();
         let tail = Tail {
+            era: 0,
             offsets: vec![None; numbers.len()],
             seen: Seen {
                 epoch: newest.epoch,
@@ -201,7 +206,8 @@ impl Hub {
     fn join(self: &Arc<Self>, from: Option<Tail>) -> Option<(Seen, Follow)> {
         let mut state = self.lock();
         if state.tail.is_none() {
-            state.tail = from;
+            let era = state.era;
+            state.tail = from.map(|tail| Tail { era, ..tail });
             state.moved = true;
         }
         let seen = state.tail.as_ref()?.seen.clone();
@@ -283,16 +289,16 @@ impl Hub {
         }
         // Places learnt without a batch are kept too.
         let mut state = self.lock();
-        if state.tail.is_some() {
+        if state.tail.is_some() && state.era == tail.era {
             state.tail = Some(tail.clone());
         }
         Ok(())
     }
 
-    /// Says whether anybody is left who follows.
+    /// Says whether anybody is left who follows this tail.
     fn share(&self, batch: Batch, tail: &Tail) -> bool {
         let mut state = self.lock();
-        if state.readers == 0 {
+        if state.readers == 0 || state.era != tail.era {
             return false;
         }
         state.tail = Some(tail.clone());
@@ -318,6 +324,7 @@ impl Hub {
             state.ring.clear();
             state.bytes = 0;
             state.tail = None;
+            state.era += 1;
         }
     }
 }

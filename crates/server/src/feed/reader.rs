@@ -13,7 +13,7 @@ use super::hub::{Follow, Followed};
 use super::snapshot::Levels;
 use crate::app::App;
 use crate::http::listen::stopped;
-use crate::wire::problem::Problem;
+use crate::wire::problem::{Kind, Problem};
 
 /// What a reader asked for.
 #[derive(Debug)]
@@ -230,8 +230,16 @@ async fn catch(
         if resumable {
             *seen = Some(catch_up.seen.clone());
         }
-        if done {
-            return Ok(catch_up.seen);
+        if done
+            && catch_up
+                .seen
+                .numbers
+                .iter()
+                .zip(to.iter())
+                .any(|(at, to)| at < to)
+        {
+            let why = "what follows is not held any more; take a snapshot with snapshot=true";
+            return Err(End::Trouble(Problem::new(Kind::GONE, why)));
         }
     }
 }

@@ -211,7 +211,7 @@ fn a_snapshot_taken_under_load_ends_with_the_node_s_levels() {
         let (mut within, mut after) = (0, 0);
         let mut ended: Option<String> = None;
         let mut last: BTreeMap<String, u64> = BTreeMap::new();
-        let expected = (skus + 30 * 1_000) as i64;
+        let expected = i64::try_from(skus + 30 * 1_000).unwrap();
         let mut sum = 0;
         while sum < expected {
             let event = feed.event().unwrap();
@@ -231,9 +231,9 @@ fn a_snapshot_taken_under_load_ends_with_the_node_s_levels() {
                 _ => {
                     assert_eq!(event.id.is_some(), ended.is_some());
                     if ended.is_some() {
-                        after += 1
+                        after += 1;
                     } else {
-                        within += 1
+                        within += 1;
                     }
                     event.data["level"].clone()
                 }
