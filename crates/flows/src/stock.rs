@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use onhand_ledger::{Decision, Input, Stamped, State, StateKey, StateRecord, Time};
+use onhand_ledger::{Decision, Input, Outcome, Stamped, State, StateKey, StateRecord, Time};
 use onhand_log::{Record, Timestamp, TopicId};
 use onhand_streams::{Processor, Step};
 
@@ -78,15 +78,19 @@ impl Stock {
             name: packed.name,
             content: packed.content,
         };
-        let decision = if let Some(panic) = step.parked(part) {
-            let panic = panic.to_owned();
-            let decision = onhand_ledger::park(&self.state, &stamped, &panic);
-            let value = pack::pack_of(bytes);
-            self.put_dead_letter(decision.number, value, record, &panic, step);
-            decision
-        } else {
-            (self.decide)(&self.state, &stamped)
+        let decision = match step.parked(part) {
+            Some(panic) => onhand_ledger::park(&self.state, &stamped, panic),
+            None => (self.decide)(&self.state, &stamped),
         };
+        let why = match &decision.outcome {
+            Some(Outcome::Parked { panic }) => Some(panic.to_string()),
+            // An internal record has no outcome.
+            _ => step.parked(part).map(str::to_owned),
+        };
+        if let Some(why) = why {
+            let value = pack::pack_of(bytes);
+            self.put_dead_letter(decision.number, value, record, &why, step);
+        }
         if decision.gap {
             step.stop(format!(
                 "partition {}: an internal record is missing before the one at offset {} of {}; \

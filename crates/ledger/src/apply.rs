@@ -203,6 +203,11 @@ impl State {
             self.skus.set_seq(slot, command.source.as_str(), seq);
         } else {
             let (name, content) = (decision.name, decision.content);
+            // A retry that waits for the first's outcome: the name stays the first's.
+            let oldest = decision.at.plus(-self.settings.ids_age_ms);
+            if pending && self.ids.get(name, oldest).is_some() {
+                return;
+            }
             self.ids
                 .insert(name, content, decision.number, decision.at, pending);
         }
