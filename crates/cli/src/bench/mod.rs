@@ -149,7 +149,7 @@ pub(crate) fn run(args: &BenchArgs, client: &Client, out: &Output) -> Result<()>
         "seed": args.seed,
         "machine": machine.json(),
         "samples": samples.iter().map(Sample::json).collect::<Vec<_>>(),
-        "median": median(&samples),
+        "median": object(median(&samples)),
     });
     let mut rows = vec![
         ("workload".to_owned(), name.to_owned()),
@@ -157,13 +157,11 @@ pub(crate) fn run(args: &BenchArgs, client: &Client, out: &Output) -> Result<()>
         ("connections".to_owned(), connections(args).to_string()),
         ("samples".to_owned(), samples.len().to_string()),
     ];
-    if let Some(Value::Object(figures)) = facts.get("median") {
-        for (figure, value) in figures {
-            rows.push((
-                format!("median {}", figure.replace('_', " ")),
-                value.to_string(),
-            ));
-        }
+    for (figure, value) in median(&samples) {
+        rows.push((
+            format!("median {}", title(figure)),
+            round(value).to_string(),
+        ));
     }
     out.summary(&rows, &facts)
 }
@@ -255,46 +253,49 @@ impl Sample {
     }
 
     fn json(&self) -> Value {
-        let figures = self.figures().into_iter();
-        Value::Object(
-            figures
-                .map(|(name, value)| (name.to_owned(), round(value)))
-                .collect(),
-        )
+        object(self.figures())
     }
 
     fn sentence(&self) -> String {
         let figures = self.figures().into_iter();
-        let said =
-            figures.map(|(name, value)| format!("{} {}", name.replace('_', " "), round(value)));
+        let said = figures.map(|(name, value)| format!("{} {}", title(name), round(value)));
         said.collect::<Vec<_>>().join(", ")
     }
 }
 
 /// The median of each figure over all samples.
-fn median(samples: &[Sample]) -> Value {
-    let mut medians = serde_json::Map::new();
-    for (place, (name, _)) in samples
-        .first()
-        .map(Sample::figures)
-        .unwrap_or_default()
-        .iter()
-        .enumerate()
-    {
-        let mut values: Vec<f64> = samples
+fn median(samples: &[Sample]) -> Vec<(&'static str, f64)> {
+    let all: Vec<Vec<(&'static str, f64)>> = samples.iter().map(Sample::figures).collect();
+    let names = all.first().into_iter().flatten().map(|(name, _)| *name);
+    let middle = |(place, name)| {
+        let mut values: Vec<f64> = all
             .iter()
-            .filter_map(|s| s.figures().get(place).map(|(_, value)| *value))
+            .filter_map(|figures| figures.get(place).map(|(_, value)| *value))
             .collect();
         values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let upper = values.get(middle).copied().unwrap_or_default();
-        let lower = values.get((values.len() - 1) / 2).copied().unwrap_or(upper);
-        medians.insert((*name).to_owned(), round((lower + upper) / 2.0));
-    }
-    Value::Object(medians)
+        let upper = values.get(values.len() / 2).copied().unwrap_or_default();
+        let lower = values
+            .get(values.len().saturating_sub(1) / 2)
+            .copied()
+            .unwrap_or(upper);
+        (name, (lower + upper) / 2.0)
+    };
+    names.enumerate().map(middle).collect()
 }
 
-/// One decimal for what is small, none for what is large: no sample is more exact than that.
+fn object(figures: Vec<(&'static str, f64)>) -> Value {
+    let members = figures
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), round(value)));
+    Value::Object(members.collect())
+}
+
+/// A figure's name for people.
+fn title(name: &str) -> String {
+    name.replace("p99_9", "p99.9").replace('_', " ")
+}
+
+/// Two decimals for what is small, none for what is large: no sample is more exact than that.
 fn round(value: f64) -> Value {
     let text = if value.abs() < 100.0 {
         format!("{value:.2}")
@@ -330,6 +331,7 @@ mod tests {
 
     #[test]
     fn medians_are_taken_figure_by_figure() {
+        let median = |samples: &[Sample]| object(super::median(samples));
         let middle = median(&[sample(10.0), sample(500.0), sample(20.0)]);
         assert_eq!(middle.pointer("/commands_per_s"), Some(&json!(20.0)));
         let even = median(&[sample(10.0), sample(20.0)]);
