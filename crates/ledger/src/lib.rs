@@ -13,12 +13,22 @@
 //! ```
 //!
 //! Two kinds of owner live in each partition's state. The owner of a **SKU** holds its levels and the
-//! holds on it, at all locations ([`stock`], [`hold`]). The owner of a **reservation id** holds the
+//! holds on it, at all locations (`stock`, [`hold`]). The owner of a **reservation id** holds the
 //! reservation ([`reservation`]); it asks SKU owners by [`Ask`]s and hears of them by [`Answer`]s,
 //! which are records like any other.
 //!
-//! Modules in reading order: [`values`], [`command`], [`decision`], [`state`], [`stock`], [`fold`],
-//! [`hold`], [`reservation`], [`ids`].
+//! Modules in reading order:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`values`], [`command`], [`decision`] | the words: names and amounts, what comes in, what follows |
+//! | [`state`] | the state of a partition, `decide` and what goes before every rule: order, expiry, names |
+//! | `draft` | a decision under construction |
+//! | `stock`, `fold` | facts and counts; how figures fold by event time |
+//! | [`hold`], [`reservation`] | the two owners of a reservation |
+//! | `apply` | the only change of state |
+//! | `sku`, `ids`, `index` | how it lies in memory |
+//! | [`record`], `read` | the state in parts for changelog and snapshots; what readers see |
 
 mod apply;
 pub mod command;

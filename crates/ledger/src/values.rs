@@ -23,7 +23,7 @@ impl Time {
 }
 
 /// An amount in the smallest unit of its SKU. Arithmetic is checked: overflow is a
-/// [`Reason`](crate::Reason), never a wrap and never a panic.
+/// [`Reason`], never a wrap and never a panic.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]

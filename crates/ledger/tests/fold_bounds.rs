@@ -187,7 +187,10 @@ fn what_is_older_than_the_horizon_is_kept_as_a_base_that_knows_its_latest_count(
 
 #[test]
 fn a_position_without_counts_keeps_a_few_more_than_the_horizon() {
-    let mut ledger = Ledger::new(Settings { horizon_ms: HOUR, ..Settings::default() });
+    let mut ledger = Ledger::new(Settings {
+        horizon_ms: HOUR,
+        ..Settings::default()
+    });
     for n in 1..=5_000 {
         ledger.ship(n * MINUTE);
         if n % 50 == 0 {
@@ -196,7 +199,10 @@ fn a_position_without_counts_keeps_a_few_more_than_the_horizon() {
     }
     assert_eq!(ledger.on_hand(), -5_000);
     let from = ledger.state.folded_from("85123A", "london").unwrap();
-    assert!(from <= Time((5_000 - 60) * MINUTE) && from >= Time((5_000 - 78) * MINUTE), "{from:?}");
+    assert!(
+        from <= Time((5_000 - 60) * MINUTE) && from >= Time((5_000 - 78) * MINUTE),
+        "{from:?}"
+    );
     assert_eq!(ledger.as_of((5_000 - 60) * MINUTE), Some(-(5_000 - 60)));
 }
 
