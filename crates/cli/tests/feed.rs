@@ -15,6 +15,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::feed::{Event, Form, Since, ask, open};
@@ -31,11 +32,33 @@ fn sku(n: usize) -> String {
     format!("sku-{n:02}")
 }
 
+/// Stops the writers, also when something fails before it is time.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets readers go at their next heartbeat when something else has failed.
+struct Release<'a>(&'a AtomicU64);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What a reader holds: levels with their sequences, grown change by change.
 #[derive(Default)]
 struct Copy {
     levels: Levels,
     changes: u64,
+    /// The sum over all levels.
+    sequences: u64,
 }
 
 impl Copy {
@@ -61,11 +84,8 @@ impl Copy {
         let on_hand = known.map_or(0, |known| known.on_hand);
         assert_eq!(level.on_hand, on_hand + delta, "{}", event.data);
         self.changes += 1;
+        self.sequences += 1;
         self.levels.insert(level.key(), level);
-    }
-
-    fn sequences(&self) -> u64 {
-        self.levels.values().map(|level| level.sequence).sum()
     }
 }
 
@@ -173,6 +193,7 @@ fn a_reader_that_hangs_up_at_random_has_every_change_once() {
         })
         .collect();
     std::thread::scope(|scope| {
+        let writing = Stop(&stop);
         for writer in 0..2 {
             let (stop, acks, mut rng) = (&stop, &acks, rng.fork());
             scope.spawn(move || {
@@ -189,11 +210,10 @@ fn a_reader_that_hangs_up_at_random_has_every_change_once() {
                 })
             })
             .collect();
-        let ends: Vec<_> = reading.into_iter().map(|reader| reader.join()).collect();
-        stop.store(true, Ordering::Relaxed);
-        for end in ends {
-            end.unwrap();
+        for reader in reading {
+            reader.join().unwrap();
         }
+        drop(writing);
     });
 
     let written = acks.load(Ordering::Relaxed);
@@ -273,47 +293,60 @@ fn a_snapshot_reader_that_joins_under_load_ends_with_the_nodes_levels() {
     assert_eq!(answer.status(), 200, "{}", answer.text());
 
     let joins = count(12, 100);
-    let forms = [Form::Sse, Form::Ndjson];
+    // The sum of all sequences in the end; known once the writers have stopped.
+    let target = AtomicU64::new(u64::MAX);
+    let (joined, joined_at) = mpsc::channel();
     std::thread::scope(|scope| {
+        let writing = Stop(&stop);
+        let _release = Release(&target);
         for writer in 0..2 {
             let (stop, acks, mut rng) = (&stop, &acks, rng.fork());
             scope.spawn(move || {
                 write_until(stop, address, &format!("writer-{writer}"), &mut rng, acks);
             });
         }
-        let mut readers = Vec::new();
-        for join in 0..joins {
-            let form = forms[usize::try_from(join % 2).unwrap()];
-            let mut feed = open(address, form, &Since::Snapshot, "").unwrap();
-            let mut copy = Copy::default();
-            let mut ended = false;
-            // The snapshot, and a few changes after it, while the writers go on.
-            let mut after = 20;
-            let enough = feed
-                .read(|event| {
-                    take_joined(&mut copy, &mut ended, &event);
-                    after -= u64::from(ended);
-                    after > 0
-                })
-                .unwrap();
-            assert!(enough, "the node ended the feed");
-            assert!(copy.levels.len() >= 5_000, "{} levels", copy.levels.len());
-            readers.push((feed, copy, form));
-        }
-        stop.store(true, Ordering::Relaxed);
-        let target = acks_settled(&node, &acks);
-        for (mut feed, mut copy, form) in readers {
-            let mut ended = true;
-            if copy.sequences() < target {
-                let enough = feed
-                    .read(|event| {
+        let reading: Vec<_> = (0..joins)
+            .map(|join| {
+                let form = if join % 2 == 0 {
+                    Form::Sse
+                } else {
+                    Form::Ndjson
+                };
+                let (target, joined) = (&target, joined.clone());
+                let reader = scope.spawn(move || {
+                    let mut feed = open(address, form, &Since::Snapshot, "").unwrap();
+                    let (mut copy, mut ended) = (Copy::default(), false);
+                    let enough = feed.read(|event| {
+                        let snapshot = !ended;
                         take_joined(&mut copy, &mut ended, &event);
-                        copy.sequences() < target
-                    })
-                    .unwrap();
-                assert!(enough, "the node ended the feed");
-            }
-            assert_eq!(copy.levels, levels(&mut node.http()), "{form:?}");
+                        if snapshot && ended {
+                            assert!(copy.levels.len() >= 5_000, "{} levels", copy.levels.len());
+                            joined.send(join).unwrap();
+                        }
+                        copy.sequences < target.load(Ordering::Relaxed)
+                    });
+                    assert!(enough.unwrap(), "the node ended the feed");
+                    (form, copy)
+                });
+                // The next one joins when this one is in, so that they join at different moments.
+                let at = joined_at.recv_timeout(PATIENCE);
+                assert_eq!(at, Ok(join), "a reader joins");
+                reader
+            })
+            .collect();
+        drop(writing);
+        let settled = acks_settled(&node, &acks);
+        target.store(settled + 1, Ordering::Relaxed);
+        // Those who have read everything get one change more, by which they see that it is the last.
+        let last = node.post(
+            "/v1/commands",
+            &fact("receive", "closing", "1", "many-0", 1),
+        );
+        assert_eq!(last.status(), 200, "{}", last.text());
+        let expected = levels(&mut node.http());
+        for reader in reading {
+            let (form, copy) = reader.join().unwrap();
+            assert_eq!(copy.levels, expected, "{form:?}");
         }
     });
     node.stop_and_verify();
@@ -337,6 +370,7 @@ fn take_joined(copy: &mut Copy, ended: &mut bool, event: &Event) {
     } else if let Some(level) = event.level() {
         assert!(!*ended, "a level after the snapshot's end: {}", event.data);
         let level = Level::read(level);
+        copy.sequences += level.sequence;
         assert!(
             copy.levels.insert(level.key(), level).is_none(),
             "a level twice: {}",
