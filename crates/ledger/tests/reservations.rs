@@ -635,7 +635,7 @@ fn what_falls_due_at_once_expires_in_bounded_decisions() {
         assert_ne!(ticked, Some(due), "a due time that was ticked for is over");
         ticked = Some(due);
         b.world.now = b.world.now.max(due);
-        b.tick();
+        b.world.decide(0, Input::Tick);
     }
     b.settle();
     assert_eq!(rejected(&b.outcome("late")), Reason::Expired);
@@ -724,14 +724,14 @@ fn a_parked_ask_counts_as_refused() {
     });
 }
 
-/// Two units of a SKU reserved, as nobody knows why.
+/// Two units of a SKU committed, and nobody knows why.
 fn surprise<'a>(from: usize, sku: &'a str) -> Answer<'a> {
     let line = LineState {
         line: 1,
         location: "main".into(),
         asked: Quantity(2),
-        reserved: Quantity(2),
-        committed: Quantity(0),
+        reserved: Quantity(0),
+        committed: Quantity(2),
         shipped: Quantity(0),
         given_back: Quantity(0),
     };
@@ -764,13 +764,17 @@ fn what_the_owner_of_a_reservation_does_not_know_is_given_back() {
 fn what_is_held_after_the_end_is_given_back() {
     let mut b = Booking::new(2);
     let home = b.world.owner("o");
-    let there = ["tea", "jam", "salt", "oil"];
-    let near = there.iter().find(|sku| b.world.owner(sku) == home).unwrap();
-    let far = there.iter().find(|sku| b.world.owner(sku) != home).unwrap();
-    b.ask("r", receive(near, "main", 9));
-    b.ask("1", reserve("o", &[(1, near, 2, "main")], 60));
+    let far = ["tea", "jam", "salt", "oil"];
+    let far = far.iter().find(|sku| b.world.owner(sku) != home).unwrap();
+    b.ask("r", receive(far, "main", 9));
+    b.ask("1", reserve("o", &[(1, far, 2, "main")], 60));
     applied(&b.ask("2", release("o", &[])));
-    let answer = Input::Answer(surprise(1 - home, far));
+    // Two answers came: that it is held, and that it is given back.
+    let again = Answer {
+        number: 3,
+        ..surprise(1 - home, far)
+    };
+    let answer = Input::Answer(again);
     let decision = b.world.decide(home, answer);
     let [send] = decision.sends.as_slice() else {
         panic!("one ask to give back")
@@ -784,14 +788,14 @@ fn what_is_held_after_the_end_is_given_back() {
     assert_eq!((ask.sku.as_str(), parts[0].quantity.0), (*far, 2));
     assert_eq!(b.status("o"), Status::Pending);
     let given_back = Answer {
-        number: 2,
+        number: 4,
         step: Some(ask.step),
         lines: Vec::new(),
         ..surprise(1 - home, far)
     };
     b.world.decide(home, Input::Answer(given_back));
     assert_eq!(b.status("o"), Status::Released);
-    assert_eq!(b.lines("o"), [(1, 0, 0, 0, 2)]);
+    assert_eq!(b.lines("o"), [(1, 0, 0, 0, 0)]);
 }
 
 #[test]
