@@ -35,7 +35,7 @@ fn the_demo_plays_a_day_and_verifies_it() {
         "refused",
         "available",
         "count",
-        "oversold",
+        "oversell",
         "cancel",
         "verify",
     ] {

@@ -174,6 +174,11 @@ impl Node {
 
     /// Starts a stopped or killed node on the same directory and returns when it is ready.
     pub(crate) fn start_again(&mut self) {
+        self.start_until("/readyz");
+    }
+
+    /// Starts it and returns when that path answers 200.
+    pub(crate) fn start_until(&mut self, path: &str) {
         assert!(self.child.is_none(), "the node runs already");
         self.said.lock().unwrap().clear();
         let mut child = command()
@@ -205,7 +210,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(1));
         }
         loop {
-            let ready = Http::connect(self.address).and_then(|mut http| http.get("/readyz"));
+            let ready = Http::connect(self.address).and_then(|mut http| http.get(path));
             if ready.is_ok_and(|answer| answer.status() == 200) {
                 return;
             }
