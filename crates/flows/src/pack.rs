@@ -13,7 +13,7 @@ use onhand_ledger::{
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
 /// The version that this code writes.
 const VERSION: u8 = 1;
@@ -54,14 +54,32 @@ pub fn key_of<'c>(command: &'c Command<'_>) -> &'c str {
     }
 }
 
-/// The fingerprint of a command's name at its key.
-pub fn name_of(source: &str, id: &str) -> u128 {
-    let mut bytes = Vec::with_capacity(source.len() + id.len() + 1);
-    bytes.extend_from_slice(source.as_bytes());
-    // 0xff stands in no UTF-8 string, so that ("a", "bc") and ("ab", "c") differ.
-    bytes.push(0xff);
-    bytes.extend_from_slice(id.as_bytes());
-    xxh3_128(&bytes)
+/// The fingerprint of a command's name at its key. The upper half is [`sender_of`], so that what a
+/// sender calls by one name can be found at every key.
+pub fn name_of(source: &str, id: &str, key: &str) -> u128 {
+    let sender = sender_hash(source, id);
+    let low = u64::try_from(sender & u128::from(u64::MAX)).expect("64 bits are kept");
+    (sender >> 64) << 64 | u128::from(xxh3_64_with_seed(key.as_bytes(), low))
+}
+
+/// The fingerprint of (source, id) alone.
+pub fn sender_of(source: &str, id: &str) -> u64 {
+    u64::try_from(sender_hash(source, id) >> 64).expect("64 bits are left")
+}
+
+fn sender_hash(source: &str, id: &str) -> u128 {
+    // 0xff stands in no UTF-8 string, so that ("a", "bc") and ("ab", "c") differ. Names have at most 255
+    // bytes at the edge; longer ones only cost an allocation.
+    let mut small = [0xff_u8; 512];
+    let length = source.len() + 1 + id.len();
+    match (small.get_mut(..source.len()), length <= 512) {
+        (Some(head), true) => head.copy_from_slice(source.as_bytes()),
+        _ => return xxh3_128(&[source.as_bytes(), id.as_bytes()].join(&0xff)),
+    }
+    if let Some(tail) = small.get_mut(source.len() + 1..length) {
+        tail.copy_from_slice(id.as_bytes());
+    }
+    xxh3_128(small.get(..length).unwrap_or_default())
 }
 
 /// Commands of one partition on their way into the log.
@@ -224,7 +242,11 @@ fn fingerprints(input: &Input<'_>, bytes: &[u8]) -> (u128, u64) {
     match input {
         // The encoding is canonical, so equal bytes are equal fields as sent.
         Input::Command(command) => (
-            name_of(command.source.as_str(), command.id.as_str()),
+            name_of(
+                command.source.as_str(),
+                command.id.as_str(),
+                key_of(command),
+            ),
             xxh3_64(bytes),
         ),
         _ => (0, 0),

@@ -23,7 +23,7 @@ use onhand_streams::{Delivery, SubmitError, Ticket, WorkerConfig};
 struct Channel(Mutex<Sender<Result<Delivery, String>>>);
 
 impl Channel {
-    fn new() -> (Arc<dyn Ticket>, Receiver<Result<Delivery, String>>) {
+    fn pair() -> (Arc<dyn Ticket>, Receiver<Result<Delivery, String>>) {
         let (sender, receiver) = channel();
         (Arc::new(Self(Mutex::new(sender))), receiver)
     }
@@ -93,7 +93,7 @@ fn send(node: &Node, command: &Command<'_>) -> Outcome<'static> {
     let partition = partition_of(key_of(command).as_bytes(), node.partitions);
     let mut pack = CommandPack::new();
     pack.push(command);
-    let (ticket, outcomes) = Channel::new();
+    let (ticket, outcomes) = Channel::pair();
     node.handle
         .submit(vec![(partition, pack.finish())], &ticket)
         .unwrap();

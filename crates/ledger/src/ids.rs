@@ -116,6 +116,22 @@ impl Ids {
         })
     }
 
+    /// The numbers of at most `limit` names with that upper half, decided at `oldest` or later, newest
+    /// first. It looks at every name: for a person's question, not for the way of a command.
+    pub(crate) fn with_upper(&self, upper: u64, oldest: Time, limit: usize) -> Vec<u64> {
+        let entries = self
+            .chunks
+            .iter()
+            .rev()
+            .flat_map(|chunk| chunk.entries.iter().rev());
+        let found = entries.filter(|[_, high, ..]| *high == upper);
+        let found = found.filter(|entry| at_of(entry) >= oldest);
+        found
+            .map(|[_, _, _, number, _]| number & !PENDING)
+            .take(limit)
+            .collect()
+    }
+
     /// Remembers a name.
     pub(crate) fn insert(
         &mut self,

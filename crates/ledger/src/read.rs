@@ -114,11 +114,11 @@ impl State {
         self.reservations.ids(after, limit)
     }
 
-    /// The number of the decision that carries the outcome of that command, if it is remembered. While
-    /// there is no outcome, of the one that took it in.
-    pub fn outcome_of(&self, name: u128) -> Option<u64> {
+    /// The numbers of the decisions that carry the outcomes of commands whose fingerprints have that
+    /// upper half, newest first; while there is no outcome, of the one that took the command in.
+    pub fn outcomes_of(&self, upper: u64, limit: usize) -> Vec<u64> {
         let oldest = self.log_time.plus(-self.settings.ids_age_ms);
-        self.ids.get(name, oldest).map(|known| known.number)
+        self.ids.with_upper(upper, oldest, limit)
     }
 
     /// What disagrees now about stock, in byte order of SKU, above `after`: whole SKUs until there are

@@ -236,7 +236,10 @@ fn a_command_that_panics_is_parked_and_known_when_it_comes_again() {
     );
     assert!(parked.movements.is_empty() && parked.levels.is_empty() && !parked.alert);
     state.apply(&parked);
-    assert_eq!(state.outcome_of(stamped.name), Some(1));
+    assert_eq!(
+        state.outcomes_of(u64::try_from(stamped.name >> 64).unwrap(), 10),
+        [1]
+    );
     assert_eq!(state.sku_count(), 0);
 }
 

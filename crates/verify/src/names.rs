@@ -68,7 +68,7 @@ impl Names {
                 return;
             }
         }
-        let name = name_of(command.source, command.id);
+        let name = name_of(command.source, command.id, command.body.key());
         let content = content_of(decision.input_bytes);
         let known = self.known.get(&name).copied();
         let fresh = known.filter(|known| {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 #[cfg(test)]
 use serde::Serialize;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
 use crate::wire::{
     Answer, Ask, CountNote, HoldRecord, Input, LevelAfter, Movement, Outcome, ReservationRecord,
@@ -25,9 +25,12 @@ pub(crate) const EVENT_AS_SENT: u8 = 64;
 /// The only location is the one that the command names, and is not written again.
 pub(crate) const LOCATION_OF_INPUT: u8 = 128;
 
-/// The fingerprint of a command's name: source, the byte 0xff, id.
-pub(crate) fn name_of(source: &str, id: &str) -> u128 {
-    fingerprint(&[source.as_bytes(), id.as_bytes()])
+/// The fingerprint of a command's name at its key: above, the upper half of that of source and id; below,
+/// the key's, seeded with the lower half.
+pub(crate) fn name_of(source: &str, id: &str, key: &str) -> u128 {
+    let sender = fingerprint(&[source.as_bytes(), id.as_bytes()]);
+    let low = u64::try_from(sender & u128::from(u64::MAX)).expect("64 bits are kept");
+    (sender >> 64) << 64 | u128::from(xxh3_64_with_seed(key.as_bytes(), low))
 }
 
 /// A fingerprint of names that cannot contain the byte 0xff, in order.

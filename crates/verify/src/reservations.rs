@@ -110,7 +110,7 @@ impl Reservations {
             return;
         };
         let pending = Pending {
-            name: name_of(command.source, command.id),
+            name: name_of(command.source, command.id, command.body.key()),
             reservation: reservation.into(),
             asks: Asks::of(&command.body),
         };
@@ -179,7 +179,7 @@ impl Reservations {
             return;
         };
         if pending.name != resolved.name
-            || pending.name != name_of(resolved.source, resolved.id)
+            || pending.name != name_of(resolved.source, resolved.id, resolved.reservation)
             || &*pending.reservation != resolved.reservation
         {
             let what = format!(

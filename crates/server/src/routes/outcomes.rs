@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use hyper::Response;
-use onhand_flows::pack::name_of;
+use onhand_flows::pack::sender_of;
 
 use super::Call;
 use super::page::{self, Items};
@@ -13,6 +13,9 @@ use crate::http::respond::{self, Body};
 use crate::wire::outcome::{self, Detail, Said};
 use crate::wire::problem::{Kind, Problem};
 
+/// A name is used at one key, or at the lines of one order; more than this are not shown.
+const OUTCOMES_MAX: usize = 1_000;
+
 pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
     let missing = |name: &'static str| {
         move || Problem::parameter(name, "is missing; a command is named by source and id")
@@ -20,15 +23,16 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
     let source = call.query.one("source")?.ok_or_else(missing("source"))?;
     let id = call.query.one("id")?.ok_or_else(missing("id"))?;
     call.query.finish()?;
-    let name = name_of(&source, &id);
-    // A name is one at its key: any partition may know it.
+    let sender = sender_of(&source, &id);
+    // A name is one at its key: any partition may know it, at any number of keys.
     let found = app
         .engine
-        .query_all(move |_, stock| stock.state().outcome_of(name))
+        .query_all(move |_, stock| stock.state().outcomes_of(sender, OUTCOMES_MAX))
         .await?;
     let found: Vec<(u16, u64)> = (0u16..)
         .zip(found)
-        .filter_map(|(p, number)| number.map(|number| (p, number)))
+        .flat_map(|(p, numbers)| numbers.into_iter().map(move |number| (p, number)))
+        .take(OUTCOMES_MAX)
         .collect();
     if found.is_empty() {
         return Err(Problem::new(
@@ -48,7 +52,7 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
             for (partition, number) in found {
                 let origin = outcome::Origin { epoch, partition };
                 log.scan(partition, number.saturating_sub(1), number, |decision| {
-                    if let Some(said) = Said::named(decision, name, origin) {
+                    if let Some(said) = Said::sent(decision, sender, origin) {
                         items.push(|out| outcome::write(out, &said, None, None, Detail::Whole));
                     }
                     ControlFlow::Continue(())

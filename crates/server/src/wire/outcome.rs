@@ -91,7 +91,17 @@ impl<'d, 'a> Said<'d, 'a> {
 
     /// The outcome of that name that the decision carries, its own or an earlier command's.
     pub(crate) fn named(decision: &'d Decision<'a>, name: u128, origin: Origin) -> Option<Self> {
-        if decision.name == name && decision.outcome.is_some() {
+        Self::of(decision, |other| other == name, origin)
+    }
+
+    /// The outcome that the decision carries of a command that its sender calls so
+    /// (`onhand_flows::pack::sender_of`), whatever its key.
+    pub(crate) fn sent(decision: &'d Decision<'a>, sender: u64, origin: Origin) -> Option<Self> {
+        Self::of(decision, |name| name >> 64 == u128::from(sender), origin)
+    }
+
+    fn of(decision: &'d Decision<'a>, is: impl Fn(u128) -> bool, origin: Origin) -> Option<Self> {
+        if is(decision.name) && decision.outcome.is_some() {
             return Some(Self {
                 decision,
                 resolved: None,
@@ -101,7 +111,7 @@ impl<'d, 'a> Said<'d, 'a> {
         let resolved = decision
             .resolved
             .iter()
-            .find(|resolved| resolved.name == name)?;
+            .find(|resolved| is(resolved.name))?;
         Some(Self {
             decision,
             resolved: Some(resolved),

@@ -202,7 +202,7 @@ pub(crate) fn record(
 pub(crate) fn resolved(of: u64, id: &'static str, outcome: Outcome<'static>) -> Resolved<'static> {
     Resolved {
         of,
-        name: name_of("till", id),
+        name: name_of("till", id, reservation()),
         source: "till",
         id,
         reservation: reservation(),
@@ -643,6 +643,7 @@ pub(crate) fn with_second(quantity: i64) -> Book {
     entry.reservations = vec![granted];
     entry.resolved = vec![Resolved {
         reservation: id,
+        name: name_of("till", "r7", id),
         ..resolved(7, "r7", Outcome::Granted)
     }];
     book.decide(1, entry);
