@@ -503,6 +503,8 @@ fn without_waiting_for_the_disk_all_is_answered_while_held() {
 #[test]
 fn a_failed_sync_ends_the_process_and_nothing_more_is_acknowledged() {
     const CLIENTS: u64 = 6;
+    /// Far more than a node answers between the failure and its end.
+    const COMMANDS_MAX: u64 = 50_000;
     let Some(shim) = Shim::build() else { return };
     let mut setup = shim.setup(&[]);
     let mut node = Node::start(setup.clone());
@@ -516,7 +518,7 @@ fn a_failed_sync_ends_the_process_and_nothing_more_is_acknowledged() {
                 scope.spawn(move || {
                     let mut http = Http::connect(address).unwrap();
                     let mut arrivals = Vec::new();
-                    for n in 0.. {
+                    for n in 0..COMMANDS_MAX {
                         let id = mark(client, n);
                         let body = fact("receive", "till", &id, &format!("sku-{client}"), 1);
                         match http.post("/v1/commands", &body) {
@@ -535,7 +537,7 @@ fn a_failed_sync_ends_the_process_and_nothing_more_is_acknowledged() {
                             Err(_) => return (arrivals, n + 1),
                         }
                     }
-                    unreachable!("the node goes on for ever");
+                    panic!("the node goes on after a failed sync");
                 })
             })
             .collect();
