@@ -3,8 +3,8 @@
 //! It reads a batch, processes it, and commits everything that follows in one append. Between steps it
 //! decides whether the changelog is due: the changelog is written *behind* the redo topic. Every
 //! decision is in the log at once; the state it led to follows when the decisions since the last time
-//! are [`REDO_PER_CHANGELOG`] times larger than what they touched, or when that grew past
-//! [`TOUCHED_BYTES_MAX`]. So a hot key costs one record per flush instead of one per append, the
+//! are `REDO_PER_CHANGELOG` times larger than what they touched, or when that grew past
+//! `TOUCHED_BYTES_MAX`. So a hot key costs one record per flush instead of one per append, the
 //! changelog is a bounded fraction of the log whatever the workload, and a restore reads at most that
 //! much redo behind it.
 
