@@ -244,7 +244,7 @@ impl Ids {
 
     /// About how many bytes the chunks changed since the last drain have.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched.len() * usize::try_from(CHUNK).expect("it is small") * ENTRY_BYTES
+        self.touched.len() * usize::try_from(CHUNK).expect("it is small") * RECORD_ENTRY_BYTES
     }
 
     /// The numbers of the chunks changed since the last call.
@@ -270,14 +270,14 @@ impl Ids {
     pub(crate) fn chunk(&self, number: u64) -> Option<Vec<u8>> {
         let i = usize::try_from(number.checked_sub(self.chunk_first)?).ok()?;
         let chunk = self.chunks.get(i)?;
-        let mut bytes = Vec::with_capacity(chunk.entries.len() * ENTRY_BYTES);
-        write_entries(&chunk.entries, &mut bytes);
+        let mut bytes = Vec::with_capacity(chunk.entries.len() * RECORD_ENTRY_BYTES);
+        write_compact(&chunk.entries, &mut bytes);
         Some(bytes)
     }
 
     /// Puts back a chunk, in any order and also again; its names count from [`Ids::set_range`] on.
     pub(crate) fn load_chunk(&mut self, number: u64, bytes: &[u8]) -> Result<(), String> {
-        let entries = read_entries(bytes).filter(|entries| entries.len() as u64 <= CHUNK);
+        let entries = read_compact(bytes).filter(|entries| entries.len() as u64 <= CHUNK);
         let entries = entries.ok_or_else(|| {
             format!("chunk {number} of the names is not whole: restore from an older snapshot")
         })?;
@@ -412,6 +412,69 @@ impl Ids {
             self.chunk_first += 1;
         }
     }
+}
+
+/// What an entry takes in a changelog record, about: fingerprints whole, number and time as what they
+/// differ from the entry before.
+const RECORD_ENTRY_BYTES: usize = 28;
+
+fn write_compact(entries: &[Entry], out: &mut Vec<u8>) {
+    let mut before = [0; 2];
+    for [low, high, content, number, at] in entries {
+        for word in [low, high, content] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        // The mark of a pending name goes lowest, so that it costs no length.
+        let now = [number.rotate_left(1), *at];
+        for (now, before) in now.iter().zip(before) {
+            put_difference(now.wrapping_sub(before).cast_signed(), out);
+        }
+        before = now;
+    }
+}
+
+/// The entries that lie in a changelog record; `None` when the last is cut short.
+fn read_compact(mut bytes: &[u8]) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut before = [0u64; 2];
+    while !bytes.is_empty() {
+        let mut words = [0; 3];
+        for word in &mut words {
+            let (taken, rest) = bytes.split_first_chunk::<8>()?;
+            *word = u64::from_le_bytes(*taken);
+            bytes = rest;
+        }
+        for word in &mut before {
+            let (difference, rest) = take_difference(bytes)?;
+            *word = word.wrapping_add_signed(difference);
+            bytes = rest;
+        }
+        let ([low, high, content], [number, at]) = (words, before);
+        entries.push([low, high, content, number.rotate_right(1), at]);
+    }
+    Some(entries)
+}
+
+/// Zigzag, then seven bits a byte, lowest first, the uppermost bit set on all but the last.
+fn put_difference(difference: i64, out: &mut Vec<u8>) {
+    let mut left = ((difference << 1) ^ (difference >> 63)).cast_unsigned();
+    while left > 0x7f {
+        out.push(0x80 | u8::try_from(left & 0x7f).expect("seven bits are kept"));
+        left >>= 7;
+    }
+    out.push(u8::try_from(left).expect("seven bits are left"));
+}
+
+fn take_difference(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let mut value = 0u64;
+    for (i, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            let difference = (value >> 1).cast_signed() ^ -(value & 1).cast_signed();
+            return Some((difference, bytes.get(i + 1..)?));
+        }
+    }
+    None
 }
 
 fn write_entries(entries: &[Entry], out: &mut Vec<u8>) {

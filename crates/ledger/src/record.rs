@@ -43,7 +43,8 @@ pub enum StateRecord<'a> {
     Sku(SkuRecord<'a>),
     Hold(HoldRecord<'a>),
     Reservation(ReservationRecord<'a>),
-    /// Entries of 40 bytes: name, content, number, log time, little-endian.
+    /// Entries: name and content as 24 bytes, little-endian, then number and log time as zigzag
+    /// differences from the entry before; the lowest bit of the number marks a pending name.
     Ids(Cow<'a, [u8]>),
 }
 

@@ -34,7 +34,7 @@ const REDO_PER_CHANGELOG: usize = 4;
 /// The changelog is due at the latest when this much was touched, so that the redo behind it, and with
 /// it a restore, stay bounded, and so that it fits one append with room to spare: it is one write
 /// with its mark or it is nothing.
-const TOUCHED_BYTES_MAX: usize = 4 << 20;
+const TOUCHED_BYTES_MAX: usize = 12 << 20;
 
 /// Below this much redo the changelog is not worth a record.
 const REDO_BYTES_MIN: usize = 64 << 10;
