@@ -347,6 +347,9 @@ fn what_was_acknowledged_survives_kills_and_nothing_counts_twice() {
         let begin = Instant::now();
         node.start_again();
         restarts += begin.elapsed();
+        if kills % 100 == 0 {
+            println!("{kills} kills, {counted} counted, {:?}", began.elapsed());
+        }
         check_between(&node, &bringers);
     }
 
