@@ -13,12 +13,17 @@ use crate::values::{Id, Location, Quantity, ReservationId, Sku, Source, Time};
 /// One decision. Its partition numbers them 1, 2, 3 ... without a gap.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Decision<'a> {
+    /// Its number within the partition, counted from 1.
     pub number: u64,
     /// The partition's log time after this input: the highest record time so far.
     pub at: Time,
-    /// Fingerprints as stamped: a restored partition recognises a repeat by them.
+    /// Fingerprint of the command's source, id and key, as stamped: a restored partition recognises a
+    /// repeat by it. 0 for an internal input.
     pub name: u128,
+    /// Fingerprint of the command's content, as stamped: the same name with another one is invalid. 0
+    /// for an internal input.
     pub content: u64,
+    /// What was decided, whole.
     #[serde(borrow)]
     pub input: Input<'a>,
     /// The outcome of the input's own command. `None` for an internal input, and for a command whose
@@ -55,10 +60,13 @@ pub struct Decision<'a> {
 /// Something that moved: always from somewhere to somewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Movement {
+    /// The place that loses the quantity.
     pub from: Place,
+    /// The place that gains it.
     pub to: Place,
     /// Above 0.
     pub quantity: Quantity,
+    /// Why it moved.
     pub kind: MovementKind,
 }
 
@@ -78,14 +86,21 @@ pub enum MovementKind {
 /// Where stock is, or the outside.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Place {
+    /// Outside: where receipts come from.
     Supplier,
+    /// Outside: where shipments go and returns come from.
     Customer,
+    /// Outside: the other end of adjustments, and of corrections of on hand.
     Loss,
-    /// Index into [`Decision::locations`].
+    /// Free to promise. With an index into [`Decision::locations`], as all that follow.
     Available(u8),
+    /// Kept by open holds that have an expiry or are not decided yet.
     Reserved(u8),
+    /// Kept by confirmed holds, not shipped yet.
     Committed(u8),
+    /// Present, not sellable.
     Damaged(u8),
+    /// Present, withheld until inspected.
     QualityControl(u8),
 }
 
@@ -110,30 +125,42 @@ pub struct LevelAfter {
     pub location: u8,
     /// Rises by exactly 1 per (SKU, location).
     pub sequence: u64,
+    /// Everything present, the four figures below and what is available included, in smallest
+    /// units. Below 0 where more has left than was recorded to be there.
     pub on_hand: i64,
+    /// What open holds with an expiry, or not decided yet, keep of it.
     pub reserved: i64,
+    /// What confirmed holds keep of it.
     pub committed: i64,
+    /// What of it is damaged. Below 0 where more was taken out of that state than was in it.
     pub damaged: i64,
+    /// What of it is in quality control. Below 0 as `damaged`.
     pub quality_control: i64,
 }
 
 /// The outcome of a command.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Outcome<'a> {
+    /// It has its effect, or had it already. A count is applied however it ended ([`CountNote::end`]).
     Applied(Notes),
     /// A reservation was granted, whole or (with `partial`) in part: its lines stand in the decision's
     /// reservation.
     Granted,
+    /// A request that the rules refuse; what was held for it is held no more.
     #[serde(borrow)]
     Rejected(Rejection<'a>),
     /// The same command was decided before, by the decision of that number in this partition, which
     /// carries its outcome. 0: known only by its `seq`.
     Duplicate {
+        /// The number of that decision, or 0.
         first: u64,
     },
+    /// It cannot be carried out as it was sent. It changed nothing.
     Invalid(Invalid<'a>),
-    /// Processing it panicked; kept whole in `dead-letters`.
+    /// Not processed, to be kept whole in `dead-letters`: it panicked, or it is a fact that names what
+    /// is not known, or one too many to wait for its reservation.
     Parked {
+        /// Why it was not processed: the panic's text, or what to do before it is sent again.
         panic: Cow<'a, str>,
     },
 }
@@ -156,10 +183,13 @@ pub struct Notes {
 pub struct CountNote {
     /// Index into [`Decision::locations`].
     pub location: u8,
+    /// The figure counted; `set` states on hand.
     pub figure: Figure,
+    /// What the command says, in smallest units; 0 or more.
     pub counted: Quantity,
     /// What the ledger said at the count's time.
     pub expected: Quantity,
+    /// Whether the figure now follows it.
     pub end: CountEnd,
     /// Opening stock: never drift.
     pub opening: bool,
@@ -170,6 +200,7 @@ pub struct CountNote {
 /// How a count ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CountEnd {
+    /// It holds: the figure is corrected to it as of its time.
     Applied,
     /// Another count of this figure at the same time holds.
     Superseded,
@@ -180,7 +211,10 @@ pub enum CountEnd {
 /// A refusal by the rules, with the numbers that decided it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Rejection<'a> {
+    /// What decided. That of the first line with a reason, unless the request failed as a whole
+    /// ([`Reason::NoAnswer`], [`Reason::Contended`], [`Reason::Expired`] ...).
     pub reason: Reason,
+    /// Numbers by line. Empty where no number decided.
     #[serde(borrow)]
     pub lines: Vec<LineNumbers<'a>>,
 }
@@ -190,13 +224,20 @@ pub struct Rejection<'a> {
 pub struct LineNumbers<'a> {
     /// 0 where the request has no lines (`set`).
     pub line: u32,
+    /// The SKU of the line; empty for [`Reason::UnknownLine`].
     #[serde(borrow)]
     pub sku: Sku<'a>,
+    /// Where it was asked or is held; `None` where no location was named or chosen.
     pub location: Option<Location<'a>>,
+    /// Decimals of both quantities: the item's, or those sent where the item cannot express the
+    /// amount.
     pub decimals: u8,
+    /// What was asked (`set`: the quantity expected, else the one stated; `item`: the decimals).
     pub requested: Quantity,
-    /// What could have been granted (`set`: what is on hand; confirm, release: what is open).
+    /// What could have been granted (`set`: what is on hand; `item`: the decimals it has; confirm,
+    /// release: what is open; [`Reason::LessThanDone`]: what is confirmed or shipped).
     pub available: Quantity,
+    /// Why this line could not be granted; [`Reason::None`]: it could.
     pub reason: Reason,
 }
 
@@ -231,17 +272,25 @@ impl LineNumbers<'_> {
 pub enum Reason {
     /// This line could have been granted; another line was the cause.
     None,
+    /// Less is available than was asked for.
     InsufficientStock,
+    /// Nothing has named this SKU yet.
     UnknownSku,
+    /// The SKU has no level at this location; for a `set`, nothing of this partition has.
     UnknownLocation,
+    /// There is no reservation of this name, or it ended so long ago that it is forgotten.
     UnknownReservation,
+    /// The reservation has no line of this number.
     UnknownLine,
     /// An owner did not answer in time.
     NoAnswer,
     /// Others' undecided requests stood in the way, twice.
     Contended,
+    /// It has expired, or what was asked of it has.
     Expired,
+    /// It was released, or what was asked of it was.
     Released,
+    /// It has shipped, or what was asked of it has.
     Fulfilled,
     /// The reservation belongs to another source.
     OtherSource,
@@ -285,6 +334,7 @@ pub struct Invalid<'a> {
     /// The field, as a JSON pointer without its leading slash (`quantity`, `lines/2/quantity`).
     #[serde(borrow)]
     pub field: Cow<'a, str>,
+    /// What is wrong with the field.
     pub reason: Reason,
     /// For `IdReused`: the number of the decision that took the name first.
     pub first: u64,
@@ -293,13 +343,20 @@ pub struct Invalid<'a> {
 /// A reservation's line, as the owner of the SKU states it. All in smallest units.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LineState<'a> {
+    /// The line's number in the reservation. One number may stand at several locations.
     pub line: u32,
+    /// Where it is held.
     #[serde(borrow)]
     pub location: Location<'a>,
+    /// What was asked of it in all: the sum of the four below.
     pub asked: Quantity,
+    /// Held; goes back when the reservation expires, or when its step is refused.
     pub reserved: Quantity,
+    /// Held without expiry, not shipped yet.
     pub committed: Quantity,
+    /// What has shipped for it, from whichever location; at most `asked` less `given_back`.
     pub shipped: Quantity,
+    /// Released, expired, or no longer asked by a later statement.
     pub given_back: Quantity,
 }
 
@@ -308,19 +365,25 @@ pub struct LineState<'a> {
 pub struct Resolved<'a> {
     /// The number of the decision that took the command in.
     pub of: u64,
+    /// The command's fingerprint, as stamped.
     pub name: u128,
+    /// The command's source.
     #[serde(borrow)]
     pub source: Source<'a>,
+    /// The command's id.
     pub id: Id<'a>,
     /// The reservation it was about; it stands in [`Decision::reservations`].
     pub reservation: ReservationId<'a>,
+    /// How it ended. A retry that had waited with it ends [`Outcome::Duplicate`].
     pub outcome: Outcome<'a>,
 }
 
 /// A record for the owner of that partition.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Send<'a> {
+    /// The partition that takes it in; may be this one.
     pub to: u16,
+    /// What that owner shall do or know.
     #[serde(borrow)]
     pub what: SendWhat<'a>,
 }
@@ -328,8 +391,10 @@ pub struct Send<'a> {
 /// What is sent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SendWhat<'a> {
+    /// From the owner of a reservation to the owner of a SKU.
     #[serde(borrow)]
     Ask(Ask<'a>),
+    /// From the owner of a SKU to the owner of a reservation.
     Answer(Answer<'a>),
 }
 
@@ -348,30 +413,50 @@ impl SendWhat<'_> {
 pub enum Conflict {
     /// A count that differed from the ledger and still does.
     Drift {
+        /// The SKU counted.
         sku: Sku<'static>,
+        /// Where it was counted.
         location: Location<'static>,
+        /// Decimals of `counted` and `expected`.
         decimals: u8,
+        /// The figure counted.
         figure: Figure,
+        /// The count's event time, as sent or stamped.
         counted_at: Time,
+        /// What the count says.
         counted: Quantity,
+        /// What the ledger says at the count's time, with all that is known now. Saturates at the
+        /// ends of the range.
         expected: Quantity,
+        /// Who counted.
         source: Source<'static>,
+        /// The count's own id at its source.
         id: Id<'static>,
     },
     /// More promised or shipped than there is.
     Oversell {
+        /// The SKU of the position.
         sku: Sku<'static>,
+        /// The location of the position.
         location: Location<'static>,
+        /// Decimals of `available` and `on_hand`.
         decimals: u8,
+        /// On hand less what is reserved, committed, damaged and in quality control: below 0.
         available: Quantity,
+        /// Everything present, which may itself be below 0.
         on_hand: Quantity,
+        /// Log time from which on `available` has been below 0 without a break.
         since: Time,
     },
     /// A channel stated an order again that had been released.
     CommitAfterRelease {
+        /// The reservation that had been released.
         reservation: ReservationId<'static>,
+        /// Who sent that later commit.
         source: Source<'static>,
+        /// That commit's id at its source.
         id: Id<'static>,
+        /// That commit's event time, as sent or stamped.
         at: Time,
     },
 }

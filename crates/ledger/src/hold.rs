@@ -28,6 +28,7 @@ pub(crate) use table::{HoldIndex, Holds, apply_hold, forget, remove};
 /// without lines, shipped totals and waiting ask says that nothing is kept any more.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HoldRecord<'a> {
+    /// Whose lines they are.
     #[serde(borrow)]
     pub reservation: ReservationId<'a>,
     /// In order of line number, then of location in byte order. For each,
@@ -41,14 +42,16 @@ pub struct HoldRecord<'a> {
     pub shipped: Vec<Directed<'a>>,
     /// A second ask that waits behind others' undecided holds.
     pub waiting: Option<WaitingAsk<'a>>,
-    /// The number and log time of the decision that stated this.
+    /// The number of the decision that stated this.
     pub number: u64,
+    /// The log time of that decision; what has ended is forgotten by its age.
     pub at: Time,
 }
 
 /// A total shipped for a reservation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Directed<'a> {
+    /// What it was directed at; each target has one total.
     #[serde(borrow)]
     pub to: ShipTarget<'a>,
     /// Above 0.
@@ -77,10 +80,15 @@ pub const TARGETS_MAX: usize = 200;
 pub struct WaitingAsk<'a> {
     /// The number of the decision that took it in: its place among those that wait.
     pub since: u64,
+    /// The step that it belongs to; its answer names it.
     pub step: u64,
+    /// The lines wanted, as in [`AskKind::Hold`](crate::AskKind::Hold).
     #[serde(borrow)]
     pub lines: Vec<AskLine<'a>>,
+    /// Hold as much of each line as stock allows.
     pub partial: bool,
+    /// No other SKU is asked in this step: what is held is decided at once.
     pub sole: bool,
+    /// These are all the lines there are on this SKU: what else is held falls to nothing.
     pub whole: bool,
 }

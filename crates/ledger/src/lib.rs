@@ -30,6 +30,8 @@
 //! | `sku`, `ids`, `index` | how it lies in memory |
 //! | [`record`], `read` | the state in parts for changelog and snapshots; what readers see |
 
+#![warn(missing_docs)]
+
 mod apply;
 pub mod command;
 pub mod decision;

@@ -244,7 +244,10 @@ impl State {
 /// What is declared of a SKU.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
+    /// Decimals of its quantities, 0 to 6; 0 where none were declared.
     pub decimals: u8,
+    /// The unit it is measured in; `None` where none was declared.
     pub unit: Option<String>,
+    /// What people call it; `None` where nothing was declared.
     pub name: Option<String>,
 }

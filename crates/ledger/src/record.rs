@@ -38,10 +38,14 @@ pub struct StateKey(pub Vec<u8>);
 )]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum StateRecord<'a> {
+    /// Numbers, log time, and counters towards other partitions.
     Meta(MetaRecord),
+    /// A SKU with its positions and folds.
     #[serde(borrow)]
     Sku(SkuRecord<'a>),
+    /// A reservation's lines on a SKU.
     Hold(HoldRecord<'a>),
+    /// A reservation, as its owner keeps it.
     Reservation(ReservationRecord<'a>),
     /// Entries: name and content as 24 bytes, little-endian, then number and log time as zigzag
     /// differences from the entry before; the lowest bit of the number marks a pending name.
@@ -51,7 +55,9 @@ pub enum StateRecord<'a> {
 /// What a partition keeps of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MetaRecord {
+    /// The number of the last decision in this state; 0 before the first.
     pub number: u64,
+    /// Log time after that decision.
     pub log_time: Time,
     /// For each partition the last number sent and the last received.
     pub peers: Vec<(u64, u64)>,
@@ -62,10 +68,15 @@ pub struct MetaRecord {
 /// A SKU, whole but for its holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SkuRecord<'a> {
+    /// Decimals of its quantities, 0 to 6; 0 where none were declared.
     pub decimals: u8,
+    /// As an `item` command declared it; `None` where none did.
     #[serde(borrow)]
     pub unit: Option<Cow<'a, str>>,
+    /// As an `item` command declared it; `None` where none did.
     pub name: Option<Cow<'a, str>>,
+    /// Event time of the newest count of any figure at any location, however it ended: later stamps
+    /// come after it. `None` where nothing was ever counted.
     pub newest_count: Option<Time>,
     /// The highest `seq` of each source, in byte order.
     pub seqs: Vec<(Source<'a>, u64)>,
@@ -76,46 +87,70 @@ pub struct SkuRecord<'a> {
 /// A SKU at a location.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PositionRecord<'a> {
+    /// The location of the position.
     #[serde(borrow)]
     pub location: Location<'a>,
+    /// Everything present, in smallest units, as the four figures below.
     pub on_hand: i64,
+    /// Kept by open holds that have an expiry or are not decided yet.
     pub reserved: i64,
+    /// Kept by confirmed holds.
     pub committed: i64,
+    /// Present, not sellable.
     pub damaged: i64,
+    /// Present, withheld until inspected.
     pub quality_control: i64,
+    /// How many decisions have changed a figure here.
     pub sequence: u64,
+    /// The number of the decision that changed a figure last; 0 where none has.
     pub number: u64,
+    /// The log time of that decision.
     pub at: Time,
+    /// Log time since which available is below 0; `None` where it is not.
     pub oversold_since: Option<Time>,
     /// Sums by event time: each key less the one before it, and the sum. A key is the time in its
     /// upper 62 bits and the figure in its lower 2 (3: the latest time of what is merged into the
     /// base).
     pub entries: Vec<(i64, i64)>,
+    /// `None` where no count is kept and times were never too many.
     pub counts: Option<CountsRecord<'a>>,
 }
 
 /// A position's counts, and how far its sums are merged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CountsRecord<'a> {
+    /// Counts kept by their time, in order of time, then figure.
     #[serde(borrow)]
     pub live: Vec<CountRecord<'a>>,
+    /// The latest count of each figure among what is merged into the base; at most three.
     pub base: Vec<CountRecord<'a>>,
+    /// Sums up to here are per minute, except where a count cuts them. `i64::MIN` where none are.
     pub minutes_until: Time,
+    /// Sums after that and up to here are per second, later ones per millisecond.
     pub seconds_until: Time,
+    /// The number of entries above which the next look for too many times is due.
     pub look_at: u32,
 }
 
 /// A count that holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CountRecord<'a> {
+    /// The time that it is taken at: when it was counted, or the end of the merged span.
     pub at: Time,
+    /// The count's event time, as sent or stamped.
     pub counted_at: Time,
+    /// The figure counted.
     pub figure: Figure,
+    /// Opening stock: never drift.
     pub opening: bool,
+    /// What the count says, in smallest units; 0 or more.
     pub counted: Quantity,
+    /// What it adds to the figure, as it stands now. Not 0 and not `opening`: an open drift.
     pub correction: i64,
+    /// Who counted.
     #[serde(borrow)]
     pub source: Source<'a>,
+    /// The count's own id at its source.
     pub id: Id<'a>,
 }
 

@@ -41,10 +41,13 @@ pub(crate) use table::{Reservations, forget};
 /// A reservation, whole, with all that its owner keeps of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReservationRecord<'a> {
+    /// Its name; its owner is the partition of this name.
     #[serde(borrow)]
     pub id: ReservationId<'a>,
     /// Who reserved or committed it first.
     pub source: Source<'a>,
+    /// The sales outlet that it is for. A later `reserve` may change it, a `commit` only fills it
+    /// in. `None` where none was named.
     pub channel: Option<Cow<'a, str>>,
     /// As a user reads it.
     pub status: Status,
@@ -95,18 +98,26 @@ pub enum Status {
 /// `asked = reserved + committed + shipped + given_back`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReservationLine<'a> {
+    /// The line's number. One number may stand at several SKUs and locations after a restatement.
     pub line: u32,
+    /// The SKU wanted.
     #[serde(borrow)]
     pub sku: Sku<'a>,
     /// As sent by the command that states the order now; 0 for a line that it does not name.
     pub requested: Amount,
     /// As sent, or as chosen by the grant.
     pub location: Option<Location<'a>>,
+    /// Decimals of the figures: the item's; 0 until the owner of the SKU has stated the line.
     pub decimals: u8,
+    /// What was asked in all: the sum of the four below.
     pub asked: Quantity,
+    /// Held until `expires_at`, or while the step that holds it is under way.
     pub reserved: Quantity,
+    /// Held without expiry, not shipped yet.
     pub committed: Quantity,
+    /// What has shipped for it, from whichever location; at most `asked` less `given_back`.
     pub shipped: Quantity,
+    /// Released, expired, or no longer asked by a later statement.
     pub given_back: Quantity,
     /// What last gave some of it back.
     pub given_back_by: Option<GivenBackBy>,
@@ -115,7 +126,9 @@ pub struct ReservationLine<'a> {
 /// Why a part of a line is held no more, though it has not shipped.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum GivenBackBy {
+    /// A `release`.
     Release,
+    /// Its time passed while it was reserved.
     Expiry,
     /// A later `reserve` asked for less.
     Restated,
@@ -124,48 +137,72 @@ pub enum GivenBackBy {
 /// What orders the commits of one reservation: the latest states the order.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct CommitKey<'a> {
+    /// When it happened: as sent, or the time of intake where that is absent or more than 60 s ahead.
     pub occurred_at: Time,
+    /// Who sent it. At equal times the greater name in byte order is the later one.
     #[serde(borrow)]
     pub source: Source<'a>,
+    /// Its id at that source; decides where the source is equal too.
     pub id: Id<'a>,
 }
 
 /// A command as it was taken in, as far as it matters to its end.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Taken<'a> {
-    /// The number and log time of the decision that took it in.
+    /// The number of the decision that took it in.
     pub number: u64,
+    /// The log time of that decision.
     pub at: Time,
+    /// Its fingerprint, by which its retries are known.
     pub name: u128,
+    /// Fingerprint of its content, as stamped.
     pub content: u64,
+    /// Who sent it.
     #[serde(borrow)]
     pub source: Source<'a>,
+    /// Its id at that source.
     pub id: Id<'a>,
+    /// When it happened, as sent; `None`: the time of intake.
     pub occurred_at: Option<Time>,
+    /// What it asks for.
     pub wish: Wish<'a>,
 }
 
 /// What a command asks of a reservation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Wish<'a> {
+    /// An order that a channel has already accepted.
     Commit {
+        /// The order, whole; each line names its location.
         #[serde(borrow)]
         lines: Vec<RequestLine<'a>>,
+        /// The sales outlet that took it, if it named one.
         channel: Option<Cow<'a, str>>,
     },
+    /// To hold these lines until they expire.
     Reserve {
+        /// All lines wanted.
         lines: Vec<RequestLine<'a>>,
+        /// Seconds from the grant until it expires; `None`: 900.
         ttl_s: Option<u32>,
+        /// The sales outlet that asks, if it named one.
         channel: Option<Cow<'a, str>>,
+        /// Take what there is of each line; otherwise all or nothing.
         partial: bool,
     },
+    /// To bring what is reserved to committed.
     Confirm {
+        /// Parts to confirm; `None`: all that is reserved.
         lines: Option<Vec<LinePart>>,
     },
+    /// To give back what is held.
     Release {
+        /// Parts to give back; `None`: all that is open.
         lines: Option<Vec<LinePart>>,
     },
+    /// To put off when it expires.
     Extend {
+        /// Seconds from the decision on; `None`: 900.
         ttl_s: Option<u32>,
     },
 }
@@ -173,13 +210,18 @@ pub enum Wish<'a> {
 /// What waits for the end of a step.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Waiting<'a> {
+    /// Carried out when its turn comes.
     #[serde(borrow)]
     Command(Taken<'a>),
     /// The same command as one that runs or waits: it gets that one's outcome.
     Retry {
+        /// The number of the decision that took the retry in.
         number: u64,
+        /// Its fingerprint, the same as the first's.
         name: u128,
+        /// Who sent it.
         source: Source<'a>,
+        /// Its id at that source.
         id: Id<'a>,
     },
     /// Its time has passed.
@@ -194,13 +236,15 @@ pub struct Step<'a> {
     /// The command that it carries out; `None` for an expiry, and for giving back what is not known.
     #[serde(borrow)]
     pub by: Option<Taken<'a>>,
+    /// What the round under way is for.
     pub phase: Phase,
     /// When it is rejected for want of answers. `None` where it cannot be.
     pub deadline: Option<Time>,
     /// Who was asked in this round, in byte order, and what each said.
     pub asks: Vec<Asked<'a>>,
-    /// The status and the lines before it.
+    /// The status before it.
     pub status_before: Status,
+    /// The lines before it: what [`Phase::Restore`] brings back.
     pub lines_before: Vec<ReservationLine<'a>>,
     /// The numbers heard of lines refused.
     pub numbers: Vec<LineNumbers<'a>>,
@@ -219,8 +263,11 @@ pub enum Phase {
     Restore,
     /// All is granted: giving back what a restated reservation asks no more.
     Lower,
+    /// Bringing parts from reserved to committed.
     Confirm,
+    /// Giving parts back, for a `release`.
     Release,
+    /// Giving back what is reserved, because its time has passed.
     Expire,
     /// Giving back what is held and should not be.
     Tidy,
@@ -229,8 +276,10 @@ pub enum Phase {
 /// One SKU's owner, asked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Asked<'a> {
+    /// The SKU whose owner it is; each at most once in a round.
     #[serde(borrow)]
     pub sku: Sku<'a>,
+    /// What it said.
     pub heard: Heard,
 }
 
@@ -239,9 +288,13 @@ pub struct Asked<'a> {
 pub enum Heard {
     /// In its turn, not asked yet.
     NotAsked,
+    /// Asked, and has not answered yet.
     Nothing,
+    /// Done as asked, or as far as `partial` allows.
     Done,
+    /// Refused, and not only because of others' undecided holds.
     Refused,
+    /// Refused only because of others' undecided holds.
     Contended,
 }
 

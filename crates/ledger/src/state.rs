@@ -16,7 +16,9 @@ use crate::values::{Location, Source, Time};
 /// Which partition this is, and how keys find theirs.
 #[derive(Clone, Copy, Debug)]
 pub struct Home {
+    /// The number of this partition, from 0 on.
     pub partition: u16,
+    /// How many partitions the log has; never changes.
     pub partitions: u16,
     /// The partitioner of the log, given in so that this crate need not know it.
     pub partition_of: fn(&[u8], u16) -> u16,
@@ -58,13 +60,22 @@ impl Default for Settings {
 /// The quantities of all states of one SKU at one location.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Level {
+    /// Where it is.
     pub location: Location<'static>,
+    /// Decimals of the figures, 0 to 6: they are in smallest units.
     pub decimals: u8,
+    /// Everything present, what is available included. Below 0 where more has left than was
+    /// recorded to be there.
     pub on_hand: i64,
+    /// Kept by open holds that have an expiry or are not decided yet.
     pub reserved: i64,
+    /// Kept by confirmed holds, not shipped yet.
     pub committed: i64,
+    /// Present, not sellable. Below 0 where more was taken out of that state than was in it.
     pub damaged: i64,
+    /// Present, withheld until inspected. Below 0 as `damaged`.
     pub quality_control: i64,
+    /// Rises by exactly 1 with each decision that changes a figure here; 0 before the first.
     pub sequence: u64,
     /// The number of the decision that changed it last.
     pub number: u64,
@@ -264,6 +275,7 @@ fn refuse<'a>(state: &State, stamped: &Stamped<'a>, reason: Reason) -> Decision<
 }
 
 impl State {
+    /// A partition to which nothing has happened yet.
     pub fn new(home: Home, settings: Settings) -> Self {
         let peers = vec![Peer::default(); usize::from(home.partitions)];
         Self {

@@ -30,20 +30,25 @@ impl Time {
 pub struct Quantity(pub i64);
 
 impl Quantity {
+    /// 0, of any item.
     pub const ZERO: Self = Self(0);
 
+    /// The sum; `None` where it does not fit.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
 
+    /// This less `other`; `None` where it does not fit.
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
     }
 
+    /// The same amount the other way; `None` for the lowest one, which has no opposite.
     pub fn checked_neg(self) -> Option<Self> {
         self.0.checked_neg().map(Self)
     }
 
+    /// Whether it is exactly 0.
     pub fn is_zero(self) -> bool {
         self.0 == 0
     }
@@ -59,12 +64,14 @@ impl fmt::Display for Quantity {
 /// of the SKU knows how many the item declares; [`Amount::to_units`] brings it there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Amount {
+    /// All digits and the sign: 1.50 is 150 with two decimals.
     pub mantissa: i64,
     /// 0 to 6.
     pub decimals: u8,
 }
 
 impl Amount {
+    /// An integer, as one without decimals is sent.
     pub fn whole(n: i64) -> Self {
         Self {
             mantissa: n,
@@ -110,6 +117,7 @@ macro_rules! name {
         pub struct $name<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
         impl<'a> $name<'a> {
+            /// The text as it was sent.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

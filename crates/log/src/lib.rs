@@ -15,6 +15,8 @@
 //! Modules in reading order: [`record`] (Kafka record batches v2), [`memory`] (a log for tests that
 //! can inject every ending), [`journal`] (the embedded journal), [`testing`] (the contract suite).
 
+#![warn(missing_docs)]
+
 mod catalog;
 mod clock;
 pub mod journal;
@@ -42,7 +44,9 @@ pub struct TopicId(pub u16);
 /// One partition of one topic.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TopicPartition {
+    /// The topic's number in this log.
     pub topic: TopicId,
+    /// From 0 to below [`TopicSpec::partitions`].
     pub partition: u16,
 }
 
@@ -60,7 +64,9 @@ pub struct TopicSpec {
 /// A topic as the log holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topic {
+    /// The number by which appends and reads name it.
     pub id: TopicId,
+    /// As it was created.
     pub spec: TopicSpec,
 }
 
@@ -68,14 +74,18 @@ pub struct Topic {
 /// name fences it: nothing appended under the older token takes effect any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Token {
+    /// The name owned.
     pub owner: Arc<str>,
+    /// Rises with every claim of the name; only the highest may append.
     pub generation: u64,
 }
 
 /// An input position that an append consumed: everything before `next` has had its effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Consumed {
+    /// The partition that was read.
     pub at: TopicPartition,
+    /// The first offset that was not consumed.
     pub next: Offset,
 }
 
@@ -108,12 +118,14 @@ pub type OnEnd = Box<dyn FnOnce(Ending) + Send>;
 
 /// One atomic write: all of it or none of it.
 pub struct Append {
+    /// Which space it may use when little is left.
     pub purpose: Purpose,
     /// Batches in the order in which they enter their partitions. Base offsets are assigned by the
     /// log. Two batches for the same partition keep their order.
     pub batches: Vec<(TopicPartition, RecordBatch)>,
     /// Input positions of the token's owner that this append consumed.
     pub consumed: Vec<Consumed>,
+    /// Told how it ended; `None` if nobody needs to know.
     pub on_end: Option<OnEnd>,
 }
 
@@ -150,7 +162,9 @@ pub struct Fetch {
 /// The offsets that a partition holds: `start..end`, `end` being the next to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
+    /// The first offset still held.
     pub start: Offset,
+    /// The next offset to be written, as far as the view shows; `start` where nothing is held.
     pub end: Offset,
 }
 
@@ -176,6 +190,7 @@ pub struct Stats {
     pub bytes: u64,
     /// Bytes that the log occupies where it is stored, preallocated space included.
     pub disk_bytes: u64,
+    /// Appends accepted since the log was opened.
     pub appends: u64,
     /// Groups written and synced, each with one sync.
     pub syncs: u64,
@@ -261,6 +276,7 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Adds a listener for the life of the log. Bounded by the caller: a handful per process.
     fn listen(&self, listener: Listener);
 
+    /// Figures as they stand now.
     fn stats(&self) -> Stats;
 
     /// Finishes what is queued, makes it durable, marks the end as clean, and stops. Later appends
@@ -274,14 +290,29 @@ pub trait Log: Send + Sync + fmt::Debug {
 /// Why an append was refused at once.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum AppendError {
+    /// It was closed, or a write or sync failed; says which. Nothing more is accepted until it is
+    /// opened anew.
     #[error("the log is stopped: {0}; restart the node and read the log's own message")]
     Stopped(String),
+    /// The token is not that of the newest claim.
     #[error("{owner} is owned by somebody else now; claim it again to go on")]
-    Fenced { owner: Arc<str> },
+    Fenced {
+        /// The name that the token is for.
+        owner: Arc<str>,
+    },
+    /// Larger than the log takes: an append, an owner's name, or topics and owners together.
     #[error("an append of {bytes} B is above the limit of {limit} B; split it")]
-    TooLarge { bytes: usize, limit: usize },
+    TooLarge {
+        /// Its size; of too many topics, their number.
+        bytes: usize,
+        /// The most that is taken, counted in the same way.
+        limit: usize,
+    },
+    /// No room is left where it is stored: for new work while only the reserved space remains, for
+    /// the rest once that is used up too.
     #[error("no space left for new work; free disk space, what was begun can still be finished")]
     NoSpace,
+    /// The topic does not exist, or has fewer partitions.
     #[error("{0:?} is not a partition of this log; create the topic first")]
     UnknownTopic(TopicPartition),
 }
@@ -289,16 +320,28 @@ pub enum AppendError {
 /// Why a read found nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum ReadError {
+    /// The partition does not hold that offset: it was released, or was never written.
     #[error("offset {asked} is outside {start}..{end}; read from {start}")]
     OutOfRange {
+        /// The offset to read from.
         asked: Offset,
+        /// The first offset held.
         start: Offset,
+        /// The next offset to be written.
         end: Offset,
     },
+    /// The topic does not exist, or has fewer partitions.
     #[error("{0:?} is not a partition of this log")]
     UnknownTopic(TopicPartition),
+    /// What is stored is not what was written.
     #[error("stored bytes are damaged at {place}: {what}; run `onhand log verify`")]
-    Damaged { place: String, what: String },
+    Damaged {
+        /// Where it is stored: segment and byte.
+        place: String,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The operating system failed to read; its own words.
     #[error("the log cannot be read: {0}")]
     Io(String),
 }
@@ -306,16 +349,23 @@ pub enum ReadError {
 /// Why a topic could not be created.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum TopicError {
+    /// It exists with another number of partitions or another clean-up, and a topic never changes.
     #[error("topic {name} exists with {existing} and was asked for with {asked}")]
     Differs {
+        /// The topic's name.
         name: String,
+        /// How it exists, in words.
         existing: String,
+        /// How it was asked for, in words.
         asked: String,
     },
+    /// This name is empty, too long, or has other characters.
     #[error("{0:?} is no topic name: use 1 to 249 of [a-zA-Z0-9._-]")]
     Name(String),
+    /// The number of partitions asked for.
     #[error("a topic has 1 to 1024 partitions, not {0}")]
     Partitions(u16),
+    /// The log did not take the creation.
     #[error(transparent)]
     Log(#[from] AppendError),
 }

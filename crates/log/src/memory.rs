@@ -81,6 +81,7 @@ impl Default for MemoryLog {
 }
 
 impl MemoryLog {
+    /// An empty log. Its epoch is 1.
     pub fn new() -> Self {
         Self::default()
     }

@@ -51,17 +51,24 @@ const ATTRIBUTE_CONTROL: i16 = 0b0010_0000;
 /// A header of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header<'a> {
+    /// Says what the value is; may stand more than once in a record.
     pub key: &'a str,
+    /// `None` is Kafka's null.
     pub value: Option<&'a [u8]>,
 }
 
 /// One record, borrowed from its batch.
 #[derive(Clone, Debug)]
 pub struct Record<'a> {
+    /// Its place in the partition.
     pub offset: Offset,
+    /// As its writer gave it; the batch's highest one where the batch bears append times.
     pub timestamp: Timestamp,
+    /// `None`: no key, which is not the same as an empty one.
     pub key: Option<&'a [u8]>,
+    /// `None`: in a compacted topic, that the key is gone.
     pub value: Option<&'a [u8]>,
+    /// In the order in which they were written.
     pub headers: Vec<Header<'a>>,
 }
 
@@ -74,10 +81,18 @@ pub struct RecordBatch {
 /// Why bytes are no record batch.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum BatchError {
+    /// The bytes end before the header does, or before the length that it states.
     #[error("not enough bytes for a record batch")]
     Short,
+    /// The bytes are not those that were written.
     #[error("checksum {found:#010x} does not match the stored {stored:#010x}")]
-    Checksum { stored: u32, found: u32 },
+    Checksum {
+        /// As the header bears it.
+        stored: u32,
+        /// As the bytes give it.
+        found: u32,
+    },
+    /// The checksum holds, but this is not a batch that is read here; says why.
     #[error("{0}")]
     Malformed(&'static str),
 }
@@ -94,6 +109,7 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
+    /// A builder without records; takes memory with the first.
     pub fn new() -> Self {
         Self::default()
     }
@@ -161,6 +177,7 @@ impl BatchBuilder {
         self.count as usize
     }
 
+    /// Whether no record was pushed yet.
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
@@ -224,10 +241,12 @@ impl RecordBatch {
         Ok(length + AT_EPOCH)
     }
 
+    /// The whole batch, header included, as it is stored.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
+    /// The offset that those of its records count from: 0 until a log assigns one.
     pub fn base_offset(&self) -> Offset {
         i64_at(&self.bytes, 0).expect("a checked batch has a header")
     }
@@ -238,6 +257,7 @@ impl RecordBatch {
         self.base_offset() + i64::from(delta) + 1
     }
 
+    /// The highest time of its records, as the header states it.
     pub fn max_timestamp(&self) -> Timestamp {
         i64_at(&self.bytes, AT_MAX_TIME).expect("a checked batch has a header")
     }

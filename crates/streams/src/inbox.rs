@@ -12,24 +12,40 @@ use crate::processor::{Processor, Ticket};
 /// Why something was not taken. Nothing of it is in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum SubmitError {
+    /// More would wait in the inbox than
+    /// [`WorkerConfig::inbox_bytes`](crate::WorkerConfig::inbox_bytes).
     #[error("the node is busy: its inbox is full; try again shortly")]
     Busy,
+    /// The log refuses new work for want of space; what was taken in is still decided.
     #[error("the node has no space left for new work; free disk space and try again")]
     NoSpace,
+    /// The workers or this partition's task have stopped, or are stopping; says why.
     #[error("the node does not take work: {0}")]
     Stopped(String),
+    /// The partition asked for is not below the number of partitions.
     #[error("partition {0} is not one of this node's; check the partition count")]
     UnknownPartition(u16),
+    /// Above the inbox's bound; or what one round took in, this among it, is above what the log takes
+    /// in one append.
     #[error("one submission of {bytes} B is above the limit of {limit} B; split it")]
-    TooLarge { bytes: usize, limit: usize },
+    TooLarge {
+        /// The size that is too large.
+        bytes: usize,
+        /// The bound that it is above.
+        limit: usize,
+    },
 }
 
 /// Figures of the workers, for metrics.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct WorkerStats {
+    /// Bytes submitted that no thread has taken up yet.
     pub inbox_bytes: u64,
+    /// Rounds since the start: each takes in, steps its tasks and flushes once.
     pub rounds: u64,
+    /// Submitted records whose outcome is not known yet, as of each thread's last round.
     pub open_tickets: u64,
+    /// Panics in processing since the start, all of them caught.
     pub panics: u64,
     /// Tasks that stopped for trouble and need somebody to look.
     pub stopped_tasks: u64,
@@ -261,6 +277,7 @@ impl<P: Processor> WorkerHandle<P> {
         Ok(())
     }
 
+    /// Sums over all threads, as each stated them last.
     pub fn stats(&self) -> WorkerStats {
         let mut stats = WorkerStats::default();
         for shared in self.shared.iter() {

@@ -19,6 +19,8 @@
 //! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`],
 //! `inbox` (the way in), `round` (what a worker's thread does), `inflight` (what waits for a sync).
 
+#![warn(missing_docs)]
+
 mod inbox;
 mod inflight;
 pub mod processor;

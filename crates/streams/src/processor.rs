@@ -67,14 +67,15 @@ pub trait Ticket: Send + Sync {
 /// Outcomes, as the redo record that carries them.
 #[derive(Clone, Debug)]
 pub struct Delivery {
+    /// The partition that decided.
     pub partition: u16,
     /// The value of the redo record.
     pub pack: Bytes,
-    /// Where in it the outcomes begin,
+    /// The byte of `pack` at which the outcomes begin.
     pub offset: usize,
-    /// the number of the first,
+    /// The number of the first of them.
     pub number: u64,
-    /// and how many follow each other.
+    /// How many follow each other from there.
     pub count: u32,
 }
 

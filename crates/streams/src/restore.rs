@@ -17,23 +17,36 @@ const READ_BYTES: usize = 4 << 20;
 /// What a restore did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
+    /// Whether a snapshot file stood in for the changelog.
     pub from_snapshot: bool,
+    /// Records read from the changelog, its redo marks included; 0 with a snapshot.
     pub changelog_records: u64,
+    /// Redo records read behind it and given to the processor.
     pub redo_records: u64,
+    /// Bytes of their values.
     pub redo_bytes: usize,
 }
 
 /// Why a task could not be opened.
 #[derive(Debug, Error)]
 pub enum RestoreError {
+    /// What the log or a snapshot holds does not fit the processor.
     #[error(
         "partition {partition} cannot be restored: {what}; run `onhand verify` on this directory"
     )]
-    Unfit { partition: u16, what: String },
+    Unfit {
+        /// The partition that cannot be restored.
+        partition: u16,
+        /// What does not fit.
+        what: String,
+    },
+    /// A topic of the task could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The name that owns the partition, or that takes work in, could not be claimed.
     #[error(transparent)]
     Claim(#[from] AppendError),
+    /// A thread could not be started, or the snapshots' directory not be created.
     #[error("a thread for restoring could not be started: {0}")]
     Thread(#[from] std::io::Error),
 }

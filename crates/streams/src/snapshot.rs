@@ -99,6 +99,8 @@ fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 impl SnapshotDir {
+    /// Keeps the files in that directory, which is created if it is not there.
+    ///
     /// # Errors
     /// When the directory cannot be created.
     pub fn new(path: &Path) -> io::Result<Self> {

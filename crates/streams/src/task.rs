@@ -45,6 +45,7 @@ const CHANGELOG_BATCH_BYTES: usize = 1 << 20;
 /// The topics of a topology.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Topics {
+    /// What tasks process: what callers submit, what tasks send each other, and ticks.
     pub input: TopicId,
     /// Where each step's redo record goes: decisions, applied again in a restore.
     pub redo: TopicId,
@@ -57,7 +58,9 @@ pub struct Topics {
 pub struct TaskSpec {
     /// The topology's name; part of the name that owns the partition.
     pub name: Arc<str>,
+    /// Where it reads and writes.
     pub topics: Topics,
+    /// The partition it owns, in each of these topics.
     pub partition: u16,
 }
 

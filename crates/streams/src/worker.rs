@@ -136,6 +136,7 @@ impl<P: Processor> Worker<P> {
         Ok(Self { handle, threads })
     }
 
+    /// The way in, to hand out. It works until the workers stop, and refuses from then on.
     pub fn handle(&self) -> WorkerHandle<P> {
         self.handle.clone()
     }

@@ -16,7 +16,9 @@ use crate::catalog::Catalog;
 /// What a check read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CheckReport {
+    /// Segments read, damaged ones included.
     pub segments: u64,
+    /// Frames found whole and in sequence, those without records included.
     pub frames: u64,
     /// Records by name of their topic.
     pub records: BTreeMap<String, u64>,
@@ -32,16 +34,21 @@ pub struct CheckReport {
 /// Bytes that are not as they were written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
+    /// Name of the segment's file.
     pub segment: String,
+    /// Byte within that file at which the damage was noticed.
     pub position: u64,
+    /// What is wrong there.
     pub what: String,
 }
 
 /// Why a journal could not be checked at all.
 #[derive(Debug, Error)]
 pub enum CheckError {
+    /// It could not be read, for any reason but damage, such as a newer format version.
     #[error("{0}")]
     Unreadable(#[from] OpenError),
+    /// There is no segment; says which directory was read.
     #[error("{0} holds no journal; name the directory that `onhand serve --data` was given")]
     Empty(String),
 }

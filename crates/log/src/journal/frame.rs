@@ -93,20 +93,28 @@ pub(super) struct Frame {
 /// Why bytes are no frame.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FrameError {
+    /// The bytes do not begin as a frame does, or the frame does not follow the one before it.
     #[error("no frame begins here")]
     Absent,
+    /// A whole frame of a format version that is not known here.
     #[error("the frame's version {0} is unknown to this program")]
     Version(u8),
+    /// The lengths in the header reach past the bytes there are.
     #[error("the frame runs past the end of the segment")]
     Short,
+    /// Header and head are not what the checksum was made of.
     #[error("the frame's checksum does not match")]
     Checksum,
+    /// The head's checksum holds, but what it says cannot be a frame's content.
     #[error("the frame's head is malformed")]
     Malformed,
+    /// The bytes that fill the frame up to a multiple of eight are not all zero.
     #[error("the bytes between two frames are not zero")]
     Padding,
+    /// A batch in the frame is not readable.
     #[error("a batch of the frame: {0}")]
     Batch(#[from] BatchError),
+    /// A batch is readable, but its offset, checksum or leader epoch is not what the head states.
     #[error("a batch of the frame is not the one that its head states")]
     OtherBatch,
 }

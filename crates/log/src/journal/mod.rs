@@ -162,27 +162,47 @@ const IMAGE_PART: u64 = 8;
 /// Why a journal could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
+    /// Another process has the directory open.
     #[error(
         "{dir} is in use by process {holder}; stop that process or choose another directory",
         dir = dir.display()
     )]
-    Locked { dir: PathBuf, holder: String },
+    Locked {
+        /// The directory asked for.
+        dir: PathBuf,
+        /// The other process's id, as it wrote it; empty if it has not yet.
+        holder: String,
+    },
+    /// Bytes are not as they were written, and it is more than an unfinished end.
     #[error(
         "{segment} is damaged at byte {position}: {what}; run `onhand log verify` to see all of \
          it, then restore the directory from a copy"
     )]
     Damaged {
+        /// Name of the segment's file.
         segment: String,
+        /// Byte within that file at which the damage was noticed.
         position: u64,
+        /// What is wrong there.
         what: String,
     },
+    /// A segment, or a frame in it, is of a format version that is not known here.
     #[error("{segment} has format version {version}; open it with a newer onhand")]
-    Version { segment: String, version: u32 },
+    Version {
+        /// Name of the segment's file.
+        segment: String,
+        /// The version found.
+        version: u32,
+    },
+    /// A setting is out of range, or does not fit another one; says which and what to choose.
     #[error("the journal's settings do not fit: {0}")]
     Config(String),
+    /// The operating system failed at something.
     #[error("cannot {what}: {source}; check the data directory's disk and permissions")]
     Io {
+        /// What was being done, as it follows "cannot".
         what: &'static str,
+        /// The operating system's own error.
         source: io::Error,
     },
 }

@@ -17,7 +17,9 @@ const SECTOR: usize = 512;
 /// What can be made to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
+    /// Writing to a file, or reserving space in it.
     Write,
+    /// Syncing the content of a file. Syncs of names do not count.
     Sync,
 }
 
@@ -76,6 +78,7 @@ struct FaultFile {
 }
 
 impl FaultDisk {
+    /// An empty disk without bound, on which nothing fails yet.
     pub fn new() -> Self {
         Self::default()
     }
