@@ -1,12 +1,13 @@
 //! The way from HTTP to the node's owners and its log.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use onhand_flows::Stock;
 use onhand_log::{Log, Timestamp, partition_of};
 use onhand_streams::{SubmitError, Ticket, WorkerHandle, WorkerStats};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task;
 
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::position::Position;
@@ -22,6 +23,8 @@ pub(crate) struct Engine {
     pub(crate) partitions: u16,
     scans: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
+    /// The connection that sent the last single command.
+    last_single: Mutex<Option<task::Id>>,
 }
 
 /// Lookups of single decisions at a time. They are short, and must not queue behind scans.
@@ -47,6 +50,7 @@ impl Engine {
             partitions: node.partitions,
             scans: Arc::new(Semaphore::new(scans)),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            last_single: Mutex::new(None),
         }
     }
 
@@ -76,6 +80,32 @@ impl Engine {
         ticket: &Arc<dyn Ticket>,
     ) -> Result<(), SubmitError> {
         self.handle.submit(packs, ticket)
+    }
+
+    /// Hands over one command. A connection that sent the last one too is, as far as single commands go,
+    /// alone: then nothing is gained by waiting for the worker, which would only sync what others
+    /// send together with this, and its own thread does the round.
+    pub(crate) fn submit_single(
+        &self,
+        partition: u16,
+        pack: Vec<u8>,
+        ticket: &Arc<dyn Ticket>,
+    ) -> Result<(), SubmitError> {
+        let packs = vec![(partition, pack)];
+        // A connection is one task, for as long as it lives.
+        let connection = task::try_id();
+        let mut last = self
+            .last_single
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let alone = connection.is_some() && *last == connection;
+        *last = connection;
+        drop(last);
+        if alone {
+            self.handle.submit_here(packs, ticket)
+        } else {
+            self.handle.submit(packs, ticket)
+        }
     }
 
     /// Runs `query` on the owner of the partition; only what is durable is seen.
@@ -153,7 +183,7 @@ impl Engine {
             .await
             .map_err(|_| stopped())?;
         let decisions = Arc::clone(&self.decisions);
-        let read = tokio::task::spawn_blocking(move || {
+        let read = task::spawn_blocking(move || {
             let result = read(&decisions);
             drop(slot);
             result

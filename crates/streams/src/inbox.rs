@@ -1,13 +1,16 @@
 //! The way in: what callers submit and ask waits here for the worker of its partition.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::processor::{Processor, Ticket};
+use crate::round::{Round, drive_here};
 
 /// Why something was not taken. Nothing of it is in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -51,6 +54,13 @@ pub struct WorkerStats {
     pub stopped_tasks: u64,
 }
 
+/// What a query counts for in an inbox, so that their number is bounded too.
+const QUERY_BYTES: usize = 1 << 10;
+
+/// The largest submission to one worker. A round appends what it takes in at once, so this and
+/// `ROUND_BYTES` together must fit an append of the log (16 MiB on the journal).
+const SUBMISSION_BYTES_MAX: usize = 8 << 20;
+
 pub(crate) type Query<P> = Box<dyn FnOnce(&mut P) -> Reply + Send>;
 pub(crate) type Reply = Box<dyn FnOnce(Result<(), SubmitError>) + Send>;
 
@@ -67,16 +77,32 @@ pub(crate) enum Message<P> {
     },
 }
 
+impl<P> Message<P> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Submit { bytes, .. } => *bytes,
+            Self::Query { .. } => QUERY_BYTES,
+        }
+    }
+}
+
 pub(crate) struct Inbox<P> {
     pub(crate) messages: VecDeque<Message<P>>,
     pub(crate) bytes: usize,
     pub(crate) stop: bool,
     pub(crate) closed: Option<String>,
+    /// Until when, in log time, the worker's thread sleeps for a tick; the beginning of time: it is
+    /// awake.
+    pub(crate) sleeps_until: i64,
 }
 
-pub(crate) struct Shared<P> {
+pub(crate) struct Shared<P: Processor> {
     pub(crate) inbox: Mutex<Inbox<P>>,
     pub(crate) arrived: Condvar,
+    /// Whoever holds it does the rounds. `None` before the start and after the end.
+    pub(crate) round: Mutex<Option<Round<P>>>,
+    /// When the next tick is wanted, log time; the end of time: never.
+    pub(crate) due: AtomicI64,
     /// Set by the log's listener when somebody else appended.
     pub(crate) stirred: AtomicBool,
     pub(crate) sleeping: AtomicBool,
@@ -87,14 +113,17 @@ pub(crate) struct Shared<P> {
     pub(crate) stopped_tasks: AtomicU64,
 }
 
-impl<P> Shared<P> {
+impl<P: Processor> Shared<P> {
     pub(crate) fn new() -> Self {
         Self {
+            round: Mutex::new(None),
+            due: AtomicI64::new(i64::MAX),
             inbox: Mutex::new(Inbox {
                 messages: VecDeque::new(),
                 bytes: 0,
                 stop: false,
                 closed: None,
+                sleeps_until: i64::MIN,
             }),
             arrived: Condvar::new(),
             stirred: AtomicBool::new(true),
@@ -112,23 +141,128 @@ impl<P> Shared<P> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Somebody appended. What a round of this worker appends, it looks after itself.
     pub(crate) fn stir(&self) {
+        if Driving::is_at(self) {
+            return;
+        }
         self.stirred.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Wakes the worker's thread if it sleeps, after something was put into the inbox: it looks there
+    /// under the inbox's lock before it sleeps.
+    fn wake_quickly(&self) {
+        if self.sleeping.load(Ordering::SeqCst) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Wakes the worker's thread if it sleeps, after something that it sees without a lock.
+    pub(crate) fn wake(&self) {
         if self.sleeping.load(Ordering::SeqCst) {
             let _held = self.lock();
             self.arrived.notify_one();
         }
     }
+
+    /// After a round on a caller's thread: wakes the worker for what it must do, and where the next
+    /// tick is wanted before it would wake by itself.
+    pub(crate) fn wake_for(&self, trouble: bool) {
+        let due = self.due.load(Ordering::SeqCst);
+        let waits = |inbox: &Inbox<P>| !inbox.messages.is_empty() || inbox.sleeps_until > due;
+        if trouble {
+            self.stirred.store(true, Ordering::SeqCst);
+        }
+        let inbox = self.lock();
+        if trouble || waits(&inbox) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Sleeps until something was submitted, somebody else appended, a tick is due, or the stop.
+    pub(crate) fn wait(&self, sleep_until: impl Fn(i64) -> Duration) {
+        let mut inbox = self.lock();
+        self.sleeping.store(true, Ordering::SeqCst);
+        if inbox.messages.is_empty() && !inbox.stop && !self.stirred.load(Ordering::SeqCst) {
+            let due = self.due.load(Ordering::SeqCst);
+            inbox.sleeps_until = due;
+            let waited = self.arrived.wait_timeout(inbox, sleep_until(due));
+            inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        inbox.sleeps_until = i64::MIN;
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// What waits, up to about that many bytes, and whether the worker is to stop after it.
+    pub(crate) fn take(&self, bytes_max: usize) -> (Vec<Message<P>>, bool) {
+        let mut inbox = self.lock();
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            let Some(message) = inbox.messages.pop_front() else {
+                break;
+            };
+            bytes += message.bytes();
+            messages.push(message);
+        }
+        inbox.bytes -= bytes;
+        self.inbox_bytes
+            .store(inbox.bytes as u64, Ordering::Relaxed);
+        (messages, inbox.stop && inbox.messages.is_empty())
+    }
+
+    /// Takes nothing more and refuses what waits.
+    pub(crate) fn close(&self, why: &str) {
+        let left = {
+            let mut inbox = self.lock();
+            inbox.closed = Some(why.to_owned());
+            inbox.stop = true;
+            std::mem::take(&mut inbox.messages)
+        };
+        let stopped = SubmitError::Stopped(why.to_owned());
+        for message in left {
+            match message {
+                Message::Submit { ticket, .. } => ticket.refused(&stopped),
+                Message::Query { on_stop, .. } => on_stop(Err(stopped.clone())),
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// The worker whose round this thread is at, by the address of what it shares; 0: none.
+    static DRIVING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// This thread does a round, until it is dropped.
+pub(crate) struct Driving;
+
+impl Driving {
+    pub(crate) fn begin<P: Processor>(of: &Shared<P>) -> Self {
+        DRIVING.set(std::ptr::from_ref(of).addr());
+        Self
+    }
+
+    fn is_at<P: Processor>(shared: &Shared<P>) -> bool {
+        DRIVING.get() == std::ptr::from_ref(shared).addr()
+    }
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        DRIVING.set(0);
+    }
 }
 
 /// The way in. Clones share the workers.
-pub struct WorkerHandle<P> {
+pub struct WorkerHandle<P: Processor> {
     pub(crate) shared: Arc<Vec<Arc<Shared<P>>>>,
     pub(crate) partitions: u16,
     pub(crate) inbox_bytes_max: usize,
 }
 
-impl<P> Clone for WorkerHandle<P> {
+impl<P: Processor> Clone for WorkerHandle<P> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
@@ -138,7 +272,7 @@ impl<P> Clone for WorkerHandle<P> {
     }
 }
 
-impl<P> fmt::Debug for WorkerHandle<P> {
+impl<P: Processor> fmt::Debug for WorkerHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerHandle")
             .field("partitions", &self.partitions)
@@ -169,6 +303,31 @@ impl<P: Processor> WorkerHandle<P> {
         packs: Vec<(u16, Vec<u8>)>,
         ticket: &Arc<dyn Ticket>,
     ) -> Result<(), SubmitError> {
+        self.enter(packs, ticket, Shared::wake_quickly)
+    }
+
+    /// As [`WorkerHandle::submit`], for a caller who waits for the outcome and is alone: where no round
+    /// is under way, this thread does one, its sync included, and the ticket has mostly heard when it
+    /// returns. It blocks as long as a sync takes. Where many submit at once, each would sync for
+    /// itself what the worker's thread syncs together: then [`WorkerHandle::submit`] is faster.
+    ///
+    /// # Errors
+    /// As [`WorkerHandle::submit`].
+    pub fn submit_here(
+        &self,
+        packs: Vec<(u16, Vec<u8>)>,
+        ticket: &Arc<dyn Ticket>,
+    ) -> Result<(), SubmitError> {
+        self.enter(packs, ticket, drive_here)
+    }
+
+    /// Puts a submission into the inboxes of its workers, and calls `then` for each.
+    fn enter(
+        &self,
+        packs: Vec<(u16, Vec<u8>)>,
+        ticket: &Arc<dyn Ticket>,
+        then: fn(&Shared<P>),
+    ) -> Result<(), SubmitError> {
         let mut shares: Vec<(Vec<(u16, Vec<u8>)>, usize)> = Vec::new();
         shares.resize_with(self.shared.len(), Default::default);
         for (partition, pack) in packs {
@@ -189,7 +348,7 @@ impl<P: Processor> WorkerHandle<P> {
                 ticket: Arc::clone(ticket),
                 bytes,
             };
-            if let Err(error) = self.put(shared, message, bytes) {
+            if let Err(error) = self.put(shared, message) {
                 if !taken {
                     return Err(error);
                 }
@@ -199,6 +358,7 @@ impl<P: Processor> WorkerHandle<P> {
                 return Ok(());
             }
             taken = true;
+            then(shared);
         }
         Ok(())
     }
@@ -232,23 +392,18 @@ impl<P: Processor> WorkerHandle<P> {
                 }
             })
         });
-        self.put(
-            shared,
-            Message::Query {
-                partition,
-                query,
-                on_stop,
-            },
-            0,
-        )
+        let message = Message::Query {
+            partition,
+            query,
+            on_stop,
+        };
+        self.put(shared, message)?;
+        shared.wake_quickly();
+        Ok(())
     }
 
-    fn put(
-        &self,
-        shared: &Shared<P>,
-        message: Message<P>,
-        bytes: usize,
-    ) -> Result<(), SubmitError> {
+    fn put(&self, shared: &Shared<P>, message: Message<P>) -> Result<(), SubmitError> {
+        let bytes = message.bytes();
         let mut inbox = shared.lock();
         if let Some(why) = &inbox.closed {
             return Err(SubmitError::Stopped(why.clone()));
@@ -256,11 +411,9 @@ impl<P: Processor> WorkerHandle<P> {
         if inbox.stop {
             return Err(SubmitError::Stopped("it is shutting down".to_owned()));
         }
-        if bytes > self.inbox_bytes_max {
-            return Err(SubmitError::TooLarge {
-                bytes,
-                limit: self.inbox_bytes_max,
-            });
+        let limit = self.inbox_bytes_max.min(SUBMISSION_BYTES_MAX);
+        if bytes > limit {
+            return Err(SubmitError::TooLarge { bytes, limit });
         }
         if inbox.bytes + bytes > self.inbox_bytes_max {
             return Err(SubmitError::Busy);
@@ -270,10 +423,6 @@ impl<P: Processor> WorkerHandle<P> {
             .inbox_bytes
             .store(inbox.bytes as u64, Ordering::Relaxed);
         inbox.messages.push_back(message);
-        drop(inbox);
-        if shared.sleeping.load(Ordering::SeqCst) {
-            shared.arrived.notify_one();
-        }
         Ok(())
     }
 

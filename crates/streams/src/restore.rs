@@ -1,6 +1,8 @@
 //! How a task gets its state back: snapshot file or changelog, then the redo records behind it.
 
-use onhand_log::{AppendError, Log, Offset, ReadError, TopicPartition, View};
+use std::path::PathBuf;
+
+use onhand_log::{AppendError, Log, Offset, ReadError, RecordBatch, TopicPartition, View};
 use thiserror::Error;
 
 use crate::processor::Processor;
@@ -8,7 +10,8 @@ use crate::snapshot::SnapshotDir;
 use crate::task::TaskSpec;
 
 /// The changelog key whose value is the offset from which redo records are applied (8 bytes,
-/// big-endian). No processor key is empty, so it cannot meet one.
+/// big-endian). It ends a round of the changelog, which may span several appends; a round without it
+/// does not count. No processor key is empty, so it cannot meet one.
 pub const REDO_MARK: &[u8] = b"";
 
 /// How much is read at once.
@@ -46,8 +49,16 @@ pub enum RestoreError {
     /// The name that owns the partition, or that takes work in, could not be claimed.
     #[error(transparent)]
     Claim(#[from] AppendError),
-    /// A thread could not be started, or the snapshots' directory not be created.
-    #[error("a thread for restoring could not be started: {0}")]
+    /// The directory for snapshot files cannot be made.
+    #[error("cannot make the directory {}: {error}; check its owner and its space", path.display())]
+    Snapshots {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A worker's thread could not be started.
+    #[error("a thread could not be started: {0}; raise the limit on threads")]
     Thread(#[from] std::io::Error),
 }
 
@@ -76,29 +87,36 @@ pub(crate) fn restore<P: Processor>(
         redo_from = snapshot.redo_next();
         restored.from_snapshot = true;
     } else {
-        read_all(
-            log,
-            spec.at(spec.topics.changelog),
-            None,
-            &mut |key, value| {
+        let mut round = Vec::new();
+        each_batch(log, spec.at(spec.topics.changelog), None, &mut |batch| {
+            let Some(mark) = mark_of(&batch)? else {
+                round.push(batch);
+                return Ok(());
+            };
+            round.push(batch);
+            for record in round.iter().flat_map(RecordBatch::records) {
                 restored.changelog_records += 1;
-                if key == REDO_MARK {
-                    let mark = value
-                        .and_then(|v| v.try_into().ok())
-                        .map(Offset::from_be_bytes);
-                    redo_from = mark.ok_or_else(|| "a redo mark is not 8 bytes".to_owned())?;
-                    return Ok(());
+                match record.key.unwrap_or_default() {
+                    REDO_MARK => {}
+                    key => processor.restore(key, record.value)?,
                 }
-                processor.restore(key, value)
-            },
-        )
+            }
+            round.clear();
+            redo_from = mark;
+            Ok(())
+        })
         .map_err(|error| error.into_restore(spec.partition))?;
+        // What has no mark behind it is the beginning of a round that did not come to its end. All
+        // that it holds was changed by decisions behind the last mark, which are applied now.
     }
-    read_all(log, redo, Some(redo_from), &mut |_, value| {
-        let value = value.ok_or_else(|| "a redo record has no value".to_owned())?;
-        restored.redo_records += 1;
-        restored.redo_bytes += value.len();
-        processor.redo(value)
+    each_batch(log, redo, Some(redo_from), &mut |batch| {
+        for record in batch.records().filter(|r| r.offset >= redo_from) {
+            let value = record.value.ok_or("a redo record has no value")?;
+            restored.redo_records += 1;
+            restored.redo_bytes += value.len();
+            processor.redo(value)?;
+        }
+        Ok(())
     })
     .map_err(|error| error.into_restore(spec.partition))?;
     Ok(restored)
@@ -118,12 +136,25 @@ impl ReadAllError {
     }
 }
 
-/// Gives every record from `from` (or the start) to the end.
-fn read_all(
+/// The offset that a redo mark in this batch states, if there is one.
+fn mark_of(batch: &RecordBatch) -> Result<Option<Offset>, String> {
+    let mut marks = batch
+        .records()
+        .filter(|record| record.key.is_none_or(|key| key == REDO_MARK));
+    let Some(mark) = marks.next() else {
+        return Ok(None);
+    };
+    let bytes = mark.value.and_then(|value| value.try_into().ok());
+    let offset = bytes.map(Offset::from_be_bytes);
+    Ok(Some(offset.ok_or("a redo mark is not 8 bytes")?))
+}
+
+/// Gives every batch from the one that holds `from` (or the start) to the end.
+fn each_batch(
     log: &dyn Log,
     at: TopicPartition,
     from: Option<Offset>,
-    each: &mut dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), String>,
+    each: &mut dyn FnMut(RecordBatch) -> Result<(), String>,
 ) -> Result<(), ReadAllError> {
     let bounds = log.bounds(at, View::Latest).map_err(ReadAllError::Read)?;
     let mut next = from.unwrap_or(bounds.start);
@@ -134,13 +165,8 @@ fn read_all(
         if fetch.next == next {
             return Ok(());
         }
-        for batch in &fetch.batches {
-            for record in batch.records() {
-                if record.offset >= next {
-                    each(record.key.unwrap_or_default(), record.value)
-                        .map_err(ReadAllError::Unfit)?;
-                }
-            }
+        for batch in fetch.batches {
+            each(batch).map_err(ReadAllError::Unfit)?;
         }
         next = fetch.next;
     }

@@ -1,17 +1,21 @@
-//! One thread's rounds: append what was submitted, step every task that has something to read until none
-//! has, run the queries, flush. So a command, the decisions that follow from it in any number of
-//! partitions of this worker, and the answer share one sync.
+//! A round: append what was submitted, step every task that has something to read until none has, run
+//! the queries, flush. So a command, the decisions that follow from it in any number of partitions of
+//! this worker, and the answer share one sync.
+//!
+//! Whoever holds the round's lock does the rounds, one after another; nobody else touches the tasks.
+//! That is the worker's thread ([`drive`]), or, while it sleeps, a caller who would only have to wake
+//! it and wait ([`drive_here`]): two hand-overs between threads cost as much as a sync.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use onhand_log::{
     Append, AppendError, BatchBuilder, Ending, Log, Purpose, Token, TopicPartition, View,
 };
 
-use crate::inbox::{Message, Query, Reply, Shared, SubmitError};
+use crate::inbox::{Driving, Message, Query, Reply, Shared, SubmitError};
 use crate::inflight::InFlight;
 use crate::processor::Processor;
 use crate::snapshot::{SnapshotBuilder, SnapshotDir};
@@ -23,13 +27,16 @@ const ROUND_BYTES: usize = 2 << 20;
 /// A worker never sleeps longer, so that it notices what nothing announces (wall time for ticks).
 const SLEEP_MAX: Duration = Duration::from_millis(250);
 
+/// Why nothing is taken any more after a panic that is none of a record's.
+const PANICKED: &str =
+    "a round of its work panicked; start the node again, what was acknowledged is in the log";
+
 /// The longest wait for appends in flight before tasks are reopened.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
-/// Everything that one worker thread has.
+/// Everything that the tasks of one worker need.
 pub(crate) struct Round<P: Processor> {
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) shared: Arc<Shared<P>>,
     pub(crate) token: Token,
     pub(crate) topics: Topics,
     /// The task of partition p stands at p / thread_count.
@@ -46,50 +53,112 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) ticked: BTreeMap<u16, i64>,
 }
 
-impl<P: Processor> Round<P> {
-    pub(crate) fn run(mut self) {
-        let mut stirred: BTreeSet<u16> = self.partitions();
-        loop {
-            let (messages, stop) = self.wait(&stirred);
-            if self.shared.stirred.swap(false, Ordering::SeqCst) {
-                stirred = self.partitions();
-            }
-            let mut queries = Vec::new();
-            if let Err(error) = self.take_in(messages, &mut queries, &mut stirred) {
-                self.close(&error, queries);
-                return;
-            }
-            self.write_tick(&mut stirred);
-            self.step_until_quiet(&mut stirred);
-            for (partition, query) in queries {
-                self.answer_query(partition, query);
-            }
-            self.log.flush();
-            self.shared.rounds.fetch_add(1, Ordering::Relaxed);
-            self.shared
-                .tickets
-                .store(self.tickets.len() as u64, Ordering::Relaxed);
-            let stopped = self
-                .tasks
-                .iter()
-                .filter(|task| task.stopped().is_some())
-                .count();
-            self.shared
-                .stopped_tasks
-                .store(stopped as u64, Ordering::Relaxed);
-            if let Some(trouble) = self.in_flight.trouble() {
-                if let Err(why) = self.reopen_all(trouble) {
-                    self.close(&why, Vec::new());
-                    return;
+/// The worker's thread: round after round until the stop.
+pub(crate) fn drive<P: Processor>(log: &dyn Log, shared: &Shared<P>) {
+    loop {
+        shared.wait(|due| {
+            let ms = u64::try_from(due.saturating_sub(log.now())).unwrap_or(0);
+            SLEEP_MAX.min(Duration::from_millis(ms.max(1)))
+        });
+        let mut held = match shared.round.lock() {
+            Ok(held) => held,
+            Err(poisoned) => {
+                // The tasks may be half changed: nothing more is done with them.
+                let mut held = poisoned.into_inner();
+                if let Some(round) = held.as_mut() {
+                    // What was appended before is whole, and ends as any other.
+                    round.log.flush();
+                    round.close(shared, PANICKED, Vec::new());
                 }
-                stirred = self.partitions();
-            }
-            self.snapshot_where_due();
-            if stop {
-                self.finish();
+                *held = None;
                 return;
             }
+        };
+        let Some(round) = held.as_mut() else {
+            return;
+        };
+        let _driving = Driving::begin(shared);
+        let (messages, stop) = shared.take(ROUND_BYTES);
+        let mut goes_on = round.run(shared, messages);
+        if goes_on && let Some(trouble) = round.in_flight.trouble() {
+            goes_on = round.recover(shared, trouble);
         }
+        if goes_on {
+            round.snapshot_where_due();
+        }
+        if goes_on && stop {
+            round.finish(shared);
+        }
+        if !goes_on || stop {
+            *held = None;
+            return;
+        }
+    }
+}
+
+/// One round on the caller's thread, if nobody is at one. Returns at once otherwise: whoever is
+/// looks into the inbox again afterwards.
+pub(crate) fn drive_here<P: Processor>(shared: &Shared<P>) {
+    let Ok(mut held) = shared.round.try_lock() else {
+        return;
+    };
+    if let Some(round) = held.as_mut() {
+        let driving = Driving::begin(shared);
+        let (messages, _) = shared.take(ROUND_BYTES);
+        let goes_on = round.run(shared, messages);
+        let troubled = round.in_flight.trouble().is_some();
+        drop(driving);
+        if !goes_on {
+            *held = None;
+        }
+        drop(held);
+        // Restoring takes long, and so may what came meanwhile: both are the worker's.
+        shared.wake_for(troubled);
+    }
+}
+
+impl<P: Processor> Round<P> {
+    /// One round. Returns whether there will be others.
+    fn run(&mut self, shared: &Shared<P>, messages: Vec<Message<P>>) -> bool {
+        let mut stirred = BTreeSet::new();
+        if shared.stirred.swap(false, Ordering::SeqCst) {
+            stirred = self.partitions();
+        }
+        let mut queries = Vec::new();
+        if let Err(error) = self.take_in(messages, &mut queries, &mut stirred) {
+            self.close(shared, &error, queries);
+            return false;
+        }
+        self.write_tick(&mut stirred);
+        self.step_until_quiet(shared, &mut stirred);
+        for (partition, query) in queries {
+            self.answer_query(partition, query);
+        }
+        self.log.flush();
+        self.report(shared);
+        true
+    }
+
+    /// What others may know of it between two rounds.
+    fn report(&self, shared: &Shared<P>) {
+        shared.rounds.fetch_add(1, Ordering::Relaxed);
+        let tickets = self.tickets.len() as u64;
+        shared.tickets.store(tickets, Ordering::Relaxed);
+        let stopped = self.tasks.iter().filter(|task| task.stopped().is_some());
+        let stopped = stopped.count() as u64;
+        shared.stopped_tasks.store(stopped, Ordering::Relaxed);
+        let due = self.due().unwrap_or(i64::MAX);
+        shared.due.store(due, Ordering::SeqCst);
+    }
+
+    /// Reopens the tasks after an append that did not end well. Returns whether they go on.
+    fn recover(&mut self, shared: &Shared<P>, trouble: Ending) -> bool {
+        if let Err(why) = self.reopen_all(trouble) {
+            self.close(shared, &why, Vec::new());
+            return false;
+        }
+        shared.stirred.store(true, Ordering::SeqCst);
+        true
     }
 
     fn partitions(&self) -> BTreeSet<u16> {
@@ -102,45 +171,6 @@ impl<P: Processor> Round<P> {
     fn task(&mut self, partition: u16) -> Option<&mut Task<P>> {
         self.tasks
             .get_mut(usize::from(partition / self.thread_count))
-    }
-
-    /// Sleeps until something was submitted, somebody else appended, a tick is due, or the stop.
-    fn wait(&mut self, stirred: &BTreeSet<u16>) -> (Vec<Message<P>>, bool) {
-        let sleep = match self.due() {
-            Some(due) => {
-                let ms = u64::try_from(due.saturating_sub(self.log.now())).unwrap_or(0);
-                SLEEP_MAX.min(Duration::from_millis(ms.max(1)))
-            }
-            None => SLEEP_MAX,
-        };
-        let mut inbox = self.shared.lock();
-        self.shared.sleeping.store(true, Ordering::SeqCst);
-        if inbox.messages.is_empty()
-            && !inbox.stop
-            && stirred.is_empty()
-            && !self.shared.stirred.load(Ordering::SeqCst)
-        {
-            let waited = self.shared.arrived.wait_timeout(inbox, sleep);
-            inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        self.shared.sleeping.store(false, Ordering::SeqCst);
-        let mut messages = Vec::new();
-        let mut bytes = 0;
-        while bytes < ROUND_BYTES {
-            let Some(message) = inbox.messages.pop_front() else {
-                break;
-            };
-            if let Message::Submit { bytes: size, .. } = &message {
-                bytes += size;
-            }
-            messages.push(message);
-        }
-        inbox.bytes -= bytes;
-        self.shared
-            .inbox_bytes
-            .store(inbox.bytes as u64, Ordering::Relaxed);
-        let stop = inbox.stop && inbox.messages.is_empty();
-        (messages, stop)
     }
 
     /// Appends what was submitted to the input topic, in one append.
@@ -234,7 +264,7 @@ impl<P: Processor> Round<P> {
         }
     }
 
-    fn step_until_quiet(&mut self, stirred: &mut BTreeSet<u16>) {
+    fn step_until_quiet(&mut self, shared: &Shared<P>, stirred: &mut BTreeSet<u16>) {
         while let Some(partition) = stirred.pop_first() {
             let place = usize::from(partition / self.thread_count);
             let thread_count = self.thread_count;
@@ -260,7 +290,7 @@ impl<P: Processor> Round<P> {
                     stirred.insert(partition);
                 }
                 Stepped::Panicked => {
-                    self.shared.panics.fetch_add(1, Ordering::Relaxed);
+                    shared.panics.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(partition, "processing panicked, restoring the partition");
                     self.reopen(partition);
                     stirred.insert(partition);
@@ -447,7 +477,7 @@ impl<P: Processor> Round<P> {
     }
 
     /// Nothing more comes: make everything durable, write snapshots.
-    fn finish(&mut self) {
+    fn finish(&mut self, shared: &Shared<P>) {
         self.log.flush();
         let began = std::time::Instant::now();
         while self.in_flight.count() > 0 && began.elapsed() < SETTLE_MAX {
@@ -464,27 +494,15 @@ impl<P: Processor> Round<P> {
                 }
             }
         }
-        self.close("it is shut down", Vec::new());
-        self.shared.lock().closed = None;
+        self.close(shared, "it is shut down", Vec::new());
+        shared.lock().closed = None;
     }
 
     /// Takes nothing more and tells everybody who waits.
-    fn close(&mut self, why: &str, queries: Vec<(u16, (Query<P>, Reply))>) {
-        let left = {
-            let mut inbox = self.shared.lock();
-            inbox.closed = Some(why.to_owned());
-            inbox.stop = true;
-            std::mem::take(&mut inbox.messages)
-        };
-        let stopped = SubmitError::Stopped(why.to_owned());
+    fn close(&mut self, shared: &Shared<P>, why: &str, queries: Vec<(u16, (Query<P>, Reply))>) {
+        shared.close(why);
         for (_, (_, on_stop)) in queries {
-            on_stop(Err(stopped.clone()));
-        }
-        for message in left {
-            match message {
-                Message::Submit { ticket, .. } => ticket.refused(&stopped),
-                Message::Query { on_stop, .. } => on_stop(Err(stopped.clone())),
-            }
+            on_stop(Err(SubmitError::Stopped(why.to_owned())));
         }
         for ticket in self.tickets.drain() {
             ticket.failed(FAILED);

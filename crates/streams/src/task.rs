@@ -1,22 +1,24 @@
 //! A task: the owner of one partition.
 //!
 //! It reads a batch, processes it, and commits everything that follows in one append. Between steps it
-//! decides whether the changelog is due: the changelog is written *behind* the redo topic. Every
-//! decision is in the log at once; the state it led to follows when the decisions since the last time
-//! are `REDO_PER_CHANGELOG` times larger than what they touched, or when that grew past
-//! `TOUCHED_BYTES_MAX`. So a hot key costs one record per flush instead of one per append, the
-//! changelog is a bounded fraction of the log whatever the workload, and a restore reads at most that
-//! much redo behind it.
+//! decides whether a round of the changelog is due: the changelog is written *behind* the redo topic.
+//! Every decision is in the log at once; the state it led to follows when the decisions since the last
+//! round are `REDO_PER_CHANGELOG` times larger than what they touched. So a hot key costs one record
+//! per round instead of one per append, the changelog is a bounded fraction of the log whatever the
+//! workload, and a restore reads at most that much redo behind it.
+//!
+//! A round is the state of one moment. It goes out in pieces, some with each append, and counts once
+//! the mark at its end is in the log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use onhand_log::{
-    Append, AppendError, BatchBuilder, Consumed, Header, Log, Offset, Purpose, ReadError, Token,
-    TopicId, TopicPartition, View,
+    Append, AppendError, BatchBuilder, Consumed, Header, Log, Offset, Purpose, ReadError,
+    RecordBatch, Token, TopicId, TopicPartition, View,
 };
 
 use crate::inflight::InFlight;
@@ -28,19 +30,16 @@ use crate::snapshot::SnapshotDir;
 const READ_BYTES: usize = 1 << 20;
 
 /// The changelog is due when this many bytes of redo stand against one byte touched: it costs at most
-/// a quarter of what the redo topic costs.
-const REDO_PER_CHANGELOG: usize = 4;
-
-/// The changelog is due at the latest when this much was touched, so that the redo behind it, and with
-/// it a restore, stay bounded, and so that it fits one append with room to spare: it is one write
-/// with its mark or it is nothing.
-const TOUCHED_BYTES_MAX: usize = 12 << 20;
+/// an eighth of what the redo topic costs.
+const REDO_PER_CHANGELOG: usize = 8;
 
 /// Below this much redo the changelog is not worth a record.
 const REDO_BYTES_MIN: usize = 64 << 10;
 
-/// Changelog records are put into batches of about this size.
+/// Changelog records are put into batches of about this size, and so much goes with one append: an
+/// append of 4 MiB keeps others waiting for some milliseconds.
 const CHANGELOG_BATCH_BYTES: usize = 1 << 20;
+const CHANGELOG_APPEND_BYTES: usize = 4 << 20;
 
 /// The topics of a topology.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,6 +193,9 @@ pub(crate) struct Task<P> {
     next: Offset,
     redo_bytes: usize,
     redo_records: u64,
+    /// What is still to be written of the round of the changelog that was begun. Bounded by what the
+    /// state takes in the changelog.
+    changelog_left: VecDeque<RecordBatch>,
     /// Parts of input records whose processing panicked, by the record's offset.
     parked: BTreeMap<Offset, Vec<(u32, String)>>,
     stopped: Option<String>,
@@ -230,6 +232,7 @@ impl<P: Processor> Task<P> {
             next,
             redo_bytes: restored.redo_bytes,
             redo_records: restored.redo_records,
+            changelog_left: VecDeque::new(),
             parked: BTreeMap::new(),
             stopped: None,
         };
@@ -282,7 +285,7 @@ impl<P: Processor> Task<P> {
             Err(error) => return self.stop_for(&error),
         };
         if fetch.next == self.next {
-            return Stepped::Idle;
+            return self.write_on_changelog(around);
         }
         let mut step = Step::default();
         for batch in &fetch.batches {
@@ -424,37 +427,72 @@ impl<P: Processor> Task<P> {
         Ok(())
     }
 
+    /// Begins a round of the changelog where one is due, and puts the next piece of it into `batches`.
     fn put_changelog(
         &mut self,
         log: &dyn Log,
         now: i64,
-        batches: &mut Vec<(TopicPartition, onhand_log::RecordBatch)>,
+        batches: &mut Vec<(TopicPartition, RecordBatch)>,
     ) -> Result<(), ReadError> {
         let touched = self.processor.touched_bytes();
-        let due = touched >= TOUCHED_BYTES_MAX
-            || (self.redo_bytes >= REDO_BYTES_MIN
-                && self.redo_bytes >= touched.saturating_mul(REDO_PER_CHANGELOG));
-        if !due {
-            return Ok(());
+        let due = self.redo_bytes >= REDO_BYTES_MIN
+            && self.redo_bytes >= touched.saturating_mul(REDO_PER_CHANGELOG);
+        if due && self.changelog_left.is_empty() {
+            self.begin_changelog(log, now)?;
         }
         let to = self.spec.at(self.spec.topics.changelog);
-        // The redo record of this very append is behind this mark and already in the state: the
+        let mut bytes = 0;
+        while bytes < CHANGELOG_APPEND_BYTES
+            && let Some(batch) = self.changelog_left.pop_front()
+        {
+            bytes += batch.bytes().len();
+            batches.push((to, batch));
+        }
+        Ok(())
+    }
+
+    /// Takes everything touched, as it is now, for the changelog.
+    fn begin_changelog(&mut self, log: &dyn Log, now: i64) -> Result<(), ReadError> {
+        // The redo record of the append under way is behind this mark and already in the state: the
         // processor leaves out what it has.
         let redo = log
             .bounds(self.spec.at(self.spec.topics.redo), View::Latest)?
             .end;
+        let left = &mut self.changelog_left;
         let mut batch = BatchBuilder::new();
         self.processor.drain_touched(&mut |key, value| {
             batch.push(now, Some(key), value, &[]);
             if batch.len() >= CHANGELOG_BATCH_BYTES {
-                let full = std::mem::take(&mut batch);
-                batches.extend(full.finish().map(|batch| (to, batch)));
+                left.extend(std::mem::take(&mut batch).finish());
             }
         });
         batch.push(now, Some(REDO_MARK), Some(&redo.to_be_bytes()), &[]);
-        batches.extend(batch.finish().map(|batch| (to, batch)));
+        left.extend(batch.finish());
         self.redo_bytes = 0;
         Ok(())
+    }
+
+    /// Writes the next piece of a round of the changelog, when there is nothing else to do.
+    fn write_on_changelog(&mut self, around: &mut Surroundings<'_>) -> Stepped {
+        if self.changelog_left.is_empty() {
+            return Stepped::Idle;
+        }
+        let mut batches = Vec::new();
+        let now = around.log.now();
+        if let Err(error) = self.put_changelog(around.log.as_ref(), now, &mut batches) {
+            return self.stop_for(&error);
+        }
+        let append = Append {
+            purpose: Purpose::Decision,
+            batches,
+            consumed: Vec::new(),
+            on_end: Some(around.in_flight.begin(|_| ())),
+        };
+        if let Err(error) = around.log.append(&self.token, append) {
+            around.in_flight.refused();
+            return self.stop_for(&error);
+        }
+        Stepped::Moved
     }
 }
 

@@ -1,6 +1,7 @@
 //! Workers: threads that take in what callers submit and drive the tasks of their partitions.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use onhand_log::{Log, Progress};
 use crate::inbox::{Shared, SubmitError, WorkerHandle};
 use crate::processor::Processor;
 use crate::restore::{RestoreError, Restored};
-use crate::round::Round;
+use crate::round::{Round, drive};
 use crate::snapshot::SnapshotDir;
 use crate::task::{Task, TaskSpec, Topics};
 
@@ -74,9 +75,9 @@ impl<P: Processor> Worker<P> {
         let snapshots = config
             .snapshot_dir
             .as_deref()
-            .map(SnapshotDir::new)
+            .map(|path| SnapshotDir::new(path).map_err(|error| (path.to_owned(), error)))
             .transpose()
-            .map_err(RestoreError::Thread)?;
+            .map_err(|(path, error)| RestoreError::Snapshots { path, error })?;
         let tasks = restore_all(
             log,
             &name,
@@ -109,7 +110,6 @@ impl<P: Processor> Worker<P> {
             let token = log.claim(&format!("{name}-intake/{number}"))?;
             let round = Round {
                 log: Arc::clone(log),
-                shared: Arc::clone(shared),
                 token,
                 topics,
                 tasks,
@@ -123,9 +123,20 @@ impl<P: Processor> Worker<P> {
                 snapshot_every: config.snapshot_every,
                 ticked: std::collections::BTreeMap::new(),
             };
+            let (log, shared) = (Arc::clone(log), Arc::clone(shared));
+            let mut held = shared.round.lock().unwrap_or_else(PoisonError::into_inner);
+            *held = Some(round);
+            drop(held);
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{number}"))
-                .spawn(move || round.run())?;
+                .spawn(move || {
+                    let drive = || drive(log.as_ref(), &shared);
+                    // A panic outside the processing of a record leaves the round poisoned: the
+                    // second call sees that, and tells everybody who waits.
+                    if std::panic::catch_unwind(AssertUnwindSafe(drive)).is_err() {
+                        drive();
+                    }
+                })?;
             threads.push(thread);
         }
         let handle = WorkerHandle {

@@ -10,6 +10,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -25,6 +26,8 @@ const PARTITIONS: u16 = 4;
 const POISON: u64 = 0xdead;
 /// A token that is passed on to the next partition before it counts.
 const PASSED_ON: u64 = 1 << 32;
+/// Redo records are at least so large, so that the changelog is due after a few.
+const REDO_PADDED: usize = 16 << 10;
 
 #[derive(Default)]
 struct Counting {
@@ -38,6 +41,8 @@ struct Counting {
     handled: u64,
     due: Option<i64>,
     ticks: u64,
+    /// What a token takes in the changelog.
+    changelog_padding: usize,
 }
 
 fn tokens(bytes: &[u8]) -> Vec<u64> {
@@ -45,6 +50,13 @@ fn tokens(bytes: &[u8]) -> Vec<u64> {
         .chunks_exact(8)
         .map(|c| u64::from_be_bytes(c.try_into().unwrap()))
         .collect()
+}
+
+/// The number and the tokens of a redo record.
+fn of_redo(value: &[u8]) -> (u64, Vec<u64>) {
+    let words = tokens(value);
+    let count = usize::try_from(words[1]).unwrap();
+    (words[0], words[2..2 + count].to_vec())
 }
 
 fn bytes(tokens: &[u64]) -> Vec<u8> {
@@ -94,7 +106,9 @@ impl Processor for Counting {
         }
         self.number += 1;
         let mut redo = self.number.to_be_bytes().to_vec();
+        redo.extend(u64::try_from(self.fresh.len()).unwrap().to_be_bytes());
         redo.extend(bytes(&std::mem::take(&mut self.fresh)));
+        redo.resize(redo.len().max(REDO_PADDED), 0);
         step.redo(redo);
     }
 
@@ -123,8 +137,7 @@ impl Processor for Counting {
     }
 
     fn redo(&mut self, value: &[u8]) -> Result<(), String> {
-        let (number, fresh) = value.split_first_chunk::<8>().ok_or("short")?;
-        let number = u64::from_be_bytes(*number);
+        let (number, fresh) = of_redo(value);
         if number <= self.number {
             return Ok(());
         }
@@ -132,23 +145,25 @@ impl Processor for Counting {
             return Err(format!("{number} follows {}", self.number));
         }
         self.number = number;
-        for token in tokens(fresh) {
+        for token in fresh {
             self.count(token);
         }
         Ok(())
     }
 
     fn touched_bytes(&self) -> usize {
-        // Small, so that the changelog is due often.
-        if self.touched.len() > 40 { 1 << 30 } else { 0 }
+        // Far less than it is, so that the changelog is due after a few steps.
+        self.touched.len()
     }
 
     fn drain_touched(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
-        for token in std::mem::take(&mut self.touched) {
-            put(&token.to_be_bytes(), Some(b""));
-        }
-        // The step under way is not in the redo topic yet; its number is already in the state.
+        // The step under way is not in the redo topic yet; its number is already in the state. It goes
+        // first: whoever took a part of a round for the whole would leave out what it has not.
         put(b"number", Some(&self.number.to_be_bytes()));
+        let value = vec![0; self.changelog_padding];
+        for token in std::mem::take(&mut self.touched) {
+            put(&token.to_be_bytes(), Some(&value));
+        }
     }
 
     fn export(&self, put: &mut dyn FnMut(&[u8], &[u8])) {
@@ -215,8 +230,17 @@ fn topics(log: &Arc<dyn Log>) -> Topics {
 }
 
 fn start(log: &Arc<dyn Log>, config: &WorkerConfig) -> Worker<Counting> {
-    let make = |partition| Counting {
+    start_padded(log, config, 0)
+}
+
+fn start_padded(
+    log: &Arc<dyn Log>,
+    config: &WorkerConfig,
+    changelog_padding: usize,
+) -> Worker<Counting> {
+    let make = move |partition| Counting {
         partition,
+        changelog_padding,
         ..Counting::default()
     };
     Worker::start(
@@ -289,7 +313,7 @@ fn counted_in_log(log: &Arc<dyn Log>, partition: u16) -> Vec<u64> {
         }
         for batch in &fetch.batches {
             for record in batch.records().filter(|record| record.offset >= next) {
-                all.extend(tokens(&record.value.unwrap()[8..]));
+                all.extend(of_redo(record.value.unwrap()).1);
             }
         }
         next = fetch.next;
@@ -383,6 +407,75 @@ fn a_restart_finds_the_state_from_the_log_with_and_without_snapshots() {
     }
 }
 
+/// The batches of a partition's changelog, and the marks in them.
+fn changelog(log: &Arc<dyn Log>, partition: u16) -> (usize, usize) {
+    let at = TopicPartition {
+        topic: topics(log).changelog,
+        partition,
+    };
+    let (mut next, mut batches, mut marks) = (0, 0, 0);
+    loop {
+        let fetch = log.read(at, next, 1 << 20, View::Durable).unwrap();
+        if fetch.next == next {
+            return (batches, marks);
+        }
+        batches += fetch.batches.len();
+        for batch in &fetch.batches {
+            marks += batch.records().filter(|r| r.key == Some(b"")).count();
+        }
+        next = fetch.next;
+    }
+}
+
+#[test]
+fn a_round_of_the_changelog_counts_once_all_of_it_is_there() {
+    // A round has 40 tokens of 300 kB: 12 MB in pieces of 4 MiB.
+    const PADDING: usize = 300_000;
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = memory.clone();
+    let worker = start_padded(&log, &WorkerConfig::default(), PADDING);
+    for n in 0..3 {
+        let ten: Vec<u64> = (10 * n..10 * n + 10).collect();
+        send_until_done(&worker, 0, &ten);
+    }
+    assert_eq!(changelog(&log, 0), (0, 0), "no round is due yet");
+    // The fourth submission begins a round: its intake, its step with the first piece, a second
+    // piece, and then one that does not get into the log.
+    memory.script([None, None, None, Some(Fault::Aborted)]);
+    send_until_done(&worker, 0, &(30..40).collect::<Vec<_>>());
+    let wanted: BTreeSet<u64> = (0..40).collect();
+    assert_eq!(seen(&worker)[0], wanted);
+    assert_eq!(changelog(&log, 0).1, 0, "the round was not finished");
+    // Restored from what is there, it begins anew with the next step.
+    send_until_done(&worker, 0, &[40]);
+    until_eq(|| changelog(&log, 0).1, &1);
+
+    // One more round that breaks off in its last piece, and then the process dies.
+    let mut endings = vec![None; 9];
+    endings.push(Some(Fault::Aborted));
+    memory.script(endings);
+    for n in 5..9 {
+        let ten: Vec<u64> = (10 * n..10 * n + 10).collect();
+        send_until_done(&worker, 0, &ten);
+    }
+    let wanted = seen(&worker)[0].clone();
+    assert_eq!((wanted.len(), changelog(&log, 0).1), (81, 1));
+    let killed: Arc<dyn Log> = Arc::new(memory.reopened());
+    std::mem::forget(worker);
+    let worker = start_padded(&killed, &WorkerConfig::default(), PADDING);
+    assert_eq!(seen(&worker)[0], wanted);
+}
+
+fn until_eq<T: PartialEq + std::fmt::Debug>(look: impl Fn() -> T, wanted: &T) {
+    for _ in 0..500 {
+        if look() == *wanted {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(look(), *wanted);
+}
+
 #[test]
 fn a_query_waits_for_the_sync_of_what_it_saw_and_so_does_a_ticket() {
     let memory = Arc::new(MemoryLog::new());
@@ -425,6 +518,85 @@ fn a_query_waits_for_the_sync_of_what_it_saw_and_so_does_a_ticket() {
 }
 
 #[test]
+fn a_caller_who_is_alone_does_the_round_himself() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let worker = start(&log, &WorkerConfig::default());
+    send_until_done(&worker, 0, &[1]);
+    let mut here = 0;
+    for n in 0..100 {
+        let waiter = Arc::new(Waiter::default());
+        let ticket: Arc<dyn Ticket> = waiter.clone();
+        let packs = vec![(0, bytes(&[2 + n]))];
+        worker.handle().submit_here(packs, &ticket).unwrap();
+        // Unless the worker was awake at that moment, which it is four times a second.
+        here += u32::from(waiter.result.lock().unwrap().is_some());
+        assert!(waiter.wait());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(here >= 50, "{here} of 100 came back with their outcome");
+    assert_eq!(seen(&worker)[0].len(), 101);
+}
+
+#[test]
+fn callers_and_the_worker_take_turns_and_each_token_counts_once() {
+    const CALLERS: u64 = 6;
+    const EACH: u64 = 300;
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let config = WorkerConfig {
+        threads: 2,
+        ..WorkerConfig::default()
+    };
+    let worker = start(&log, &config);
+    std::thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let handle = worker.handle();
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    let waiter = Arc::new(Waiter::default());
+                    let ticket: Arc<dyn Ticket> = waiter.clone();
+                    let partition = u16::try_from((caller + n) % 4).unwrap();
+                    let packs = vec![(partition, bytes(&[caller * EACH + n]))];
+                    if (caller + n) % 3 == 0 {
+                        handle.submit(packs, &ticket).unwrap();
+                    } else {
+                        handle.submit_here(packs, &ticket).unwrap();
+                    }
+                    assert!(waiter.wait());
+                }
+            });
+        }
+    });
+    let mut counted: Vec<u64> = (0..PARTITIONS)
+        .flat_map(|partition| counted_in_log(&log, partition))
+        .collect();
+    counted.sort_unstable();
+    assert_eq!(counted, (0..CALLERS * EACH).collect::<Vec<_>>());
+}
+
+#[test]
+fn after_a_panic_that_is_no_records_everybody_is_told() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let worker = start(&log, &WorkerConfig::default());
+    send_until_done(&worker, 0, &[1]);
+    worker
+        .handle()
+        .query(0, |_| panic!("a bug"), |_: Result<(), _>| ())
+        .unwrap();
+    let waiter = Arc::new(Waiter::default());
+    let ticket: Arc<dyn Ticket> = waiter.clone();
+    let packs = vec![(0, bytes(&[2]))];
+    let submitted = catch_unwind(AssertUnwindSafe(|| {
+        worker.handle().submit_here(packs, &ticket)
+    }));
+    // It was taken into the round that panicked, or before, or after it: what is said is so.
+    let done = !matches!(submitted, Ok(Err(_))) && waiter.wait();
+    let error = worker.stop().unwrap_err();
+    assert!(error.to_string().contains("panicked"), "{error}");
+    let wanted: &[u64] = if done { &[1, 2] } else { &[1] };
+    assert_eq!(counted_in_log(&log, 0), wanted);
+}
+
+#[test]
 fn what_panics_is_parked_at_the_next_attempt_and_the_rest_goes_on() {
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
     let worker = start(&log, &WorkerConfig::default());
@@ -464,12 +636,12 @@ fn a_fenced_worker_stops_and_says_so() {
 fn the_inbox_is_bounded_and_says_busy() {
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
     let config = WorkerConfig {
-        inbox_bytes: 1_000,
+        inbox_bytes: 10_000,
         ..WorkerConfig::default()
     };
     let worker = start(&log, &config);
     let ticket: Arc<dyn Ticket> = Arc::new(Waiter::default());
-    let too_large = worker.handle().submit(vec![(0, vec![0; 1_001])], &ticket);
+    let too_large = worker.handle().submit(vec![(0, vec![0; 10_001])], &ticket);
     assert!(
         matches!(too_large, Err(SubmitError::TooLarge { .. })),
         "{too_large:?}"
@@ -481,7 +653,7 @@ fn the_inbox_is_bounded_and_says_busy() {
         .query(0, move |_| gate.recv().unwrap(), |_| ())
         .unwrap();
     let mut refused = None;
-    for _ in 0..400 {
+    for _ in 0..4_000 {
         if let Err(error) = worker.handle().submit(vec![(0, bytes(&[7]))], &ticket) {
             refused = Some(error);
             break;

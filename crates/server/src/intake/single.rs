@@ -36,7 +36,7 @@ pub(crate) async fn submit(app: &App, command: &Command<'_>) -> Result<Answer, P
     let inbox = Arc::new(Inbox::new(1, None));
     let ticket: Arc<dyn Ticket> = Arc::<Inbox>::clone(&inbox);
     app.engine
-        .submit(vec![(partition, pack.finish())], &ticket)
+        .submit_single(partition, pack.finish(), &ticket)
         .map_err(|e| of_submit(&e))?;
     app.metrics.received(1);
     let wait = app.limits.answer_wait;
