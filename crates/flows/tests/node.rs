@@ -7,15 +7,16 @@
     reason = "a test fails by panicking"
 )]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use onhand_flows::{CommandPack, Node, NodeConfig, Stock, key_of, pack, start, topics};
 use onhand_ledger::{
-    Amount, Body, Command, Decision, Fact, Outcome, RequestLine, Stamped, State, StateName,
+    Amount, Body, Command, Decision, Fact, Outcome, RequestLine, Stamped, State, StateName, Time,
 };
-use onhand_log::journal::{Journal, JournalConfig};
+use onhand_log::journal::{Durability, Journal, JournalConfig};
 use onhand_log::memory::MemoryLog;
 use onhand_log::{Log, TopicPartition, View, partition_of};
 use onhand_streams::{Delivery, SubmitError, Ticket, WorkerConfig};
@@ -222,6 +223,77 @@ fn a_restart_applies_what_was_decided_and_never_decides_it_again() {
         assert_eq!(on_hand(&node, "mug"), (10, 8));
         node.stop().unwrap();
     }
+}
+
+/// Changelog records that restores of this process have read.
+static CHANGELOG_RECORDS: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+fn a_restart_from_the_changelog_finds_levels_counts_holds_and_names() {
+    fn never<'a>(_: &State, _: &Stamped<'a>) -> Decision<'a> {
+        panic!("decided again in a restore");
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let open = || -> Arc<dyn Log> {
+        // What is not synced is not lost here: nothing cuts the power.
+        let config = JournalConfig {
+            durability: Durability::Os,
+            ..JournalConfig::new(temp.path().join("journal"))
+        };
+        Arc::new(Journal::open(config).unwrap())
+    };
+    let config = |decide| NodeConfig {
+        partitions: Some(2),
+        decide,
+        restored: |_, restored| {
+            CHANGELOG_RECORDS.fetch_add(restored.changelog_records, Ordering::SeqCst);
+        },
+        ..NodeConfig::default()
+    };
+    let mut node = start(open(), &config(onhand_ledger::decide)).unwrap();
+    // What is said at length is decided at length, so that the changelog is due every few facts.
+    let note = "n".repeat(900);
+    let skus = ["mug", "plate", "bowl", "cup", "jar"];
+    let mut reserved = 0;
+    for n in 0..3_000_u32 {
+        let sku = skus[n as usize % skus.len()];
+        let id = format!("n-{n}");
+        let mut one = receive(&id, sku, i64::from(n % 7) + 1);
+        one.note = Some(note.as_str().into());
+        one.occurred_at = Some(Time(1_700_000_000_000 + i64::from(n) * 1_000));
+        if let Body::Receive(fact) = &mut one.body {
+            fact.location = ["main", "shop", "store"][n as usize % 3].into();
+        }
+        if n % 97 == 5 {
+            one.body = Body::Count {
+                sku: sku.into(),
+                location: "main".into(),
+                quantity: Amount::whole(i64::from(n)),
+                figure: onhand_ledger::Figure::OnHand,
+            };
+        }
+        send(&node, &one);
+        if n % 50 == 7 {
+            let outcome = send(
+                &node,
+                &reserve(&format!("b-{n}"), &[("mug", 1), ("plate", 1)]),
+            );
+            reserved += u32::from(outcome == Outcome::Granted);
+        }
+        if n % 1_000 == 999 {
+            // As after a kill: no snapshot is written, the state comes from the log alone.
+            let before = hashes(&node);
+            node.stop().unwrap();
+            let restored = start(open(), &config(never)).unwrap();
+            assert_eq!(hashes(&restored), before, "after {n}");
+            restored.stop().unwrap();
+            node = start(open(), &config(onhand_ledger::decide)).unwrap();
+        }
+    }
+    node.stop().unwrap();
+    assert!(reserved > 50, "{reserved} reservations were granted");
+    let read = CHANGELOG_RECORDS.load(Ordering::SeqCst);
+    assert!(read > 500, "only {read} records of the changelog were read");
 }
 
 #[test]

@@ -81,8 +81,10 @@ impl State {
         if !changes {
             return self.skus.find(name);
         }
-        let (slot, _) = self.skus.entry(name);
-        self.touch(slot);
+        let (slot, new) = self.skus.entry(name);
+        if new || item.is_some() {
+            self.touch_sku(slot);
+        }
         if let Some((unit, text)) = item {
             let sku = self.skus.get_mut(slot);
             sku.decimals = decision.decimals;
@@ -99,6 +101,7 @@ impl State {
         if let (Some(_), Some(at)) = (&decision.count, decision.event_time) {
             let extra = self.skus.get_mut(slot).extra.get_or_insert_default();
             extra.newest_count = extra.newest_count.max(Some(at));
+            self.touch_sku(slot);
         }
         for hold in &decision.holds {
             hold::apply_hold(self, slot, hold);
@@ -168,6 +171,7 @@ impl State {
         let after = Marks::of(position);
         self.note(slot, before, after);
         self.positions += u64::from(new);
+        self.touch_position(slot, location);
     }
 
     /// Keeps the figures of the whole partition by what changed at one position.
@@ -199,7 +203,7 @@ impl State {
             Some(Outcome::Duplicate { .. } | Outcome::Invalid(_)) => return,
         };
         if let (Some(seq), Some(slot)) = (command.seq, slot) {
-            self.touch(slot);
+            self.touch_sku(slot);
             self.skus.set_seq(slot, command.source.as_str(), seq);
         } else {
             let (name, content) = (decision.name, decision.content);

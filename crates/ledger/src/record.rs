@@ -3,7 +3,8 @@
 //! | key | part |
 //! |---|---|
 //! | `m` | [`StateRecord::Meta`]: numbers, log time, counters towards other partitions |
-//! | `s` sku | [`StateRecord::Sku`]: a SKU with its positions and folds |
+//! | `s` sku | [`StateRecord::Sku`]: what is known of a SKU at no location in particular |
+//! | `p` length of sku (2 bytes), sku, location | [`StateRecord::Position`]: a SKU at a location, with its fold |
 //! | `h` length of sku (2 bytes), sku, reservation | [`StateRecord::Hold`]: a reservation's lines on a SKU |
 //! | `r` reservation | [`StateRecord::Reservation`] |
 //! | `i` chunk (8 bytes) | [`StateRecord::Ids`]: up to 256 remembered names |
@@ -25,7 +26,7 @@ use crate::ids::Ids;
 use crate::reservation::ReservationRecord;
 use crate::sku::{Extra, Figures, Position};
 use crate::state::{Peer, State};
-use crate::values::{Id, Location, Quantity, Source, Time};
+use crate::values::{Id, Quantity, Source, Time};
 
 /// A part of the state that is written and restored as one record of the changelog.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -40,7 +41,7 @@ pub struct StateKey(pub Vec<u8>);
 pub enum StateRecord<'a> {
     /// Numbers, log time, and counters towards other partitions.
     Meta(MetaRecord),
-    /// A SKU with its positions and folds.
+    /// What is known of a SKU at no location in particular.
     #[serde(borrow)]
     Sku(SkuRecord<'a>),
     /// A reservation's lines on a SKU.
@@ -50,6 +51,9 @@ pub enum StateRecord<'a> {
     /// Entries: name and content as 24 bytes, little-endian, then number and log time as zigzag
     /// differences from the entry before; the lowest bit of the number marks a pending name.
     Ids(Cow<'a, [u8]>),
+    /// A SKU at a location. Its size is bounded by the times that a position keeps, however many
+    /// locations the SKU has.
+    Position(PositionRecord<'a>),
 }
 
 /// What a partition keeps of itself.
@@ -65,8 +69,8 @@ pub struct MetaRecord {
     pub ids: (u64, u64),
 }
 
-/// A SKU, whole but for its holds.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// A SKU without its positions and holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SkuRecord<'a> {
     /// Decimals of its quantities, 0 to 6; 0 where none were declared.
     pub decimals: u8,
@@ -80,16 +84,11 @@ pub struct SkuRecord<'a> {
     pub newest_count: Option<Time>,
     /// The highest `seq` of each source, in byte order.
     pub seqs: Vec<(Source<'a>, u64)>,
-    /// In byte order of location.
-    pub positions: Vec<PositionRecord<'a>>,
 }
 
 /// A SKU at a location.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PositionRecord<'a> {
-    /// The location of the position.
-    #[serde(borrow)]
-    pub location: Location<'a>,
     /// Everything present, in smallest units, as the four figures below.
     pub on_hand: i64,
     /// Kept by open holds that have an expiry or are not decided yet.
@@ -113,6 +112,7 @@ pub struct PositionRecord<'a> {
     /// base).
     pub entries: Vec<(i64, i64)>,
     /// `None` where no count is kept and times were never too many.
+    #[serde(borrow)]
     pub counts: Option<CountsRecord<'a>>,
 }
 
@@ -156,6 +156,7 @@ pub struct CountRecord<'a> {
 
 const META: u8 = b'm';
 const SKU: u8 = b's';
+const POSITION: u8 = b'p';
 const HOLD: u8 = b'h';
 const RESERVATION: u8 = b'r';
 const IDS: u8 = b'i';
@@ -167,14 +168,23 @@ fn key(kind: u8, name: &[u8]) -> StateKey {
     StateKey(key)
 }
 
-fn hold_key(sku: &str, reservation: &str) -> StateKey {
-    let mut key = Vec::with_capacity(3 + sku.len() + reservation.len());
-    key.push(HOLD);
+/// The key of something of a SKU: kind, length of the SKU's name, the name, what it is.
+fn key_of_sku(kind: u8, sku: &str, what: &str) -> StateKey {
+    let mut key = Vec::with_capacity(3 + sku.len() + what.len());
+    key.push(kind);
     let len = u16::try_from(sku.len()).expect("the edge caps names at 255 bytes");
     key.extend_from_slice(&len.to_be_bytes());
     key.extend_from_slice(sku.as_bytes());
-    key.extend_from_slice(reservation.as_bytes());
+    key.extend_from_slice(what.as_bytes());
     StateKey(key)
+}
+
+fn hold_key(sku: &str, reservation: &str) -> StateKey {
+    key_of_sku(HOLD, sku, reservation)
+}
+
+fn position_key(sku: &str, location: &str) -> StateKey {
+    key_of_sku(POSITION, sku, location)
 }
 
 /// Receives a part with its key; `None`: it is gone.
@@ -182,15 +192,25 @@ type Drained<'e> = &'e mut dyn FnMut(&StateKey, Option<&StateRecord<'_>>);
 
 impl State {
     /// Notes that a SKU's own record must be written again.
-    pub(crate) fn touch(&mut self, slot: u32) {
+    pub(crate) fn touch_sku(&mut self, slot: u32) {
         let sku = self.skus.get_mut(slot);
         if !sku.touched {
             sku.touched = true;
-            let positions = sku.positions.as_slice();
-            // A location's name and figures, and what an entry takes when it is packed.
-            let bytes: usize = positions.iter().map(|p| 40 + 8 * p.entries.len()).sum();
-            self.touched_bytes += 32 + bytes;
             self.touched.push(slot);
+            let seqs = self.skus.seqs(slot);
+            let seqs: usize = seqs.iter().map(|(source, _)| source.len() + 4).sum();
+            self.touched_bytes += 32 + seqs;
+        }
+    }
+
+    /// Notes that the record of a SKU at a location must be written again.
+    pub(crate) fn touch_position(&mut self, slot: u32, location: u32) {
+        let (position, _) = self.skus.get_mut(slot).positions.entry(location);
+        if !position.touched {
+            position.touched = true;
+            // Names and figures, and what an entry takes when it is packed.
+            self.touched_bytes += 64 + 8 * position.entries.len();
+            self.touched_positions.push((slot, location));
         }
     }
 
@@ -207,16 +227,28 @@ impl State {
     pub fn drain_touched(&mut self, each: Drained<'_>) {
         self.touched_bytes = 0;
         let mut touched = std::mem::take(&mut self.touched);
-        for slot in &touched {
-            self.skus.get_mut(*slot).touched = false;
+        for slot in touched.drain(..) {
+            self.skus.get_mut(slot).touched = false;
+            if let Some(record) = self.sku_record(slot) {
+                each(&key(SKU, self.skus.name(slot).as_bytes()), Some(&record));
+            }
+        }
+        // The lists keep their room: they are as long again at the next drain.
+        self.touched = touched;
+        let mut touched = std::mem::take(&mut self.touched_positions);
+        for (slot, location) in touched.drain(..) {
+            let sku = self.skus.get_mut(slot);
+            let (position, _) = sku.positions.entry(location);
+            position.touched = false;
+            let key = position_key(self.skus.name(slot), self.skus.locations.get(location));
+            let position = self.skus.get(slot).positions.find(location);
+            let position = position.expect("a position is never taken away");
             each(
-                &key(SKU, self.skus.name(*slot).as_bytes()),
-                Some(&self.sku_record(*slot)),
+                &key,
+                Some(&StateRecord::Position(position_record(position))),
             );
         }
-        // The list keeps its room: it is as long again after the next append.
-        touched.clear();
-        self.touched = touched;
+        self.touched_positions = touched;
         for (slot, reservation) in self.holds.drain_touched() {
             let sku = self.skus.get(slot);
             let key = hold_key(self.skus.name(slot), &reservation);
@@ -261,7 +293,13 @@ impl State {
         each(&key(META, &[]), &self.meta_record());
         for slot in self.skus.slots() {
             let sku = self.skus.name(slot);
-            each(&key(SKU, sku.as_bytes()), &self.sku_record(slot));
+            if let Some(record) = self.sku_record(slot) {
+                each(&key(SKU, sku.as_bytes()), &record);
+            }
+            for position in self.skus.get(slot).positions.as_slice() {
+                let key = position_key(sku, self.skus.locations.get(position.location));
+                each(&key, &StateRecord::Position(position_record(position)));
+            }
             for hold in self.skus.get(slot).holds.list() {
                 let key = hold_key(sku, hold.reservation.as_str());
                 each(&key, &StateRecord::Hold(hold.clone()));
@@ -302,10 +340,12 @@ impl State {
         match (*kind, record) {
             (META, Some(StateRecord::Meta(meta))) => self.load_meta(&meta)?,
             (SKU, Some(StateRecord::Sku(sku))) => self.load_sku(text(name)?, &sku),
+            (POSITION, Some(StateRecord::Position(position))) => {
+                let (sku, location) = split_names(name).ok_or_else(unfit)?;
+                self.load_position(text(sku)?, text(location)?, &position);
+            }
             (HOLD, record) => {
-                let (len, names) = name.split_first_chunk::<2>().ok_or_else(unfit)?;
-                let len = usize::from(u16::from_be_bytes(*len));
-                let (sku, reservation) = names.split_at_checked(len).ok_or_else(unfit)?;
+                let (sku, reservation) = split_names(name).ok_or_else(unfit)?;
                 let (slot, _) = self.skus.entry(text(sku)?);
                 match record {
                     Some(StateRecord::Hold(hold)) => {
@@ -367,17 +407,14 @@ impl State {
         Ok(())
     }
 
-    fn sku_record(&self, slot: u32) -> StateRecord<'_> {
+    /// A SKU's own record; `None` where there is nothing to say but that the SKU exists, which its
+    /// positions say too.
+    fn sku_record(&self, slot: u32) -> Option<StateRecord<'_>> {
         let sku = self.skus.get(slot);
         let extra = sku.extra.as_deref();
         let text = |text: &'_ Option<Box<str>>| text.clone().map(|t| Cow::Owned(t.into_string()));
-        let positions = sku.positions.as_slice().iter();
-        let mut positions: Vec<_> = positions
-            .map(|p| position_record(p, self.skus.locations.get(p.location)))
-            .collect();
-        positions.sort_unstable_by(|a, b| a.location.cmp(&b.location));
         let seqs = self.skus.seqs(slot).into_iter();
-        StateRecord::Sku(SkuRecord {
+        let record = SkuRecord {
             decimals: sku.decimals,
             unit: extra.and_then(|extra| text(&extra.unit)),
             name: extra.and_then(|extra| text(&extra.name)),
@@ -385,8 +422,9 @@ impl State {
             seqs: seqs
                 .map(|(source, seq)| (Source::from(source), seq))
                 .collect(),
-            positions,
-        })
+        };
+        let says_nothing = record == SkuRecord::default() && !sku.positions.as_slice().is_empty();
+        (!says_nothing).then_some(StateRecord::Sku(record))
     }
 
     fn load_sku(&mut self, name: &str, record: &SkuRecord<'_>) {
@@ -400,22 +438,21 @@ impl State {
         let sku = self.skus.get_mut(slot);
         sku.decimals = record.decimals;
         sku.extra = (extra != Extra::default()).then(|| Box::new(extra));
-        let gone = std::mem::take(&mut sku.positions);
-        for position in gone.as_slice() {
-            self.note(slot, Marks::of(position), Marks::default());
-            self.positions -= 1;
-        }
         for (source, seq) in &record.seqs {
             self.skus.set_seq(slot, source.as_str(), *seq);
         }
-        for position in &record.positions {
-            let location = self.skus.locations.intern(position.location.as_str());
-            let (place, _) = self.skus.get_mut(slot).positions.entry(location);
-            load_position(place, position);
-            let marks = Marks::of(place);
-            self.note(slot, Marks::default(), marks);
-            self.positions += 1;
-        }
+    }
+
+    fn load_position(&mut self, sku: &str, location: &str, record: &PositionRecord<'_>) {
+        let (slot, _) = self.skus.entry(sku);
+        let location = self.skus.locations.intern(location);
+        let (position, new) = self.skus.get_mut(slot).positions.entry(location);
+        let before = Marks::of(position);
+        *position = Position::new(location);
+        load_position(position, record);
+        let after = Marks::of(position);
+        self.note(slot, before, after);
+        self.positions += u64::from(new);
     }
 
     /// A hash of the whole state that does not depend on the order in which it was built.
@@ -445,7 +482,13 @@ impl State {
     }
 }
 
-fn position_record<'a>(position: &'a Position, location: &'a str) -> PositionRecord<'a> {
+/// The SKU in a key of something of a SKU, and what it is.
+fn split_names(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, names) = name.split_first_chunk::<2>()?;
+    names.split_at_checked(usize::from(u16::from_be_bytes(*len)))
+}
+
+fn position_record(position: &Position) -> PositionRecord<'_> {
     let figures = position.figures();
     let mut before = 0;
     let entries = position.entries.iter().map(|entry| {
@@ -456,7 +499,6 @@ fn position_record<'a>(position: &'a Position, location: &'a str) -> PositionRec
     });
     let counts = position.rare.as_ref().map(|rare| &rare.counts);
     PositionRecord {
-        location: location.into(),
         on_hand: figures.on_hand,
         reserved: figures.reserved,
         committed: figures.committed,

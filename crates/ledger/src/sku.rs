@@ -91,6 +91,8 @@ pub(crate) struct Position {
     pub(crate) entries: Vec<Entry>,
     /// Into [`SkuTable`]'s locations.
     pub(crate) location: u32,
+    /// It stands in the list of what changed since the last drain.
+    pub(crate) touched: bool,
 }
 
 impl Position {
@@ -103,6 +105,7 @@ impl Position {
             rare: None,
             entries: Vec::new(),
             location,
+            touched: false,
         }
     }
 

@@ -113,8 +113,9 @@ pub struct State {
     pub(crate) negative: u64,
     /// SKUs with positions in conflict, and how many.
     pub(crate) conflicts: BTreeMap<u32, u32>,
-    /// SKUs changed since the last drain.
+    /// SKUs whose own record changed since the last drain, and positions: slot and location.
     pub(crate) touched: Vec<u32>,
+    pub(crate) touched_positions: Vec<(u32, u32)>,
     pub(crate) touched_bytes: usize,
 }
 
@@ -293,6 +294,7 @@ impl State {
             negative: 0,
             conflicts: BTreeMap::new(),
             touched: Vec::new(),
+            touched_positions: Vec::new(),
             touched_bytes: 0,
         }
     }

@@ -75,8 +75,7 @@ impl Ledger {
     fn kept(&self) -> (usize, usize) {
         let mut kept = (0, 0);
         self.state.export_without_ids(&mut |_, record| {
-            if let StateRecord::Sku(sku) = record {
-                let position = &sku.positions[0];
+            if let StateRecord::Position(position) = record {
                 let counts = position.counts.as_ref();
                 kept = (
                     position.entries.len(),

@@ -36,10 +36,10 @@ const REDO_PER_CHANGELOG: usize = 8;
 /// Below this much redo the changelog is not worth a record.
 const REDO_BYTES_MIN: usize = 64 << 10;
 
-/// Changelog records are put into batches of about this size, and so much goes with one append: an
-/// append of 4 MiB keeps others waiting for some milliseconds.
-const CHANGELOG_BATCH_BYTES: usize = 1 << 20;
-const CHANGELOG_APPEND_BYTES: usize = 4 << 20;
+/// Changelog records are put into batches of about this size, and about so much goes with one append:
+/// with the step's own output it fits any log's, and keeps nobody waiting.
+const CHANGELOG_BATCH_BYTES: usize = 256 << 10;
+const CHANGELOG_APPEND_BYTES: usize = 512 << 10;
 
 /// The topics of a topology.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -429,8 +429,8 @@ fn changelog(log: &Arc<dyn Log>, partition: u16) -> (usize, usize) {
 
 #[test]
 fn a_round_of_the_changelog_counts_once_all_of_it_is_there() {
-    // A round has 40 tokens of 300 kB: 12 MB in pieces of 4 MiB.
-    const PADDING: usize = 300_000;
+    // A round has 40 tokens of 40 kB: three pieces of half a MiB and more.
+    const PADDING: usize = 40_000;
     let memory = Arc::new(MemoryLog::new());
     let log: Arc<dyn Log> = memory.clone();
     let worker = start_padded(&log, &WorkerConfig::default(), PADDING);

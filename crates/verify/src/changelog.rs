@@ -41,13 +41,11 @@ pub(crate) struct SkuRecord<'a> {
     pub(crate) newest_count: Option<i64>,
     #[serde(borrow)]
     pub(crate) seqs: Vec<(&'a str, u64)>,
-    pub(crate) positions: Vec<PositionRecord<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(Serialize))]
 pub(crate) struct PositionRecord<'a> {
-    pub(crate) location: &'a str,
     pub(crate) on_hand: i64,
     pub(crate) reserved: i64,
     pub(crate) committed: i64,
@@ -92,8 +90,10 @@ const SKU: u8 = 1;
 const HOLD: u8 = 2;
 const RESERVATION: u8 = 3;
 const IDS: u8 = 4;
+const POSITION: u8 = 5;
 
-/// The changelog as its newest records leave it.
+/// The changelog as its newest whole round leaves it. A round ends with its mark; what stands behind
+/// the last mark is the beginning of one that did not come to its end, and says nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Changelog {
     parts: BTreeMap<Bytes, Bytes>,
@@ -109,6 +109,7 @@ impl Changelog {
         findings: &mut Findings,
     ) -> Result<Self, VerifyError> {
         let mut all = Self::default();
+        let mut round: Vec<(Bytes, Option<Bytes>)> = Vec::new();
         while let Some(record) = records.next()? {
             findings.report.figures.state_records += 1;
             let key = record.key.unwrap_or_default();
@@ -123,6 +124,12 @@ impl Changelog {
                         findings.add(Invariant::Bytes, About::default(), what);
                     }
                     all.mark = mark;
+                    for (key, value) in round.drain(..) {
+                        match value {
+                            Some(value) => drop(all.parts.insert(key, value)),
+                            None => drop(all.parts.remove(&key)),
+                        }
+                    }
                 }
                 // Names are compared where they are used; their records are large and many.
                 Some(value) if key.first() == Some(&b'i') => {
@@ -131,12 +138,7 @@ impl Changelog {
                         findings.add(Invariant::Bytes, About::default(), what);
                     }
                 }
-                Some(value) => {
-                    all.parts.insert(key, value);
-                }
-                None => {
-                    all.parts.remove(&key);
-                }
+                value => round.push((key, value)),
             }
         }
         all.number = all.meta(findings).map(|meta| meta.number);
@@ -216,15 +218,16 @@ impl Changelog {
                 let sku = std::str::from_utf8(name).ok()?;
                 let record: SkuRecord<'_> = postcard::from_bytes(bytes).ok()?;
                 compare_sku(sku, &record, stock, findings);
-                let levels = record.positions.iter();
-                Some(levels.filter(|position| position.sequence > 0).count())
+                Some(0)
+            }
+            (b'p', POSITION) => {
+                let (sku, location) = names_in(name)?;
+                let record: PositionRecord<'_> = postcard::from_bytes(bytes).ok()?;
+                compare_position(sku, location, &record, stock, findings);
+                Some(usize::from(record.sequence > 0))
             }
             (b'h', HOLD) => {
-                let (length, names) = name.split_first_chunk::<2>()?;
-                let length = usize::from(u16::from_be_bytes(*length));
-                let (sku, reservation) = names.split_at_checked(length)?;
-                let sku = std::str::from_utf8(sku).ok()?;
-                let reservation = std::str::from_utf8(reservation).ok()?;
+                let (sku, reservation) = names_in(name)?;
                 let hold = holds.all.get(&hold_key(sku, reservation));
                 if hold.map(|hold| hold.bytes_hash) != Some(content_of(bytes)) {
                     let what = "the state's hold is not the one last decided".to_owned();
@@ -256,35 +259,51 @@ fn compare_sku(sku: &str, record: &SkuRecord<'_>, stock: &Stock, findings: &mut 
         );
         findings.add(Invariant::Replay, About::sku(sku), what);
     }
-    for stated in &record.positions {
-        let position = stock.positions.get(&position_key(sku, stated.location));
+}
+
+/// The SKU in the key of something of a SKU, and what it is.
+fn names_in(name: &[u8]) -> Option<(&str, &str)> {
+    let (length, names) = name.split_first_chunk::<2>()?;
+    let (sku, what) = names.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    Some((
+        std::str::from_utf8(sku).ok()?,
+        std::str::from_utf8(what).ok()?,
+    ))
+}
+
+fn compare_position(
+    sku: &str,
+    location: &str,
+    stated: &PositionRecord<'_>,
+    stock: &Stock,
+    findings: &mut Findings,
+) {
+    let position = stock.positions.get(&position_key(sku, location));
+    let figures = [
+        stated.on_hand,
+        stated.reserved,
+        stated.committed,
+        stated.damaged,
+        stated.quality_control,
+    ]
+    .map(i128::from);
+    let (decided, sequence, number) = position.map_or(([0; 5], 0, 0), |position| {
+        let now = &position.now;
         let figures = [
-            stated.on_hand,
-            stated.reserved,
-            stated.committed,
-            stated.damaged,
-            stated.quality_control,
-        ]
-        .map(i128::from);
-        let (decided, sequence, number) = position.map_or(([0; 5], 0, 0), |position| {
-            let now = &position.now;
-            let figures = [
-                now.on_hand(),
-                now.reserved,
-                now.committed,
-                now.damaged,
-                now.quality_control,
-            ];
-            (figures, position.sequence, position.number)
-        });
-        if (figures, stated.sequence, stated.number) != (decided, sequence, number) {
-            let what = format!(
-                "the state says {figures:?} at sequence {} of decision {}, the decisions {decided:?} at \
-                 {sequence} of {number}",
-                stated.sequence, stated.number
-            );
-            let about = About::at(sku, stated.location);
-            findings.add(Invariant::Replay, about, what);
-        }
+            now.on_hand(),
+            now.reserved,
+            now.committed,
+            now.damaged,
+            now.quality_control,
+        ];
+        (figures, position.sequence, position.number)
+    });
+    if (figures, stated.sequence, stated.number) != (decided, sequence, number) {
+        let what = format!(
+            "the state says {figures:?} at sequence {} of decision {}, the decisions {decided:?} at \
+             {sequence} of {number}",
+            stated.sequence, stated.number
+        );
+        findings.add(Invariant::Replay, About::at(sku, location), what);
     }
 }

@@ -453,15 +453,35 @@ fn a_fact_taken_at_another_time_than_it_said() {
 
 #[test]
 fn a_changelog_that_says_something_else() {
-    use crate::changelog::SkuRecord;
+    use crate::changelog::PositionRecord;
     let mut book = clean();
     let (_, Some(value)) = &mut book.state[0][0] else {
         panic!("it has a value");
     };
     let bytes = value[1..].to_vec();
-    let mut record: SkuRecord<'_> = postcard::from_bytes(&bytes).unwrap();
-    record.positions[0].on_hand = 8;
-    *value = [vec![1], postcard::to_allocvec(&record).unwrap()].concat();
+    let mut record: PositionRecord<'_> = postcard::from_bytes(&bytes).unwrap();
+    record.on_hand = 8;
+    *value = [vec![5], postcard::to_allocvec(&record).unwrap()].concat();
+    breaks(&book, &[Invariant::Replay], 0, Some(14));
+}
+
+#[test]
+fn a_round_of_the_changelog_without_its_mark_says_nothing() {
+    let mut book = clean();
+    let mut wrong = book.state[0][0].clone();
+    let Some(value) = &mut wrong.1 else {
+        panic!("it has a value");
+    };
+    // On hand, zigzag, is the first field behind the variant.
+    value[1] = 16;
+    let mark = book.state[0].last().unwrap().clone();
+    book.state[0].push(wrong);
+    assert_eq!(
+        found(&book),
+        BTreeSet::new(),
+        "a round that was not finished"
+    );
+    book.state[0].push(mark);
     breaks(&book, &[Invariant::Replay], 0, Some(14));
 }
 
@@ -613,6 +633,7 @@ fn a_record_that_is_no_pack_and_is_kept_nowhere() {
 #[test]
 fn bytes_that_are_no_state_record() {
     let mut book = clean();
-    book.state[0].push((b"sother".to_vec(), Some(vec![1, 255])));
+    let mark = book.state[0].len() - 1;
+    book.state[0].insert(mark, (b"sother".to_vec(), Some(vec![1, 255])));
     breaks(&book, &[Invariant::Bytes], 0, Some(14));
 }

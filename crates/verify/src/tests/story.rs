@@ -522,53 +522,47 @@ fn stock_after(book: &mut Book) {
 /// The changelog of partition 0 after its last decision.
 fn state(book: &mut Book) {
     use crate::changelog::{Meta, PositionRecord, SkuRecord};
-    let position =
-        |location, [on_hand, committed, damaged]: [i64; 3], sequence, number| PositionRecord {
-            location,
-            on_hand,
-            reserved: 0,
-            committed,
-            damaged,
-            quality_control: 0,
-            sequence,
-            number,
-            at: 0,
-            oversold_since: None,
-            entries: Vec::new(),
-            counts: None,
-        };
-    let record = |decimals, positions| SkuRecord {
-        decimals,
-        unit: None,
-        name: None,
-        newest_count: None,
-        seqs: Vec::new(),
-        positions,
+    let position = |[on_hand, committed, damaged]: [i64; 3], sequence, number| PositionRecord {
+        on_hand,
+        reserved: 0,
+        committed,
+        damaged,
+        quality_control: 0,
+        sequence,
+        number,
+        at: 0,
+        oversold_since: None,
+        entries: Vec::new(),
+        counts: None,
     };
     let mut add = |key: Vec<u8>, variant: u8, bytes: Vec<u8>| {
         book.state[0].push((key, Some([vec![variant], bytes].concat())));
     };
-    let bytes = |record: &SkuRecord<'_>| postcard::to_allocvec(record).unwrap();
-    let first = record(0, vec![position("main", [9, 2, 0], 6, 9)]);
-    add([b"s", sku().as_bytes()].concat(), 1, bytes(&first));
-    let second = record(
-        2,
-        vec![
-            position("main", [100, 0, 100], 2, 13),
-            position("shop", [50, 0, 0], 1, 13),
-        ],
-    );
-    add([b"s", other_sku().as_bytes()].concat(), 1, bytes(&second));
+    let of_sku = |kind: &[u8], sku: &str, what: &str| {
+        let length = u16::try_from(sku.len()).unwrap().to_be_bytes();
+        [kind, &length[..], sku.as_bytes(), what.as_bytes()].concat()
+    };
+    let positions = [
+        (sku(), "main", position([9, 2, 0], 6, 9)),
+        (other_sku(), "main", position([100, 0, 100], 2, 13)),
+        (other_sku(), "shop", position([50, 0, 0], 1, 13)),
+    ];
+    for (sku, location, record) in positions {
+        let bytes = postcard::to_allocvec(&record).unwrap();
+        add(of_sku(b"p", sku, location), 5, bytes);
+    }
+    let declared = SkuRecord {
+        decimals: 2,
+        unit: None,
+        name: None,
+        newest_count: None,
+        seqs: Vec::new(),
+    };
+    let bytes = postcard::to_allocvec(&declared).unwrap();
+    add([b"s", other_sku().as_bytes()].concat(), 1, bytes);
     let held = hold(6, 370, [3, 0, 2, 1]);
-    let length = u16::try_from(sku().len()).unwrap().to_be_bytes();
-    let key = [
-        b"h",
-        &length[..],
-        sku().as_bytes(),
-        reservation().as_bytes(),
-    ]
-    .concat();
-    add(key, 2, postcard::to_allocvec(&held).unwrap());
+    let bytes = postcard::to_allocvec(&held).unwrap();
+    add(of_sku(b"h", sku(), reservation()), 2, bytes);
     let meta = Meta {
         number: 14,
         log_time: T + 500,

@@ -1,7 +1,7 @@
 //! How fast one core decides and applies facts: over 10,000 SKUs, over one hot SKU, and by `apply`
 //! alone as in a restore; and what a position and a remembered name take.
 //!
-//! `cargo run --release -p onhand-ledger --example facts [FACTS|memory]`
+//! `cargo run --release -p onhand-ledger --example rules [FACTS|memory]`
 
 #![allow(
     clippy::disallowed_methods,
