@@ -318,6 +318,8 @@ pub struct RestoreLine<'a> {
 pub struct Answer<'a> {
     pub from: u16,
     pub number: u64,
+    /// The number of the decision that states this, in the partition that it comes from.
+    pub decision: u64,
     #[serde(borrow)]
     pub reservation: ReservationId<'a>,
     pub sku: Sku<'a>,

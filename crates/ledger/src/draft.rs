@@ -300,6 +300,7 @@ impl<'s, 'a> Draft<'s, 'a> {
         let answer = Answer {
             from,
             number,
+            decision: self.number(),
             reservation,
             sku,
             decimals,

@@ -68,7 +68,19 @@ pub struct ReservationRecord<'a> {
     pub step: Option<Step<'a>>,
     /// What waits for the step's end, in log order.
     pub queue: Vec<Waiting<'a>>,
-    /// The number of the decision that stated this.
+    /// The number of the decision that changed it last.
+    pub number: u64,
+    /// How far the owners of its lines' SKUs had come when they stated them last, rising by
+    /// partition. This partition is not among them: `number` is behind whatever it said of a line.
+    /// With `number` it is the reservation's position: there the stock of every line can be read as
+    /// this reservation left it.
+    pub decided_by: Vec<DecidedBy>,
+}
+
+/// A decision of another partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DecidedBy {
+    pub partition: u16,
     pub number: u64,
 }
 

@@ -297,6 +297,7 @@ pub(crate) struct RestoreLine<'a> {
 pub(crate) struct Answer<'a> {
     pub(crate) from: u16,
     pub(crate) number: u64,
+    pub(crate) decision: u64,
     pub(crate) reservation: &'a str,
     pub(crate) sku: &'a str,
     pub(crate) decimals: u8,
@@ -579,6 +580,15 @@ pub(crate) struct ReservationRecord<'a> {
     pub(crate) conflict: Option<CommitKey<'a>>,
     pub(crate) step: Option<Step<'a>>,
     pub(crate) queue: Vec<Waiting<'a>>,
+    pub(crate) number: u64,
+    pub(crate) decided_by: Vec<DecidedBy>,
+}
+
+/// A decision of another partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+pub(crate) struct DecidedBy {
+    pub(crate) partition: u16,
     pub(crate) number: u64,
 }
 
