@@ -341,4 +341,6 @@ pub enum Verdict<'a> {
     Refused(crate::decision::Rejection<'a>),
     /// Refused only because of others' undecided holds.
     Contended(crate::decision::Rejection<'a>),
+    /// A `commit`, done as asked: the SKU, or its level at a location, exists from here on.
+    Created,
 }

@@ -255,6 +255,8 @@ pub enum Heard {
     Done,
     Refused,
     Contended,
+    /// Done, and that SKU or its level at a location exists from there on.
+    Created,
 }
 
 impl Status {

@@ -314,6 +314,7 @@ pub(crate) enum Verdict<'a> {
     #[serde(borrow)]
     Refused(Rejection<'a>),
     Contended(Rejection<'a>),
+    Created,
 }
 
 /// A line of a reservation as the owner of its SKU states it, in smallest units.
@@ -732,4 +733,5 @@ pub(crate) enum Heard {
     Done,
     Refused,
     Contended,
+    Created,
 }
