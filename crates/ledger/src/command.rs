@@ -421,6 +421,8 @@ pub struct Answer<'a> {
     pub from: u16,
     /// Its running number from that partition to this one, asks and answers together: 1, 2, 3 ...
     pub number: u64,
+    /// The number of the decision that states this, in the partition that it comes from.
+    pub decision: u64,
     /// The reservation that it is for.
     #[serde(borrow)]
     pub reservation: ReservationId<'a>,
@@ -446,4 +448,6 @@ pub enum Verdict<'a> {
     Refused(crate::decision::Rejection<'a>),
     /// Refused only because of others' undecided holds.
     Contended(crate::decision::Rejection<'a>),
+    /// A `commit`, done as asked: the SKU, or its level at a location, exists from here on.
+    Created,
 }

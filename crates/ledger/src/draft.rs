@@ -176,6 +176,12 @@ impl<'s, 'a> Draft<'s, 'a> {
         self.position(location).is_some()
     }
 
+    /// Whether the SKU gets a level by this decision at a location where it had none.
+    pub(crate) fn names_a_location_first(&self) -> bool {
+        let mut overlays = self.first.iter().chain(&self.more);
+        overlays.any(|overlay| overlay.position.is_none())
+    }
+
     /// Every location where the SKU has a level before this decision, with its figures as this draft
     /// has them, in byte order.
     pub(crate) fn levels(&self) -> Vec<(&'s str, Figures)> {
@@ -300,6 +306,7 @@ impl<'s, 'a> Draft<'s, 'a> {
         let answer = Answer {
             from,
             number,
+            decision: self.number(),
             reservation,
             sku,
             decimals,

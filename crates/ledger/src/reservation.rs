@@ -71,7 +71,21 @@ pub struct ReservationRecord<'a> {
     pub step: Option<Step<'a>>,
     /// What waits for the step's end, in log order.
     pub queue: Vec<Waiting<'a>>,
-    /// The number of the decision that stated this.
+    /// The number of the decision that changed it last.
+    pub number: u64,
+    /// How far the owners of its lines' SKUs had come when they stated them last, rising by
+    /// partition. This partition is not among them: `number` is behind whatever it said of a line.
+    /// With `number` it is the reservation's position: there the stock of every line can be read as
+    /// this reservation left it.
+    pub decided_by: Vec<DecidedBy>,
+}
+
+/// A decision of another partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DecidedBy {
+    /// The owner's partition; never the reservation's own.
+    pub partition: u16,
+    /// The number of its newest decision that was heard.
     pub number: u64,
 }
 
@@ -296,6 +310,8 @@ pub enum Heard {
     Refused,
     /// Refused only because of others' undecided holds.
     Contended,
+    /// Done, and that SKU or its level at a location exists from there on.
+    Created,
 }
 
 impl Status {

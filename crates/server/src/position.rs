@@ -54,6 +54,7 @@ impl Position {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn of(epoch: u64, partition: u16, number: u64) -> Self {
         Self {
             epoch,
@@ -74,6 +75,7 @@ impl Position {
             .map(|(_, number)| *number)
     }
 
+    #[cfg(test)]
     pub(crate) fn token(&self) -> String {
         let mut out = Vec::new();
         write(&mut out, self.epoch, self.whole, &self.numbers, self.place);

@@ -123,7 +123,7 @@ pub(crate) fn check<S: Source>(
         stock: Stock::default(),
         names: Names::default(),
         holds: Holds::default(),
-        reservations: Reservations::default(),
+        reservations: Reservations::new(partitions),
         dead_letters,
         changelog,
     };
@@ -439,6 +439,15 @@ impl Walk<'_> {
             }
             *last = number;
             all.push(internal_fingerprint(is_answer, sent.bytes));
+            if let SendWhat::Answer(answer) = &sent.what
+                && answer.decision != decision.number
+            {
+                let what = format!(
+                    "its answer says that decision {} gives it, and {} does",
+                    answer.decision, decision.number
+                );
+                self.findings.add(Invariant::Numbering, about, what);
+            }
         }
     }
 

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use onhand_log::partition_of;
+
 use crate::holds::{Line, check_line};
 use crate::names::Names;
 use crate::pack::{Decision, content_of, fingerprint, name_of};
 use crate::report::{About, Findings, Invariant};
 use crate::table::{Numbered, Table};
 use crate::wire::{
-    Answer, Body, Command, Input, LineState, Outcome, ReservationLine, ReservationRecord, Resolved,
-    Status,
+    Answer, Body, Command, DecidedBy, Input, LineState, Outcome, ReservationLine,
+    ReservationRecord, Resolved, Status,
 };
 
 /// Reservations that expire in one decision at most: with as many in it, the rest may still be due.
@@ -23,6 +25,8 @@ pub(crate) struct Reservation {
     pub(crate) expires_at: Option<i64>,
     /// By SKU, those with something open.
     pub(crate) open: Vec<(Box<str>, Line)>,
+    /// How far the owners of its lines in other partitions had come.
+    decided_by: Box<[DecidedBy]>,
     pub(crate) bytes_hash: u64,
 }
 
@@ -54,8 +58,9 @@ impl Asks {
 }
 
 /// All reservations of a partition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reservations {
+    partitions: u16,
     pub(crate) all: Table<Reservation>,
     pending: Numbered<Pending>,
     /// By expiry, those without a step under way.
@@ -67,6 +72,16 @@ pub(crate) fn reservation_key(id: &str) -> u128 {
 }
 
 impl Reservations {
+    /// Those of a partition of a log with so many.
+    pub(crate) fn new(partitions: u16) -> Self {
+        Self {
+            partitions,
+            all: Table::default(),
+            pending: Numbered::default(),
+            due: BTreeSet::new(),
+        }
+    }
+
     /// Checks what a decision says of reservations, and takes it over.
     pub(crate) fn take(
         &mut self,
@@ -125,13 +140,18 @@ impl Reservations {
         findings: &mut Findings,
     ) {
         let about = About::reservation(record.id);
-        if record.number != decision.number {
+        let key = reservation_key(record.id);
+        let old = self.all.get(&key);
+        // One that did not change stands there again as it was.
+        let is_same = old.is_some_and(|old| old.bytes_hash == bytes_hash);
+        if record.number != decision.number && !is_same {
             let what = format!(
-                "the reservation says decision {}, it stands in {}",
+                "the reservation says that decision {} changed it last, and it changed in {}",
                 record.number, decision.number
             );
             findings.add(Invariant::Numbering, about, what);
         }
+        self.check_decided_by(decision, record, old, findings);
         for line in &record.lines {
             let parts = [line.reserved, line.committed, line.shipped, line.given_back];
             let about = about.with_sku(line.sku);
@@ -147,18 +167,66 @@ impl Reservations {
             open: open
                 .map(|line| (Box::from(line.sku), line_of(line)))
                 .collect(),
+            decided_by: record.decided_by.as_slice().into(),
             bytes_hash,
         };
-        let key = reservation_key(record.id);
-        if let Some(old) = self.all.get(&key)
-            && let Some(at) = old.expires_at
-        {
+        if let Some(at) = old.and_then(|old| old.expires_at) {
             self.due.remove(&(at, key));
         }
         if let (Some(at), false) = (reservation.expires_at, reservation.has_step) {
             self.due.insert((at, key));
         }
         self.all.insert(key, reservation);
+    }
+
+    /// What it says of the owners of its lines is what they said of themselves, the newest of each.
+    fn check_decided_by(
+        &self,
+        decision: &Decision<'_>,
+        record: &ReservationRecord<'_>,
+        old: Option<&Reservation>,
+        findings: &mut Findings,
+    ) {
+        let own = findings.here.partition;
+        let heard = match &decision.input {
+            Input::Answer(answer) if answer.reservation == record.id && answer.from != own => {
+                Some((answer.from, answer.decision))
+            }
+            _ => None,
+        };
+        let known = old.map_or(&[][..], |old| &old.decided_by);
+        let known = known.iter().map(|owner| (owner.partition, owner.number));
+        let newest = |partition: u16| {
+            let of = known.clone().chain(heard).filter(|(p, _)| *p == partition);
+            of.map(|(_, number)| number).max()
+        };
+        let about = About::reservation(record.id);
+        let mut before = None;
+        for owner in &record.decided_by {
+            let expected = newest(owner.partition);
+            if expected != Some(owner.number) || before >= Some(owner.partition) {
+                let what = format!(
+                    "it says that decision {} of partition {} decided on it, and heard of \
+                     {expected:?} (after partition {before:?})",
+                    owner.number, owner.partition
+                );
+                findings.add(Invariant::Numbering, about, what);
+            }
+            before = Some(owner.partition);
+        }
+        // None may be missing of a line that an owner has stated.
+        let asked = record.lines.iter().filter(|line| line.asked != 0);
+        let asked = asked.map(|line| partition_of(line.sku.as_bytes(), self.partitions));
+        let is_there = |partition: u16| {
+            let mut stated = record.decided_by.iter();
+            partition == own || stated.any(|owner| owner.partition == partition)
+        };
+        let mut needed = asked.chain(heard.map(|(partition, _)| partition));
+        if let Some(missing) = needed.find(|partition| !is_there(*partition)) {
+            let what =
+                format!("it does not say which decision of partition {missing} decided on it");
+            findings.add(Invariant::Numbering, about, what);
+        }
     }
 
     /// An earlier command got its outcome: once, and as the reservation then stands.

@@ -297,6 +297,7 @@ pub(crate) struct RestoreLine<'a> {
 pub(crate) struct Answer<'a> {
     pub(crate) from: u16,
     pub(crate) number: u64,
+    pub(crate) decision: u64,
     pub(crate) reservation: &'a str,
     pub(crate) sku: &'a str,
     pub(crate) decimals: u8,
@@ -313,6 +314,7 @@ pub(crate) enum Verdict<'a> {
     #[serde(borrow)]
     Refused(Rejection<'a>),
     Contended(Rejection<'a>),
+    Created,
 }
 
 /// A line of a reservation as the owner of its SKU states it, in smallest units.
@@ -580,6 +582,15 @@ pub(crate) struct ReservationRecord<'a> {
     pub(crate) step: Option<Step<'a>>,
     pub(crate) queue: Vec<Waiting<'a>>,
     pub(crate) number: u64,
+    pub(crate) decided_by: Vec<DecidedBy>,
+}
+
+/// A decision of another partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+pub(crate) struct DecidedBy {
+    pub(crate) partition: u16,
+    pub(crate) number: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -722,4 +733,5 @@ pub(crate) enum Heard {
     Done,
     Refused,
     Contended,
+    Created,
 }

@@ -187,8 +187,15 @@ fn commit<'a>(
                 };
                 let record = with_lines(record, now);
                 let known = draft.hold_of(record.reservation.as_str()).is_some();
-                answer(draft, ask.sku.clone(), &record, ask.step, Verdict::Done);
-                if known || !record.keeps_nothing() {
+                let is_kept = known || !record.keeps_nothing();
+                let created = draft.names_a_location_first() || is_kept && draft.sku().is_none();
+                let verdict = if created {
+                    Verdict::Created
+                } else {
+                    Verdict::Done
+                };
+                answer(draft, ask.sku.clone(), &record, ask.step, verdict);
+                if is_kept {
                     state(draft, record);
                 }
                 return;

@@ -47,9 +47,10 @@ pub(crate) fn happened_at(taken: &Taken<'_>) -> (Time, Option<u64>) {
     (taken.at, u64::try_from(ahead_ms / 1_000).ok())
 }
 
-/// What is told of a commit that was applied.
-pub(crate) fn commit_notes(taken: &Taken<'_>) -> Notes {
+/// What is told of a commit that was applied. `created`: it was the first to name something.
+pub(crate) fn commit_notes(taken: &Taken<'_>, created: bool) -> Notes {
     Notes {
+        created,
         clock_ahead_s: happened_at(taken).1,
         ..Notes::default()
     }
@@ -66,7 +67,7 @@ pub(crate) fn commit_key<'a>(taken: &Taken<'a>) -> CommitKey<'a> {
 
 fn commit<'a>(work: &mut Work<'_, '_, 'a>, taken: Taken<'a>) -> Over<'a> {
     let key = commit_key(&taken);
-    let applied = Outcome::Applied(commit_notes(&taken));
+    let applied = Outcome::Applied(commit_notes(&taken, false));
     if let Some(record) = &mut work.record {
         if record.commit.as_ref().is_some_and(|known| *known >= key) {
             return Some((taken, applied));
@@ -403,5 +404,10 @@ impl Heard {
     /// It has been asked and has not answered.
     pub(crate) fn outstanding(self) -> bool {
         self == Self::Nothing
+    }
+
+    /// It has been done as asked.
+    pub(crate) fn is_done(self) -> bool {
+        matches!(self, Self::Done | Self::Created)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::command::RequestLine;
 use crate::decision::LineState;
-use crate::reservation::{GivenBackBy, ReservationLine, ReservationRecord, Status};
+use crate::reservation::{DecidedBy, GivenBackBy, ReservationLine, ReservationRecord, Status};
 use crate::values::{Amount, Quantity, Sku, Time};
 
 impl<'a> ReservationLine<'a> {
@@ -112,6 +112,19 @@ impl<'a> ReservationRecord<'a> {
         self.lines
             .retain(|line| line.requested.mantissa != 0 || line.asked.0 > 0);
         self.sort_lines();
+    }
+
+    /// Notes how far the owner of a line has come. What it sends comes in the order of its decisions,
+    /// so the last is the highest, whichever of its SKUs it is about.
+    pub(crate) fn note_owner(&mut self, partition: u16, number: u64) {
+        let heard = DecidedBy { partition, number };
+        match self
+            .decided_by
+            .binary_search_by_key(&partition, |owner| owner.partition)
+        {
+            Ok(i) => *self.decided_by.get_mut(i).expect("it was found there") = heard,
+            Err(i) => self.decided_by.insert(i, heard),
+        }
     }
 
     /// The order is now what a command states; what it does not name is asked no more.

@@ -8,7 +8,7 @@ use crate::draft::Draft;
 use crate::reservation::begin::{begin, expire, happened_at, tidy};
 use crate::reservation::check::check;
 use crate::reservation::{ReservationRecord, Status, Step, Taken, Waiting, Wish};
-use crate::values::{Id, ReservationId, Source, Time};
+use crate::values::{Id, ReservationId, Sku, Source, Time};
 
 /// What waits per reservation: above, requests are rejected and facts parked. The whole record is
 /// written with each of its decisions, so what so many cost in the log grows with their square: 2 MB
@@ -52,6 +52,7 @@ pub(crate) fn command<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
     if work.is_running() {
         work.wait(Waiting::Command(taken));
     } else {
+        work.forget_owners();
         work.carry_out(taken);
         work.go_through_queue();
     }
@@ -96,6 +97,7 @@ fn is_undecided(draft: &Draft<'_, '_>, id: &ReservationId<'_>, name: u128) -> bo
 /// Hears what the owner of a SKU states.
 pub(crate) fn answer<'a>(draft: &mut Draft<'_, 'a>, answer: &Answer<'a>) {
     let open = |line: &crate::LineState<'_>| line.reserved.0 > 0 || line.committed.0 > 0;
+    let home = draft.state.home().partition;
     let mut work = Work::on(draft, answer.reservation.as_str());
     let Some(record) = &mut work.record else {
         if answer.lines.iter().any(open) {
@@ -107,6 +109,9 @@ pub(crate) fn answer<'a>(draft: &mut Draft<'_, 'a>, answer: &Answer<'a>) {
     };
     let status = record.status;
     record.take_lines(&answer.sku, answer.decimals, &answer.lines);
+    if answer.from != home {
+        record.note_owner(answer.from, answer.decision);
+    }
     match &record.step {
         Some(step) => {
             if answer.step == Some(step.number) {
@@ -159,13 +164,33 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
         Self { draft, record }
     }
 
-    /// Writes the reservation as it stands into the draft.
+    /// Writes the reservation as it stands into the draft, also where nothing has changed: then its
+    /// position stays that of the last change.
     fn save(mut self) {
         let number = self.draft.number();
-        if let Some(record) = self.record.take() {
-            let record = ReservationRecord { number, ..record };
+        if let Some(mut record) = self.record.take() {
+            let known = self.draft.reservation_of(record.id.as_str());
+            if known.is_none_or(|known| *known != record) {
+                record.number = number;
+            }
             self.draft.reservation(record);
         }
+    }
+
+    /// Forgets how far the owners of lines had come that it has no more. Only before a command is
+    /// carried out: what a step took away belongs to the position of its outcome.
+    fn forget_owners(&mut self) {
+        let home = self.draft.state.home();
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        let lines = &record.lines;
+        let owns = |partition: u16| {
+            let owner =
+                |sku: &Sku<'_>| (home.partition_of)(sku.as_str().as_bytes(), home.partitions);
+            lines.iter().any(|line| owner(&line.sku) == partition)
+        };
+        record.decided_by.retain(|owner| owns(owner.partition));
     }
 
     pub(crate) fn at(&self) -> Time {
@@ -232,6 +257,7 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
             step: None,
             queue: Vec::new(),
             number: 0,
+            decided_by: Vec::new(),
         })
     }
 

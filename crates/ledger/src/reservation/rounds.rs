@@ -67,6 +67,10 @@ impl<'a> Work<'_, '_, 'a> {
                 asked.heard = Heard::Done;
                 None
             }
+            Verdict::Created => {
+                asked.heard = Heard::Created;
+                None
+            }
             Verdict::Refused(refusal) => {
                 asked.heard = Heard::Refused;
                 Some(refusal)
@@ -121,9 +125,10 @@ impl<'a> Work<'_, '_, 'a> {
     }
 
     fn after_hold(&mut self) {
-        let any = |heard: Heard| self.step().asks.iter().any(|asked| asked.heard == heard);
-        let (done, refused, contended) =
-            (any(Heard::Done), any(Heard::Refused), any(Heard::Contended));
+        let asks = &self.step().asks;
+        let any = |heard: Heard| asks.iter().any(|asked| asked.heard == heard);
+        let done = asks.iter().any(|asked| asked.heard.is_done());
+        let (refused, contended) = (any(Heard::Refused), any(Heard::Contended));
         if !refused && !contended || self.is_partial() && done {
             self.grant();
         } else if contended && (!refused || self.is_partial()) {
@@ -141,13 +146,13 @@ impl<'a> Work<'_, '_, 'a> {
             .iter()
             .rev()
             .find(|asked| asked.heard != Heard::NotAsked);
-        let refused = last.is_some_and(|asked| asked.heard != Heard::Done);
+        let refused = last.is_some_and(|asked| !asked.heard.is_done());
         let next = step
             .asks
             .iter()
             .find(|asked| asked.heard == Heard::NotAsked);
         let next = next.map(|asked| asked.sku.clone());
-        let done = step.asks.iter().any(|asked| asked.heard == Heard::Done);
+        let done = step.asks.iter().any(|asked| asked.heard.is_done());
         if refused && !self.is_partial() {
             let refusal = self.refusal(None);
             self.restore(Some(refusal));
@@ -239,7 +244,7 @@ impl<'a> Work<'_, '_, 'a> {
         let held = step
             .asks
             .iter()
-            .filter(|a| matches!(a.heard, Heard::Done | Heard::Nothing));
+            .filter(|a| a.heard.is_done() || a.heard.outstanding());
         let held: Vec<_> = held.map(|asked| asked.sku.clone()).collect();
         let asks: Asks<'a> = held
             .into_iter()
@@ -276,6 +281,8 @@ impl<'a> Work<'_, '_, 'a> {
         match &taken.wish {
             Wish::Commit { lines, channel } => {
                 let key = commit_key(&taken);
+                let mut asks = self.step().asks.iter();
+                let created = asks.any(|asked| asked.heard == Heard::Created);
                 let record = self.record_mut();
                 record.commit = Some(key);
                 record.granted_at = Some(at);
@@ -283,7 +290,8 @@ impl<'a> Work<'_, '_, 'a> {
                     record.channel.clone_from(channel);
                 }
                 record.take_statement(lines);
-                self.end(Status::Fulfilled, Outcome::Applied(commit_notes(&taken)));
+                let notes = commit_notes(&taken, created);
+                self.end(Status::Fulfilled, Outcome::Applied(notes));
             }
             Wish::Reserve {
                 lines,
@@ -324,7 +332,7 @@ impl<'a> Work<'_, '_, 'a> {
             return;
         }
         let (number, id) = (step.number, self.record_ref().id.clone());
-        let held = step.asks.iter().filter(|asked| asked.heard == Heard::Done);
+        let held = step.asks.iter().filter(|asked| asked.heard.is_done());
         for sku in held.map(|asked| asked.sku.clone()).collect::<Vec<_>>() {
             self.draft.send_ask(id.clone(), sku, number, AskKind::Keep);
         }

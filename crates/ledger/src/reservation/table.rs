@@ -200,6 +200,7 @@ impl ReservationRecord<'_> {
             + lines(&self.lines)
             + step
             + size_of_val(self.queue.as_slice())
+            + size_of_val(self.decided_by.as_slice())
             + 64
     }
 
@@ -224,6 +225,7 @@ impl ReservationRecord<'_> {
             step: self.step.as_ref().map(Step::to_static),
             queue: self.queue.iter().map(Waiting::to_static).collect(),
             number: self.number,
+            decided_by: self.decided_by.clone(),
         }
     }
 }

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use onhand_ledger::decision::SendWhat;
 use onhand_ledger::hold::HoldRecord;
 use onhand_ledger::reservation::{ReservationRecord, Status};
 use onhand_ledger::{
@@ -129,6 +130,8 @@ pub struct Booking {
     pub repeated: u64,
     /// Asks that were put behind others' undecided holds.
     pub waited: u64,
+    /// The newest decision of each partition whose answer reached the owner of a reservation.
+    answered: BTreeMap<(String, u16), u64>,
 }
 
 impl Booking {
@@ -147,6 +150,7 @@ impl Booking {
             given: Vec::new(),
             repeated: 0,
             waited: 0,
+            answered: BTreeMap::new(),
         }
     }
 
@@ -286,6 +290,21 @@ impl Booking {
         for resolved in &decision.resolved {
             self.note_outcome(partition, resolved.of, &resolved.outcome, decision.number);
         }
+        for send in &decision.sends {
+            if let SendWhat::Answer(answer) = &send.what {
+                assert_eq!(
+                    answer.decision, decision.number,
+                    "an answer names its decision"
+                );
+            }
+        }
+        if let Input::Answer(answer) = &decision.input {
+            let key = (answer.reservation.to_string(), answer.from);
+            self.answered.insert(key, answer.decision);
+        }
+        for record in &decision.reservations {
+            self.check_decided_by(partition, record);
+        }
         let Some(sku) = decision.input.sku() else {
             return;
         };
@@ -331,6 +350,26 @@ impl Booking {
         let owned = owned(&outcome);
         let before = self.outcomes.insert((partition, of), owned);
         assert!(before.is_none(), "a command has one outcome");
+    }
+
+    /// A reservation says how far the owner of each of its lines had come.
+    fn check_decided_by(&self, home: usize, record: &ReservationRecord<'_>) {
+        let id = record.id.to_string();
+        let mut partitions = Vec::new();
+        for owner in &record.decided_by {
+            let heard = self.answered.get(&(id.clone(), owner.partition));
+            assert_eq!(heard, Some(&owner.number), "{owner:?} of {record:?}");
+            assert_ne!(usize::from(owner.partition), home, "its own is its number");
+            partitions.push(usize::from(owner.partition));
+        }
+        assert!(partitions.is_sorted_by(|a, b| a < b), "{partitions:?}");
+        for line in record.lines.iter().filter(|line| line.asked.0 > 0) {
+            let owner = self.world.owner(line.sku.as_str());
+            assert!(
+                owner == home || partitions.contains(&owner),
+                "nothing of the owner of {line:?}: {partitions:?}"
+            );
+        }
     }
 
     /// Open holds are `reserved` and `committed`, at every location.

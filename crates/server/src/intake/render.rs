@@ -198,6 +198,9 @@ pub(crate) fn render(
             Some((number, _)) => repeated.get(&(*partition, number)),
         };
         counted.saw(*partition, said.decision.number);
+        for owner in said.decided_by() {
+            counted.saw(owner.partition, owner.number);
+        }
         if counted.count(said.outcome(), first) || !problems_only {
             outcome::write(out, &said, first, Some(*line), Detail::Lean);
             out.push(b'\n');

@@ -13,7 +13,6 @@ use crate::app::App;
 use crate::http::request::{body, idempotency_key, media_type};
 use crate::http::respond::{self, Body};
 use crate::intake::single;
-use crate::position::Position;
 use crate::wire::command::{self, Given, Kind as CommandKind};
 use crate::wire::problem::{Kind, Problem};
 use crate::wire::reservation::{STATUSES, shown_status, write};
@@ -120,16 +119,8 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
         ));
     };
     let mut out = Vec::with_capacity(512);
-    put(&mut out, app.engine.epoch, partition, &record);
+    write(&mut out, &record, app.engine.origin(partition));
     Ok(respond::json(200, out))
-}
-
-fn put(out: &mut Vec<u8>, epoch: u64, partition: u16, record: &ReservationRecord<'_>) {
-    write(
-        out,
-        record,
-        &Position::of(epoch, partition, record.number).token(),
-    );
 }
 
 /// What a list leaves out.
@@ -210,7 +201,7 @@ pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body
             let Some(record) = one.value.filter(|record| filter.takes(record)) else {
                 continue;
             };
-            items.push(|out| put(out, app.engine.epoch, one.partition, &record));
+            items.push(|out| write(out, &record, app.engine.origin(one.partition)));
             if items.count == limit {
                 full = Some(one.key);
                 break;

@@ -1,6 +1,6 @@
 //! What became of a command: the outcome's object, and how HTTP says it.
 
-use onhand_ledger::reservation::ReservationRecord;
+use onhand_ledger::reservation::{DecidedBy, ReservationRecord};
 use onhand_ledger::{
     Body, CountEnd, CountNote, Decision, Figure, Input, Invalid, LineNumbers, Notes, Outcome,
     Reason, Rejection, Resolved,
@@ -170,6 +170,13 @@ impl<'d, 'a> Said<'d, 'a> {
             .iter()
             .find(|record| record.id.as_str() == id)
     }
+
+    /// The decisions of other partitions that its position speaks of: of a reservation's, those of the
+    /// owners of its lines.
+    pub(crate) fn decided_by(&self) -> &'d [DecidedBy] {
+        self.reservation()
+            .map_or(&[][..], |record| &record.decided_by)
+    }
 }
 
 /// The reservation whose owner decides the command.
@@ -281,12 +288,7 @@ pub(crate) fn members(
     }
     let token = object.key("position");
     token.push(b'"');
-    position::write_of(
-        token,
-        said.origin.epoch,
-        said.origin.partition,
-        said.decision.number,
-    );
+    reservation::write_position(token, said.origin, said.decision.number, said.decided_by());
     token.push(b'"');
     if detail == Detail::Whole {
         whole(object, said);
@@ -415,10 +417,7 @@ fn whole(object: &mut Object<'_>, said: &Said<'_, '_>) {
         });
     }
     if let Some(record) = said.reservation() {
-        let token =
-            position::Position::of(said.origin.epoch, said.origin.partition, decision.number)
-                .token();
-        reservation::write(object.key("reservation"), record, &token);
+        reservation::write(object.key("reservation"), record, said.origin);
     }
 }
 

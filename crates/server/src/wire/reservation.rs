@@ -1,8 +1,12 @@
 //! A reservation as its readers see it.
 
-use onhand_ledger::reservation::{GivenBackBy, ReservationLine, ReservationRecord, Status};
+use onhand_ledger::reservation::{
+    DecidedBy, GivenBackBy, ReservationLine, ReservationRecord, Status,
+};
 
+use super::outcome::Origin;
 use super::write::{Object, amount, list, uint};
+use crate::position;
 
 /// The word for a status.
 pub(crate) fn status(status: Status) -> &'static str {
@@ -37,7 +41,7 @@ pub(crate) fn shown_status(record: &ReservationRecord<'_>) -> &'static str {
     }
 }
 
-pub(crate) fn write(out: &mut Vec<u8>, record: &ReservationRecord<'_>, position: &str) {
+pub(crate) fn write(out: &mut Vec<u8>, record: &ReservationRecord<'_>, origin: Origin) {
     let mut object = Object::open(out);
     object
         .text("reservation", record.id.as_str())
@@ -56,8 +60,33 @@ pub(crate) fn write(out: &mut Vec<u8>, record: &ReservationRecord<'_>, position:
             object.time(key, time);
         }
     }
-    object.text("position", position);
+    let token = object.key("position");
+    token.push(b'"');
+    write_position(token, origin, record.number, &record.decided_by);
+    token.push(b'"');
     object.close();
+}
+
+/// Writes the token of a decision on a reservation, without its quotes: it speaks of the reservation's
+/// owner and of its lines' owners, as far as each had come.
+pub(crate) fn write_position(
+    out: &mut Vec<u8>,
+    origin: Origin,
+    number: u64,
+    decided_by: &[DecidedBy],
+) {
+    let own = (origin.partition, number);
+    if decided_by.is_empty() {
+        position::write(out, origin.epoch, false, &[own], None);
+        return;
+    }
+    let others = decided_by
+        .iter()
+        .map(|owner| (owner.partition, owner.number));
+    let mut numbers: Vec<(u16, u64)> = others.collect();
+    let place = numbers.partition_point(|(partition, _)| *partition < origin.partition);
+    numbers.insert(place, own);
+    position::write(out, origin.epoch, false, &numbers, None);
 }
 
 fn line(out: &mut Vec<u8>, line: &ReservationLine<'_>) {

@@ -74,6 +74,146 @@ fn a_late_message_changes_what_was_then_but_not_what_was_known_then() {
     );
 }
 
+/// The partitions of a node's log.
+const PARTITIONS: u16 = 16;
+
+/// Two SKUs and a reservation, each of another owner.
+fn apart() -> [String; 3] {
+    let mut taken = Vec::new();
+    ["tea", "jam", "order"].map(|name| {
+        let fits = |name: &String| {
+            let owner = onhand_log::partition_of(name.as_bytes(), PARTITIONS);
+            let free = !taken.contains(&owner);
+            taken.push(owner);
+            free
+        };
+        let mut names = (0..).map(|n| format!("{name}-{n}"));
+        names.find(fits).unwrap()
+    })
+}
+
+/// What a level was known to be at a position: on hand, reserved, committed.
+fn known(node: &Node, sku: &str, position: &str) -> [i64; 3] {
+    let answer = node.get(&format!("/v1/stock/{sku}/m?known_at={position}"));
+    assert_eq!(answer.status, 200, "{sku}: {}", answer.text());
+    let level = answer.json();
+    ["on_hand", "reserved", "committed"].map(|figure| level[figure].as_i64().unwrap())
+}
+
+#[test]
+fn a_reservations_position_shows_the_stock_of_all_its_lines_as_it_left_it() {
+    let node = Node::start();
+    let [tea, jam, order] = apart();
+    let lines = |commands: &[String]| {
+        let lines = node.stream("", &commands.join("\n"));
+        assert_eq!(lines.last().unwrap()["totals"]["problems"], 0, "{lines:?}");
+        lines
+    };
+    let receive = |id: &str, sku: &str, quantity: i64| {
+        format!(
+            r#"{{"id":"{id}","type":"receive","sku":"{sku}","location":"m","quantity":{quantity}}}"#
+        )
+    };
+    // Each owner has come a different way: a number of one is wrong at the others.
+    let mut before = vec![receive("in", &tea, 10), receive("in", &jam, 20)];
+    before.extend((0..7).map(|n| receive(&format!("before-{n}"), &jam, 1)));
+    lines(&before);
+
+    let reserve = format!(
+        r#"{{"id":"r","type":"reserve","reservation":"{order}","lines":[{{"sku":"{tea}","quantity":3}},{{"sku":"{jam}","quantity":4}}]}}"#
+    );
+    let granted = node.post("/v1/reservations", &reserve);
+    assert_eq!(granted.status, 201, "{}", granted.text());
+    let granted = granted.json();
+    let at_grant = position(&granted);
+    assert_eq!(position(&granted["reservation"]), at_grant);
+    // Others change the stock of its lines, and it changes itself.
+    let answered = lines(&[
+        receive("later", &tea, 100),
+        receive("later", &jam, 100),
+        format!(r#"{{"id":"c","type":"confirm","reservation":"{order}"}}"#),
+    ]);
+    lines(&[format!(
+        r#"{{"id":"s","type":"ship","sku":"{tea}","location":"m","quantity":3,"reservation":"{order}"}}"#
+    )]);
+    let heard = || {
+        let reservation = node.get(&format!("/v1/reservations/{order}")).json();
+        (reservation["lines"][0]["shipped"] == 3).then(|| position(&reservation))
+    };
+    let mut polls = std::iter::repeat_with(heard).take(10_000);
+    let shipped = polls.find_map(|position| position).unwrap();
+    lines(&[
+        receive("latest", &tea, 1_000),
+        receive("latest", &jam, 1_000),
+    ]);
+    let at_grant_stock = |position: &str| {
+        assert_eq!(known(&node, &tea, position), [10, 3, 0]);
+        assert_eq!(known(&node, &jam, position), [27, 4, 0]);
+    };
+    at_grant_stock(&at_grant);
+
+    // The same again, alone and within a stream, repeats it with the position it had.
+    let again = node.post("/v1/reservations", &reserve).json();
+    assert_eq!(again["status"], "duplicate");
+    assert_eq!(position(&again["first"]), at_grant);
+    let again = lines(std::slice::from_ref(&reserve));
+    assert_eq!(again[0]["status"], "duplicate");
+    at_grant_stock(&position(&again[0]["first"]));
+    let asked = node.get("/v1/outcomes?source=http&id=r").json();
+    assert_eq!(position(&asked["items"][0]), at_grant);
+
+    // The outcome of the confirm, out of a stream, and what the stream says of all its lines.
+    for confirmed in [&answered[2], &answered[3]["totals"]] {
+        assert_eq!(known(&node, &tea, &position(confirmed)), [110, 0, 3]);
+        assert_eq!(known(&node, &jam, &position(confirmed)), [127, 0, 4]);
+    }
+    assert_eq!(answered[2]["status"], "applied");
+
+    // The reservation itself changed last when its owner heard of the ship; what is refused changes
+    // nothing of it.
+    assert_eq!(known(&node, &tea, &shipped), [107, 0, 0]);
+    assert_eq!(known(&node, &jam, &shipped), [127, 0, 4]);
+    let refused = node.command(&format!(
+        r#"{{"id":"x","type":"confirm","reservation":"{order}","lines":[{{"line":2,"quantity":9}}]}}"#
+    ));
+    assert_eq!(refused.status, 409);
+    assert_eq!(known(&node, &jam, &position(&refused.json())), [127, 0, 4]);
+    let list = node.get("/v1/reservations").json();
+    assert_eq!(position(&list["items"][0]), shipped);
+
+    // A feed that keeps to a SKU of it resumes there.
+    let feed = node.feed(&format!("?since={at_grant}&sku={tea}"), &[]);
+    assert_eq!(feed.status, 200);
+    let elsewhere = node.get(&format!("/v1/changes?since={at_grant}"));
+    assert_eq!(elsewhere.status, 422, "it does not speak of the rest");
+}
+
+#[test]
+fn a_refused_reservations_position_shows_what_refused_it() {
+    let node = Node::start();
+    let [tea, jam, order] = apart();
+    let receive = |id: &str, sku: &str| {
+        let line = format!(
+            r#"{{"id":"{id}","type":"receive","sku":"{sku}","location":"m","quantity":5}}"#
+        );
+        assert_eq!(node.command(&line).status, 200);
+    };
+    receive("1", &tea);
+    receive("1", &jam);
+    let refused = node.post(
+        "/v1/reservations",
+        &format!(
+            r#"{{"id":"r","reservation":"{order}","lines":[{{"sku":"{tea}","quantity":3}},{{"sku":"{jam}","quantity":6}}]}}"#
+        ),
+    );
+    assert_eq!(refused.status, 409);
+    receive("2", &tea);
+    receive("2", &jam);
+    let there = position(&refused.json());
+    assert_eq!(known(&node, &tea, &there), [5, 0, 0]);
+    assert_eq!(known(&node, &jam, &there), [5, 0, 0]);
+}
+
 #[test]
 fn the_future_other_epochs_and_nonsense_are_refused() {
     let node = Node::start();

@@ -106,6 +106,37 @@ fn all_or_nothing_with_the_numbers_of_every_line() {
 }
 
 #[test]
+fn a_commit_that_names_a_sku_or_a_location_first_says_so() {
+    let node = stocked();
+    let commit = |id: &str, lines: &str| {
+        format!(r#"{{"id":"{id}","type":"commit","reservation":"{id}","lines":[{lines}]}}"#)
+    };
+    let line = |sku: &str, location: &str| {
+        format!(r#"{{"sku":"{sku}","quantity":1,"location":"{location}"}}"#)
+    };
+    let known = commit("1", &line("A", "m"));
+    let new_sku = commit("2", &[line("A", "m"), line("new", "m")].join(","));
+    let new_place = commit("3", &line("B", "n"));
+    for (command, created) in [(&known, false), (&new_sku, true), (&new_place, true)] {
+        let outcome = node.command(command);
+        assert_eq!(outcome.status, 200, "{}", outcome.text());
+        assert_eq!(outcome.json()["status"], "applied");
+        assert_eq!(
+            outcome.json().get("created").is_some(),
+            created,
+            "{command}"
+        );
+    }
+    let again = node.command(&new_sku).json();
+    assert_eq!(again["first"]["created"], true);
+    let fourth = commit("4", &line("B", "n"));
+    let fifth = commit("5", &line("B", "o"));
+    let lines = node.stream("", &[fourth, fifth].join("\n"));
+    assert_eq!(lines[0].get("created"), None);
+    assert_eq!(lines[1]["created"], true);
+}
+
+#[test]
 fn reservations_are_listed_by_what_they_are_about() {
     let node = stocked();
     for n in 0..20 {

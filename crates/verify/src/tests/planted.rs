@@ -399,6 +399,65 @@ fn an_answer_that_is_not_what_is_held() {
 }
 
 #[test]
+fn an_answer_that_names_another_decision_than_its_own() {
+    // The decision before that one left less reserved: a reader would see too much available.
+    let mut book = with_second(5);
+    if let (_, SendWhat::Answer(answer)) = &mut book.entry(0, 15).sends[0] {
+        answer.decision = 14;
+    }
+    if let Input::Answer(answer) = &mut book.entry(1, 8).input {
+        answer.decision = 14;
+    }
+    book.agree(1, 8);
+    book.entry(1, 8).reservations[0].decided_by[0].number = 14;
+    breaks(&book, &[Invariant::Numbering], 0, Some(15));
+}
+
+#[test]
+fn a_reservation_that_names_another_decision_than_answered() {
+    let mut book = with_second(5);
+    book.entry(1, 8).reservations[0].decided_by[0].number = 14;
+    breaks(&book, &[Invariant::Numbering], 1, Some(8));
+    // One that it heard of, and not the newest.
+    let mut book = clean();
+    book.entry(1, 3).reservations[0].decided_by[0].number = 4;
+    breaks(&book, &[Invariant::Numbering], 1, Some(3));
+    // One of somebody who was not asked.
+    let mut book = with_second(5);
+    let own = DecidedBy {
+        partition: 1,
+        number: 7,
+    };
+    book.entry(1, 8).reservations[0].decided_by.push(own);
+    breaks(&book, &[Invariant::Numbering], 1, Some(8));
+    // None, though it states what the owner said.
+    let mut book = with_second(5);
+    book.entry(1, 8).reservations[0].decided_by.clear();
+    breaks(&book, &[Invariant::Numbering], 1, Some(8));
+    let mut book = clean();
+    book.entry(1, 4).reservations[0].decided_by.clear();
+    breaks(&book, &[Invariant::Numbering], 1, Some(4));
+}
+
+#[test]
+fn a_reservation_that_changed_under_its_old_number() {
+    let mut book = with_second(5);
+    book.entry(1, 8).reservations[0].number = 7;
+    breaks(&book, &[Invariant::Numbering], 1, Some(8));
+    // Without a change it keeps it.
+    let mut book = with_second(5);
+    let extend = Body::Extend {
+        reservation: reservation(),
+        ttl_s: None,
+    };
+    let mut entry = Entry::new(T + 700, command("r9", None, extend));
+    entry.outcome = applied();
+    entry.reservations = book.entry(1, 5).reservations.clone();
+    book.decide(1, entry);
+    assert_eq!(found(&book), BTreeSet::new());
+}
+
+#[test]
 fn a_late_fact_that_a_count_had_seen_and_that_changed_the_level() {
     let movement = moves(Place::Available(0), Place::Customer, 1, MovementKind::Fact);
     let ship = Body::Ship {

@@ -173,11 +173,13 @@ pub(crate) fn step(number: u64, phase: Phase) -> Step<'static> {
     }
 }
 
+/// `heard`: the decision of partition 0 that it took over last.
 pub(crate) fn record(
     number: u64,
     status: Status,
     parts: [i64; 4],
     step: Option<Step<'static>>,
+    heard: Option<u64>,
 ) -> ReservationRecord<'static> {
     let [_, reserved, ..] = parts;
     ReservationRecord {
@@ -196,6 +198,13 @@ pub(crate) fn record(
         step,
         queue: Vec::new(),
         number,
+        decided_by: heard
+            .map(|number| DecidedBy {
+                partition: 0,
+                number,
+            })
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -221,10 +230,17 @@ pub(crate) fn ask(number: u64, step: u64, kind: AskKind<'static>) -> Ask<'static
     }
 }
 
-pub(crate) fn answer(number: u64, step: Option<u64>, parts: [i64; 4]) -> Answer<'static> {
+/// An answer of that decision of partition 0.
+pub(crate) fn answer(
+    number: u64,
+    decision: u64,
+    step: Option<u64>,
+    parts: [i64; 4],
+) -> Answer<'static> {
     Answer {
         from: 0,
         number,
+        decision,
         reservation: reservation(),
         sku: sku(),
         decimals: 0,
@@ -336,7 +352,7 @@ fn stock_before(book: &mut Book) {
         vec![level(0, 3, [9, 3, 0, 0])],
     ));
     entry.holds = vec![hold(4, 320, [3, 3, 0, 0])];
-    entry.sends = vec![(1, SendWhat::Answer(answer(1, Some(1), [3, 3, 0, 0])))];
+    entry.sends = vec![(1, SendWhat::Answer(answer(1, 4, Some(1), [3, 3, 0, 0])))];
     book.decide(0, entry);
 
     let ship = Body::Ship {
@@ -358,7 +374,7 @@ fn stock_before(book: &mut Book) {
         vec![level(0, 4, [8, 2, 0, 0])],
     ));
     entry.holds = vec![hold(5, 340, [3, 2, 0, 1])];
-    entry.sends = vec![(1, SendWhat::Answer(answer(2, None, [3, 2, 0, 1])))];
+    entry.sends = vec![(1, SendWhat::Answer(answer(2, 5, None, [3, 2, 0, 1])))];
     book.decide(0, entry);
 
     let lines = vec![AskPart {
@@ -374,7 +390,7 @@ fn stock_before(book: &mut Book) {
         vec![level(0, 5, [8, 0, 2, 0])],
     ));
     entry.holds = vec![hold(6, 370, [3, 0, 2, 1])];
-    entry.sends = vec![(1, SendWhat::Answer(answer(3, Some(4), [3, 0, 2, 1])))];
+    entry.sends = vec![(1, SendWhat::Answer(answer(3, 6, Some(4), [3, 0, 2, 1])))];
     book.decide(0, entry);
 }
 
@@ -393,18 +409,18 @@ fn reservation_decisions(book: &mut Book) {
     };
     let mut entry = Entry::new(T + 310, command("r1", None, reserve));
     let asking = Some(step(1, Phase::Hold));
-    entry.reservations = vec![record(1, Status::Pending, [0, 0, 0, 0], asking)];
+    entry.reservations = vec![record(1, Status::Pending, [0, 0, 0, 0], asking, None)];
     entry.sends = vec![(0, SendWhat::Ask(ask(1, 1, hold_kind(3))))];
     book.decide(1, entry);
 
-    let heard = answer(1, Some(1), [3, 3, 0, 0]);
+    let heard = answer(1, 4, Some(1), [3, 3, 0, 0]);
     let mut entry = Entry::new(T + 330, Input::Answer(heard));
-    entry.reservations = vec![record(2, Status::Granted, [3, 3, 0, 0], None)];
+    entry.reservations = vec![record(2, Status::Granted, [3, 3, 0, 0], None, Some(4))];
     entry.resolved = vec![resolved(1, "r1", Outcome::Granted)];
     book.decide(1, entry);
 
-    let mut entry = Entry::new(T + 350, Input::Answer(answer(2, None, [3, 2, 0, 1])));
-    entry.reservations = vec![record(3, Status::Granted, [3, 2, 0, 1], None)];
+    let mut entry = Entry::new(T + 350, Input::Answer(answer(2, 5, None, [3, 2, 0, 1])));
+    entry.reservations = vec![record(3, Status::Granted, [3, 2, 0, 1], None, Some(5))];
     book.decide(1, entry);
 
     let confirm = Body::Confirm {
@@ -413,7 +429,7 @@ fn reservation_decisions(book: &mut Book) {
     };
     let mut entry = Entry::new(T + 360, command("r4", None, confirm));
     let asking = Some(step(4, Phase::Confirm));
-    entry.reservations = vec![record(4, Status::Pending, [3, 2, 0, 1], asking)];
+    entry.reservations = vec![record(4, Status::Pending, [3, 2, 0, 1], asking, Some(5))];
     let lines = vec![AskPart {
         line: 1,
         location: "main",
@@ -422,9 +438,9 @@ fn reservation_decisions(book: &mut Book) {
     entry.sends = vec![(0, SendWhat::Ask(ask(2, 4, AskKind::Confirm { lines })))];
     book.decide(1, entry);
 
-    let heard = answer(3, Some(4), [3, 0, 2, 1]);
+    let heard = answer(3, 6, Some(4), [3, 0, 2, 1]);
     let mut entry = Entry::new(T + 380, Input::Answer(heard));
-    entry.reservations = vec![record(5, Status::Confirmed, [3, 0, 2, 1], None)];
+    entry.reservations = vec![record(5, Status::Confirmed, [3, 0, 2, 1], None, Some(6))];
     entry.resolved = vec![resolved(4, "r4", Outcome::Applied(Notes::default()))];
     book.decide(1, entry);
 }
@@ -602,11 +618,11 @@ pub(crate) fn with_second(quantity: i64) -> Book {
     };
     let told = Answer {
         reservation: id,
-        ..answer(4, Some(7), parts)
+        ..answer(4, 15, Some(7), parts)
     };
     let mut entry = Entry::new(T + 610, command("r7", None, reserve));
     let asking = Some(step(7, Phase::Hold));
-    entry.reservations = vec![of(record(7, Status::Pending, [0; 4], asking))];
+    entry.reservations = vec![of(record(7, Status::Pending, [0; 4], asking, None))];
     entry.sends = vec![(0, SendWhat::Ask(asked.clone()))];
     book.decide(1, entry);
 
@@ -630,7 +646,7 @@ pub(crate) fn with_second(quantity: i64) -> Book {
     book.decide(0, entry);
 
     let mut entry = Entry::new(T + 630, Input::Answer(told));
-    let mut granted = of(record(8, Status::Granted, parts, None));
+    let mut granted = of(record(8, Status::Granted, parts, None, Some(15)));
     for line in &mut granted.lines {
         line.requested = whole(quantity);
     }
