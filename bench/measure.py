@@ -13,10 +13,13 @@ import time
 PROBES = 100  # 10 ms of a quiet machine, 400 ms of a busy one
 PROBE_FILE_BYTES = 1 << 20
 BLOCK = b"\x5a" * 4096
-# A sync takes 0.1 ms, or 4 ms: not only a slow disk does that, but others on the processors, behind whom the
-# thread waits for its turn (a tick of the scheduler). Such times last for minutes. Two samples are compared
-# where the medians of their four probes are no further apart than this.
+# Two samples are compared where the medians of their four probes are no further apart than this ...
 REGIME_FACTOR = 3.0
+# ... and neither began while others held more than this share of the processors. Whoever has just been served
+# then waits behind them for a tick of the scheduler, 4 ms, which looks like a slow disk and hits one way of
+# waiting harder than another: ratios of such samples would be chance.
+BUSY_SHARE_MAX = 0.1
+LOOK_S = 0.25
 
 
 class Skipped(Exception):
@@ -45,17 +48,36 @@ class Probe:
         return statistics.median(times)
 
     def beside(self, drive):
-        """Drives a server that is up and stocked; gives its answer, and the probes before and after. They
-        stand as near as can be: what is written and removed around a sample would disturb them."""
+        """Drives a server that is up, stocked and idle; gives its answer, and what the machine was like. The
+        probes stand as near as can be: what is written and removed around a sample would disturb them."""
+        busy = busy_share()
         before = self.p50_us()
         answer = drive()
-        return answer, [before, self.p50_us()]
+        return answer, {"busy_before": busy, "probe_us": [before, self.p50_us()]}
 
 
-def same_regime(one, other):
-    """Whether syncs took alike before and after both samples."""
+def busy_share():
+    """The share of the processors that is not idle: the work of others, while nobody is measured."""
+
+    def ticks():
+        with open("/proc/stat") as lines:
+            all_ = [int(word) for word in lines.readline().split()[1:9]]
+        return all_[3] + all_[4], sum(all_)  # idle and waiting for a disk, of all
+
+    idle_before, before = ticks()
+    time.sleep(LOOK_S)
+    idle_after, after = ticks()
+    return 1 - (idle_after - idle_before) / max(after - before, 1)
+
+
+def undisturbed(sample):
+    return sample["busy_before"] <= BUSY_SHARE_MAX
+
+
+def comparable(one, other):
+    """Whether both samples saw a machine of their own, and the same disk."""
     probes = one["probe_us"] + other["probe_us"]
-    return max(probes) <= REGIME_FACTOR * min(probes)
+    return undisturbed(one) and undisturbed(other) and max(probes) <= REGIME_FACTOR * min(probes)
 
 
 def percentile(ascending, per_mille):

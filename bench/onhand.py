@@ -33,10 +33,10 @@ class Onhand:
         def ask(url):
             command = [BINARY, "bench", workload, "--url", url, "--count", count, "--skus", skus]
             command += ["--probe-dir", self.work, "--output", "json"]
-            said, probes = self.probe.beside(lambda: run(command, env=self.environment))
+            said, around = self.probe.beside(lambda: run(command, env=self.environment))
             figures = json.loads(said)["samples"][0]
             figures["rate"] = figures.pop("commands_per_s")
-            return figures, probes
+            return figures, around
 
         return lambda: self.on_a_node(ask)
 
@@ -46,8 +46,8 @@ class Onhand:
         def ask(url):
             command = [BINARY, "import", *files, "--url", url, "--format", "online-retail"]
             command += ["--quarantine", self.work / "kept.csv", "--output", "json"]
-            said, probes = self.probe.beside(lambda: run(command, env=self.environment))
-            return {"rate": json.loads(said)["lines_per_s"]}, probes
+            said, around = self.probe.beside(lambda: run(command, env=self.environment))
+            return {"rate": json.loads(said)["lines_per_s"]}, around
 
         return lambda: self.on_a_node(ask)
 
@@ -71,7 +71,7 @@ class Onhand:
         def sample():
             data = self.work / "facts"
             try:
-                said, probes = self.probe.beside(lambda: run([EXAMPLE, data, facts, 10_000]))
+                said, around = self.probe.beside(lambda: run([EXAMPLE, data, facts, 10_000]))
             finally:
                 shutil.rmtree(data, ignore_errors=True)
             rate = re.search(r": (\d+)/s, \d+ syncs, (\d+) B of log each", said)
@@ -88,6 +88,6 @@ class Onhand:
                 "restart_snapshot_s": seconds(quick),
                 "restart_log_s": seconds(slow),
             }
-            return figures, probes
+            return figures, around
 
         return sample

@@ -7,7 +7,7 @@ import typing
 @dataclasses.dataclass
 class Contestant:
     label: str
-    sample: typing.Callable  # takes one sample: its figures by name, and the probes around it
+    sample: typing.Callable  # takes one sample: its figures by name, and what the machine was like
 
 
 @dataclasses.dataclass

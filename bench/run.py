@@ -12,7 +12,8 @@ In each round each question is put to onhand and then to each peer, so that all 
 Terms for all: acknowledged after fdatasync, client and server on the same cores, over loopback TCP, a server
 started for the sample and ended after it. How each one is set up stands at the top of onhand.py,
 peers/postgresql.py and peers/redis.py, and is printed. Before and after each sample the disk is probed; a
-ratio is the median of the ratios of single rounds, of those in which the probes were alike.
+ratio is the median of the ratios of single rounds, of those in which the probes were alike and nobody else
+held the processors.
 
 Peers that are missing are installed (Debian packages, as root) or skipped by name. Every server and file of
 a run is gone at its end, however it ends; what stays is a JSON file with all samples in target/bench."""
@@ -28,7 +29,7 @@ import tempfile
 
 sys.dont_write_bytecode = True  # nothing is left in the checkout
 
-from measure import Failed, Probe, Skipped, commit, machine
+from measure import Failed, Probe, Skipped, commit, machine, undisturbed
 from onhand import Onhand
 from peers.postgresql import Postgresql
 from peers.redis import Redis
@@ -50,9 +51,8 @@ def take(question, contestant, number):
     """One sample, as it is kept."""
     os.sync()  # what the one before has written and removed is not charged to this one
     taken = {"round": number, "question": question.name, "contestant": contestant.label}
-    taken["load_before"] = os.getloadavg()[0]
-    taken["figures"], taken["probe_us"] = contestant.sample()
-    return taken
+    taken["figures"], around = contestant.sample()
+    return {**taken, **around}
 
 
 def play(asked, rounds, samples):
@@ -72,8 +72,10 @@ def play(asked, rounds, samples):
                     print(said, f"FAILED: {why}", flush=True)
                     continue
                 samples.append(sample)
-                probes = ", ".join(map(spelt, sample["probe_us"]))
-                print(said, f"{spelt(sample['figures'][question.figure])}; probes {probes} us", flush=True)
+                figure = spelt(sample["figures"][question.figure])
+                before, after = map(spelt, sample["probe_us"])
+                busy = "" if undisturbed(sample) else f"; others hold {sample['busy_before']:.0%} of the processors"
+                print(said, f"{figure}; probes {before} and {after} us{busy}", flush=True)
     return failed
 
 
@@ -108,6 +110,8 @@ def main():
         failed = play(asked, rounds, samples)
         for question in asked:
             print(f"\n{table(question, samples)}")
+        if disturbed := sum(not undisturbed(sample) for sample in samples):
+            print(f"\n{disturbed} of {len(samples)} samples were disturbed by others, and stand in no ratio")
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if samples:

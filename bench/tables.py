@@ -2,7 +2,7 @@
 
 import statistics
 
-from measure import same_regime
+from measure import comparable
 
 HEAD = (
     "",
@@ -28,12 +28,12 @@ def figures(samples, name):
 
 
 def ratio(question, ours, theirs, figure):
-    """onhand's figure by the other's, round by round, of rounds in which the probes were alike."""
+    """onhand's figure by the other's, round by round, of rounds in which both samples can be compared."""
     pairs = [(one, other) for one in ours for other in theirs if one["round"] == other["round"]]
     ratios = [
         one["figures"][question.figure] / other["figures"][figure]
         for one, other in pairs
-        if same_regime(one, other)
+        if comparable(one, other)
     ]
     rounds = f"{len(ratios)} of {len(pairs)}"
     if not ratios:

@@ -95,7 +95,7 @@ class Postgresql:
                 bench = [f"{self.bin}/pgbench", *there, "-n", "-M", "prepared", "-c", clients]
                 bench += ["-T", seconds, "-D", f"skus={skus}", "-f", f"{SCRIPTS}/{script}"]
                 bench += ["-l", "--log-prefix", notes / "times", "postgres"]
-                said, probes = self.probe.beside(lambda: run(bench))
+                said, around = self.probe.beside(lambda: run(bench))
                 # A line for each transaction; its third word is how long it took, in microseconds.
                 lines = "".join(path.read_text() for path in notes.iterdir()).splitlines()
             times = sorted(int(line.split()[2]) for line in lines)
@@ -110,4 +110,4 @@ class Postgresql:
             "p99_9_us": percentile(times, 999),
             "count": processed,
         }
-        return figures, probes
+        return figures, around

@@ -67,7 +67,7 @@ class Redis:
                 bench = ["redis-benchmark", *there, "-c", clients, "-P", pipeline, "-n", count]
                 bench += ["-r", skus, "--csv", "--precision", 3]
                 bench += ["EVALSHA", script, 2, "stock:__rand_int__", "events", 1]
-                said, probes = self.probe.beside(lambda: run(bench))
+                said, around = self.probe.beside(lambda: run(bench))
                 # A pipeline's last round may carry commands beyond the count.
                 written = int(ask("XLEN", "events"))
                 if not count <= written < count + clients * pipeline:
@@ -82,4 +82,4 @@ class Redis:
             "p99_us": float(named["p99_latency_ms"]) * 1e3,
             "count": count,
         }
-        return figures, probes
+        return figures, around
