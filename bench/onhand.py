@@ -15,6 +15,11 @@ BINARY = RELEASE / "onhand"
 EXAMPLE = RELEASE / "examples" / "facts"
 
 
+def seconds(match):
+    """A number and its unit, as Rust prints a duration."""
+    return float(match[1]) / {"s": 1, "ms": 1e3}[match[2]]
+
+
 class Onhand:
     name = "onhand"
     settings = "serve --durability sync, one worker thread; loopback TCP; an empty directory for each sample"
@@ -81,7 +86,6 @@ class Onhand:
             )
             if not (rate and quick and slow):
                 raise Failed(f"the facts example said something else: {said}")
-            seconds = lambda match: float(match[1]) / (1e3 if match[2] == "ms" else 1)
             figures = {
                 "rate": float(rate[1]),
                 "bytes": float(rate[2]),

@@ -31,7 +31,7 @@ sys.dont_write_bytecode = True  # nothing is left in the checkout
 
 from measure import Failed, Probe, Skipped, commit, machine, undisturbed
 from onhand import Onhand
-from peers.postgresql import Postgresql
+from peers.postgresql import PostgreSQL
 from peers.redis import Redis
 from questions import questions
 from tables import spelt, table
@@ -96,7 +96,7 @@ def main():
         print(f"commit {report['commit']}, {report['began']}\n{report['machine']}", flush=True)
         probe = Probe(work)
         ours = Onhand(work, probe)
-        peers = available(Postgresql, work, probe), available(Redis, work, probe)
+        peers = available(PostgreSQL, work, probe), available(Redis, work, probe)
         report["settings"] = {one.name: one.settings for one in (ours, *peers) if one}
         for name, settings in report["settings"].items():
             print(f"{name}: {settings}")

@@ -34,7 +34,7 @@ def binaries():
     return os.path.dirname(max(found, key=lambda path: int(path.split("/")[4]))) if found else None
 
 
-class Postgresql:
+class PostgreSQL:
     def __init__(self, work, probe):
         self.probe = probe
         if not binaries():
