@@ -16,7 +16,7 @@ help:
 	@echo "make demo   a node, a day of trading, and what happens, shown live"
 	@echo "make test   all tests"
 	@echo "make soak   the long counts of the tests (about an hour)"
-	@echo "make bench  figures for docs/benchmarks.md, measured here"
+	@echo "make bench  figures for docs/benchmarks.md, measured here, with PostgreSQL and Redis beside us"
 	@echo "make ci     what a change must pass: format, lints, documentation, tests"
 
 build:
@@ -32,7 +32,8 @@ soak: build
 	$(call phase,soak,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
 
 bench: build
-	@./bench/run.sh
+	$(call phase,example,$(CARGO) build $(RELEASE) -p onhand-flows --example facts)
+	@ONHAND_TEST_DATA=$(DATA) ./bench/run.py
 
 fmt:
 	$(call phase,format,$(CARGO) fmt --all --check)
