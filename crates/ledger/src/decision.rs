@@ -75,7 +75,8 @@ pub struct Movement {
 pub enum MovementKind {
     /// The fact itself, at [`Decision::event_time`].
     Fact,
-    /// A count's correction of that figure, at the decision's event time.
+    /// A count's correction of that figure, at the time that the count was taken at:
+    /// [`CountNote::merged_to`], where times were merged, else the decision's event time.
     Correction(Figure),
     /// An earlier count's correction re-folded because of this decision, at that count's time.
     Refold(Figure, Time),
@@ -193,7 +194,8 @@ pub struct CountNote {
     pub end: CountEnd,
     /// Opening stock: never drift.
     pub opening: bool,
-    /// The time it was taken at, where counting times were merged into spans.
+    /// The end of the span that its time was merged into: the time it is taken at. `None` where that
+    /// is the decision's event time.
     pub merged_to: Option<Time>,
 }
 
