@@ -232,7 +232,7 @@ pub struct LineNumbers<'a> {
     /// Where it was asked or is held; `None` where no location was named or chosen.
     pub location: Option<Location<'a>>,
     /// Decimals of both quantities: the item's, or those sent where the item cannot express the
-    /// amount.
+    /// amount. 0 of `item`, which counts decimals.
     pub decimals: u8,
     /// What was asked (`set`: the quantity expected, else the one stated; `item`: the decimals).
     pub requested: Quantity,

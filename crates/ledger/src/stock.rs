@@ -493,7 +493,8 @@ fn item<'a>(
             line: 0,
             sku: sku.clone(),
             location: None,
-            decimals: draft.decimals(),
+            // Both are counts of decimals, not quantities of the item.
+            decimals: 0,
             requested: Quantity(decimals.into()),
             available: Quantity(draft.decimals().into()),
             reason: Reason::DecimalsFixed,
