@@ -292,8 +292,17 @@ impl Ids {
         while number - self.chunk_first >= self.chunks.len() as u64 {
             self.chunks.push_back(Chunk::default());
         }
-        for (n, entry) in (number * CHUNK..).zip(&entries) {
-            let name = name_of(entry);
+        let names: Vec<u128> = entries.iter().map(name_of).collect();
+        // In place before they are indexed: two of them may bear one name.
+        let i = usize::try_from(number - self.chunk_first).map_err(|e| e.to_string())?;
+        if let Some(chunk) = self.chunks.get_mut(i) {
+            chunk.entries = entries;
+            let room = usize::try_from(CHUNK).expect("it is small");
+            chunk
+                .entries
+                .reserve_exact(room.saturating_sub(chunk.entries.len()));
+        }
+        for (n, name) in (number * CHUNK..).zip(names) {
             // Of two with one name the later counts.
             match self.find(name) {
                 Some(known) if known > n => continue,
@@ -305,14 +314,6 @@ impl Ids {
             if n >= self.first {
                 self.index.insert(hash_of(name), slot_of(n));
             }
-        }
-        let i = usize::try_from(number - self.chunk_first).map_err(|e| e.to_string())?;
-        if let Some(chunk) = self.chunks.get_mut(i) {
-            chunk.entries = entries;
-            let room = usize::try_from(CHUNK).expect("it is small");
-            chunk
-                .entries
-                .reserve_exact(room.saturating_sub(chunk.entries.len()));
         }
         Ok(())
     }
@@ -612,6 +613,21 @@ mod tests {
             }
         }
         assert!(Ids::default().load_chunk(0, &[0; 39]).is_err());
+    }
+
+    #[test]
+    fn of_two_with_one_name_in_a_chunk_the_later_counts_after_a_restore() {
+        let mut ids = filled(10);
+        assert_eq!(ids.get(name(3), at(5)), None, "too old");
+        ids.insert(name(3), 3, 11, at(10), false);
+        let mut loaded = Ids::default();
+        let bytes = ids.chunk(0).expect("it is there");
+        for _ in 0..2 {
+            loaded.load_chunk(0, &bytes).expect("it is whole");
+            loaded.set_range(0, 11);
+            assert_eq!(loaded.index.len(), ids.index.len());
+            assert_eq!(loaded.get(name(3), at(5)), ids.get(name(3), at(5)));
+        }
     }
 
     #[test]
