@@ -84,8 +84,10 @@ impl Stock {
         };
         let why = match &decision.outcome {
             Some(Outcome::Parked { panic }) => Some(panic.to_string()),
+            // A repeat of what was decided is told so, whatever it panicked on.
+            Some(_) => None,
             // An internal record has no outcome.
-            _ => step.parked(part).map(str::to_owned),
+            None => step.parked(part).map(str::to_owned),
         };
         if let Some(why) = why {
             let value = pack::pack_of(bytes);

@@ -610,9 +610,33 @@ fn too_much_that_waits_is_refused_and_facts_are_kept() {
     b.give("fact", None, commit("o", &[(1, "tea", 4, "main")]));
     assert_eq!(rejected(&b.outcome("over")), Reason::TooManyWaiting);
     assert!(matches!(b.outcome("fact"), Outcome::Parked { .. }));
+    // Nor has a retry room to wait; the name stays that of the first.
+    b.give("w255", None, extend("o", 60));
+    assert_eq!(rejected(&b.outcome("w255")), Reason::TooManyWaiting);
     b.settle();
     b.check_quiet();
-    applied(&b.outcome("w255"));
+    let (_, owner, number) = b.given[b.given.len() - 4].clone();
+    applied(&b.outcomes[&(owner, number)]);
+    let first = b.decided_at[&(owner, number)];
+    assert_eq!(b.ask("w255", extend("o", 60)), Outcome::Duplicate { first });
+}
+
+#[test]
+fn a_commit_that_comes_again_when_too_much_waits_is_parked() {
+    let mut b = Booking::new(4);
+    b.ask("r", receive("tea", "main", 9));
+    let order = commit("o", &[(1, "tea", 4, "main")]);
+    b.give("1", None, order.clone());
+    let (_, owner, number) = b.given[b.given.len() - 1].clone();
+    for i in 0..256 {
+        b.give(&format!("w{i}"), None, extend("o", 60));
+    }
+    b.give("1", None, order.clone());
+    assert!(matches!(b.outcome("1"), Outcome::Parked { .. }));
+    b.settle();
+    b.check_quiet();
+    let first = b.decided_at[&(owner, number)];
+    assert_eq!(b.ask("1", order), Outcome::Duplicate { first });
 }
 
 #[test]

@@ -316,9 +316,10 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
             record.queue.push(waiting);
             return;
         }
-        let fact = match &waiting {
-            Waiting::Command(taken) => matches!(taken.wish, Wish::Commit { .. }),
-            Waiting::Retry { .. } | Waiting::Expiry => false,
+        // Also a fact that comes again: its first may end invalid.
+        let fact = match &self.draft.decision.input {
+            Input::Command(command) => matches!(command.body, Body::Commit { .. }),
+            Input::Ask(_) | Input::Answer(_) | Input::Tick => false,
         };
         // A fact is never refused: it is kept whole, to be sent again.
         let outcome = if fact {
