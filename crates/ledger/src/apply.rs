@@ -51,7 +51,13 @@ impl State {
             self.remember(decision, command, slot);
         }
         for resolved in &decision.resolved {
-            self.ids.resolve(resolved.name, decision.number);
+            match resolved.outcome {
+                // What is invalid may be put right under its name, also when that is found late.
+                Outcome::Invalid(_) => self.ids.free(resolved.name),
+                // A retry: the name is its first's.
+                Outcome::Duplicate { .. } => {}
+                _ => self.ids.resolve(resolved.name, decision.number),
+            }
         }
         let oldest = decision.at.plus(-self.settings.ids_age_ms);
         self.ids.forget(oldest, self.settings.ids_max);

@@ -26,6 +26,8 @@ pub(crate) const IDS_MAX: u32 = 1 << 30;
 const SLOT_MASK: u64 = 0x7fff_ffff;
 /// Marks the number of a decision whose command has no outcome yet.
 const PENDING: u64 = 1 << 63;
+/// In the place of a number: the name may be used anew. Decisions are numbered from 1.
+const FREE: u64 = 0;
 
 /// A name: lower and upper half, content, number with [`PENDING`], log time.
 type Entry = [u64; 5];
@@ -109,7 +111,7 @@ impl Ids {
     pub(crate) fn get(&self, name: u128, oldest: Time) -> Option<Known> {
         let entry = self.entry(self.find(name)?)?;
         let [_, _, content, number, _] = *entry;
-        (at_of(entry) >= oldest).then_some(Known {
+        (at_of(entry) >= oldest && number != FREE).then_some(Known {
             number: number & !PENDING,
             content,
             pending: number & PENDING != 0,
@@ -124,7 +126,7 @@ impl Ids {
             .iter()
             .rev()
             .flat_map(|chunk| chunk.entries.iter().rev());
-        let found = entries.filter(|[_, high, ..]| *high == upper);
+        let found = entries.filter(|[_, high, _, number, _]| *high == upper && *number != FREE);
         let found = found.filter(|entry| at_of(entry) >= oldest);
         found
             .map(|[_, _, _, number, _]| number & !PENDING)
@@ -142,7 +144,7 @@ impl Ids {
         pending: bool,
     ) {
         if let Some(old) = self.find(name) {
-            // Too old to be known, not forgotten yet.
+            // Too old to be known, or free again, and not forgotten yet.
             self.index.remove(hash_of(name), slot_of(old));
         }
         let n = self.next;
@@ -172,6 +174,12 @@ impl Ids {
         }
         self.index.insert(hash_of(name), slot_of(n));
         self.next = n + 1;
+    }
+
+    /// A pending name may be used anew. It keeps its place, so that the queue stays dense and a
+    /// changelog needs no other record for it.
+    pub(crate) fn free(&mut self, name: u128) {
+        self.resolve(name, FREE);
     }
 
     /// A pending name has its outcome, in that decision.
@@ -566,6 +574,34 @@ mod tests {
         let known = ids.get(name(300), at(0)).expect("it is still there");
         assert!(!known.pending && known.number == 309);
         assert_eq!(ids.drain_touched(), [1]);
+    }
+
+    #[test]
+    fn a_name_that_is_free_again_is_free_after_a_restore_and_taken_anew() {
+        let mut ids = filled(300);
+        ids.insert(name(300), 1, 301, at(300), true);
+        ids.free(name(300));
+        let upper = u64::try_from(name(300) >> 64).expect("64 bits are left");
+        for taken in [None, Some(302)] {
+            if let Some(number) = taken {
+                ids.insert(name(300), 2, number, at(301), false);
+            }
+            let mut dump = Vec::new();
+            ids.dump(&mut dump);
+            let dumped = Ids::restore(&dump).expect("it was dumped whole");
+            let mut loaded = Ids::default();
+            for number in ids.chunk_numbers().rev() {
+                let bytes = ids.chunk(number).expect("it is there");
+                loaded.load_chunk(number, &bytes).expect("it is whole");
+            }
+            loaded.set_range(0, ids.next);
+            for ids in [&ids, &dumped, &loaded] {
+                assert_eq!(get(ids, 300), taken);
+                assert_eq!(get(ids, 299), Some(300));
+                let found = ids.with_upper(upper, at(0), 9);
+                assert_eq!(found, taken.into_iter().collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -700,6 +700,21 @@ fn a_commit_that_cannot_be_written_down_changes_nothing() {
         assert_eq!(b.status("o"), Status::Granted);
         assert_eq!(levels(b, "tea", "main"), (9, 3, 1));
         assert_eq!(levels(b, "jam", "main"), (9, 2, 0));
+        // What is invalid may be put right under its name, by whoever waits for it too.
+        let order = commit("n", &[(1, "tea", 1, "main"), (2, "jam", 1, "main")]);
+        let mut wrong = order.clone();
+        if let Body::Commit { lines, .. } = &mut wrong {
+            lines[1].quantity.decimals = 1;
+        }
+        b.give("5", None, wrong.clone());
+        b.give("5", None, wrong.clone());
+        b.settle();
+        assert!(matches!(b.outcome("5"), Outcome::Duplicate { .. }));
+        b.world.check_restores();
+        assert!(matches!(b.ask("5", wrong), Outcome::Invalid(_)));
+        applied(&b.ask("5", order.clone()));
+        assert!(matches!(b.ask("5", order), Outcome::Duplicate { .. }));
+        applied(&b.ask("6", release("n", &[])));
         // Nor one that does not fit.
         applied(&b.ask("3", commit("p", &[(1, "tea", i64::MAX - 10, "main")])));
         let over = b.ask(

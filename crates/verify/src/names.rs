@@ -161,11 +161,17 @@ impl Names {
         }
     }
 
-    /// An earlier command got its outcome.
+    /// An earlier command got its outcome. What was invalid may be put right under its name.
     pub(crate) fn resolved(&mut self, resolved: &Resolved<'_>, number: u64) {
-        if let Some(known) = self.known.get_mut(&resolved.name)
-            && known.pending
-        {
+        // A repeat that waited is another decision's.
+        let first = self
+            .known
+            .get_mut(&resolved.name)
+            .filter(|known| known.pending && known.number == resolved.of);
+        let Some(known) = first else { return };
+        if matches!(resolved.outcome, Outcome::Invalid(_)) {
+            self.known.remove(&resolved.name);
+        } else {
             known.number = number;
             known.pending = false;
         }
