@@ -17,6 +17,8 @@ use crate::values::{Location, Quantity, ReservationId, Sku, Time};
 /// See the module's text.
 pub(crate) struct Draft<'s, 'a> {
     pub(crate) state: &'s State,
+    /// Where the input's record stands in its log.
+    pub(crate) offset: i64,
     pub(crate) decision: Decision<'a>,
     sku: Option<(u32, &'s SkuState)>,
     /// Figures per location of the decision. Nearly every decision is about one.
@@ -63,6 +65,7 @@ impl<'s, 'a> Draft<'s, 'a> {
         };
         Self {
             state,
+            offset: stamped.offset,
             decision,
             sku,
             first: None,

@@ -746,6 +746,54 @@ fn with_known_only_an_order_of_something_unknown_is_parked() {
 }
 
 #[test]
+fn a_fact_without_outcome_is_known_whole_also_after_a_restore() {
+    let mut b = Booking::new(1);
+    b.ask("r", receive("tea", "main", 9));
+    let of = |id, note| {
+        let mut sent = support::command("shop", id, Some(5), commit("o", &[(1, "tea", 1, "main")]));
+        sent.seq = Some(3);
+        (sent.reason, sent.note) = (Some("sale".into()), note);
+        (sent.reference, sent.data) = (Some("order/9".into()), Some("{}".into()));
+        sent
+    };
+    // One is under way, one waits.
+    let sent = [of("1", Some("a gift".into())), of("2", None)];
+    let numbers = sent.each_ref().map(|command| {
+        let decision = b.world.decide(0, Input::Command(command.clone()));
+        assert_eq!(decision.outcome, None);
+        decision.number
+    });
+    let state = &b.world.states[0];
+    let restored = support::restored(state, support::home(0, 1), &b.world.settings);
+    for state in [state, &restored] {
+        for (command, number) in sent.iter().zip(numbers) {
+            let known = state.undecided_fact("o", number);
+            assert_eq!(known, Some((command.clone(), support::OFFSET)));
+        }
+        assert_eq!(state.undecided_fact("o", numbers[1] + 1), None);
+    }
+    b.give("3", None, extend("o", 60));
+    let extends = b.world.states[0].number();
+    assert_eq!(b.world.states[0].undecided_fact("o", extends), None);
+}
+
+#[test]
+fn what_a_waiting_fact_says_takes_room_too() {
+    let mut b = Booking::new(1);
+    let mut parked = 0;
+    for i in 0..60 {
+        let id = i.to_string();
+        let order = commit("o", &[(1, "tea", 1, "main")]);
+        let mut sent = support::command("shop", &id, None, order);
+        sent.note = Some("n".repeat(5_000).into());
+        let decision = b.world.decide(0, Input::Command(sent));
+        parked += u32::from(matches!(decision.outcome, Some(Outcome::Parked { .. })));
+    }
+    // The first is under way, 19 of 51 lines each wait.
+    assert_eq!(parked, 40);
+}
+
+#[test]
 fn a_parked_ask_counts_as_refused() {
     everywhere(|b| {
         b.ask("r", receive("tea", "main", 9));

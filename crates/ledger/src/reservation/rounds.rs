@@ -274,7 +274,7 @@ impl<'a> Work<'_, '_, 'a> {
             return;
         };
         match &taken.wish {
-            Wish::Commit { lines, channel } => {
+            Wish::Commit { lines, channel, .. } => {
                 let key = commit_key(&taken);
                 let record = self.record_mut();
                 record.commit = Some(key);

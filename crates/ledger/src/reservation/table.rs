@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::command::RequestLine;
+use crate::command::{Body, Command, RequestLine};
 use crate::reservation::{
-    Asked, CommitKey, ReservationLine, ReservationRecord, Step, Taken, Waiting, Wish,
+    Asked, CommitKey, ReservationLine, ReservationRecord, Step, Taken, Told, Waiting, Wish,
 };
 use crate::state::State;
 use crate::values::{Location, ReservationId, Time};
@@ -160,6 +160,46 @@ pub(crate) fn forget(state: &mut State) {
     }
 }
 
+impl<'a> ReservationRecord<'a> {
+    /// The fact that the decision of that number took in and that has no outcome yet, as it was sent,
+    /// and where its record stands; `None` where there is none.
+    pub(crate) fn fact(&self, number: u64) -> Option<(Command<'a>, i64)> {
+        let running = self.step.as_ref().and_then(|step| step.by.as_ref());
+        let waiting = self.queue.iter().filter_map(|waiting| match waiting {
+            Waiting::Command(taken) => Some(taken),
+            Waiting::Retry { .. } | Waiting::Expiry => None,
+        });
+        let taken = running
+            .into_iter()
+            .chain(waiting)
+            .find(|taken| taken.number == number)?;
+        let Wish::Commit {
+            lines,
+            channel,
+            told,
+        } = &taken.wish
+        else {
+            return None;
+        };
+        let command = Command {
+            source: taken.source.clone(),
+            id: taken.id.clone(),
+            seq: told.seq,
+            occurred_at: taken.occurred_at,
+            reason: told.reason.clone(),
+            note: told.note.clone(),
+            reference: told.reference.clone(),
+            data: told.data.clone(),
+            body: Body::Commit {
+                reservation: self.id.clone(),
+                lines: lines.clone(),
+                channel: channel.clone(),
+            },
+        };
+        Some((command, told.offset))
+    }
+}
+
 impl ReservationRecord<'_> {
     /// When something of it expires or times out next.
     pub(crate) fn due(&self) -> Option<Time> {
@@ -279,9 +319,21 @@ impl Wish<'_> {
             |lines: &[RequestLine<'_>]| lines.iter().map(RequestLine::to_static).collect();
         let owned = |text: &Option<Cow<'_, str>>| text.as_ref().map(|text| text.to_string().into());
         match self {
-            Self::Commit { lines, channel } => Wish::Commit {
+            Self::Commit {
+                lines,
+                channel,
+                told,
+            } => Wish::Commit {
                 lines: request(lines),
                 channel: owned(channel),
+                told: Box::new(Told {
+                    offset: told.offset,
+                    seq: told.seq,
+                    reason: owned(&told.reason),
+                    note: owned(&told.note),
+                    reference: owned(&told.reference),
+                    data: owned(&told.data),
+                }),
             },
             Self::Reserve {
                 lines,
