@@ -107,7 +107,7 @@ pub struct ReservationLine<'a> {
     pub requested: Amount,
     /// As sent, or as chosen by the grant.
     pub location: Option<Location<'a>>,
-    /// Decimals of the figures: the item's; 0 until the owner of the SKU has stated the line.
+    /// Decimals of the figures: the item's; 0 until the owner of the SKU has answered.
     pub decimals: u8,
     /// What was asked in all: the sum of the four below.
     pub asked: Quantity,

@@ -794,6 +794,38 @@ fn what_a_waiting_fact_says_takes_room_too() {
 }
 
 #[test]
+fn a_line_never_held_has_the_decimals_of_its_item() {
+    everywhere(|b| {
+        for (id, sku, quantity) in [("i", "oil", 0), ("j", "ink", 5)] {
+            let item = Body::Item {
+                sku: sku.into(),
+                decimals: Some(2),
+                unit: None,
+                name: None,
+            };
+            b.ask(id, item);
+            if quantity > 0 {
+                b.ask("r", receive(sku, "main", quantity));
+            }
+        }
+        let decimals = |b: &Booking, id: &str| -> Vec<u8> {
+            let lines = b.reservation(id).unwrap().lines;
+            lines.iter().map(|line| line.decimals).collect()
+        };
+        let lines = [(1, "oil", 1, ""), (2, "ink", 1, "main")];
+        let Outcome::Rejected(refused) = b.ask("1", reserve("o", &lines, 60)) else {
+            panic!("there is no oil")
+        };
+        assert_eq!(refused.lines[0].decimals, 2);
+        assert_eq!(decimals(b, "o"), [2, 2]);
+        // Nor granted in part.
+        let granted = b.ask("2", reserve_partial("p", &lines, 60));
+        assert_eq!(granted, Outcome::Granted);
+        assert_eq!(decimals(b, "p"), [2, 2]);
+    });
+}
+
+#[test]
 fn a_parked_ask_counts_as_refused() {
     everywhere(|b| {
         b.ask("r", receive("tea", "main", 9));

@@ -194,11 +194,17 @@ impl<'a> Work<'_, '_, 'a> {
             return;
         };
         let record = self.record_mut();
+        let before = record.lines.clone();
         record.lines.retain(|line| !line.shipped.is_zero());
         for line in &mut record.lines {
             line.requested = Amount::whole(0);
         }
         record.take_statement(&lines);
+        // Its place is forgotten, not what the owner of the SKU said of the SKU.
+        for line in &mut record.lines {
+            let known = before.iter().find(|known| known.sku == line.sku);
+            line.decimals = known.map_or(line.decimals, |known| known.decimals);
+        }
     }
 
     fn ask_in_order(&mut self, sku: &Sku<'a>) {
