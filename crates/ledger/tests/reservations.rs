@@ -576,6 +576,62 @@ fn asks_not_answered_in_time_are_rejected_and_given_back() {
     });
 }
 
+/// The numbers of a refusal: requested, available and their decimals.
+fn numbers(outcome: &Outcome<'_>) -> Vec<(i64, i64, u8)> {
+    let Outcome::Rejected(refusal) = outcome else {
+        panic!("not rejected: {outcome:?}")
+    };
+    let lines = refusal.lines.iter();
+    lines
+        .map(|line| (line.requested.0, line.available.0, line.decimals))
+        .collect()
+}
+
+#[test]
+fn what_nobody_spoke_of_is_shown_as_it_was_sent() {
+    let mut b = Booking::new(3);
+    let mut body = reserve("o", &[(1, "tea", 15, "main"), (2, "jam", 2, "main")], 60);
+    if let Body::Reserve { lines, .. } = &mut body {
+        lines[0].quantity.decimals = 1;
+    }
+    b.give("1", None, body);
+    b.world.now = b.world.now.plus(10_000);
+    b.tick();
+    b.settle();
+    assert_eq!(rejected(&b.outcome("1")), Reason::NoAnswer);
+    assert_eq!(numbers(&b.outcome("1")), [(15, 0, 1), (2, 0, 0)]);
+}
+
+#[test]
+fn what_an_item_cannot_express_is_shown_as_it_was_sent() {
+    everywhere(|b| {
+        b.ask("r", receive("tea", "main", 9));
+        b.ask("1", reserve("o", &[(1, "tea", 4, "main")], 60));
+        applied(&b.ask("2", confirm("o", &[(1, 3)])));
+        let fine = onhand_ledger::Amount {
+            mantissa: 35,
+            decimals: 1,
+        };
+        let mut body = release("o", &[(1, 1)]);
+        if let Body::Release {
+            lines: Some(parts), ..
+        } = &mut body
+        {
+            parts[0].quantity = Some(fine);
+        }
+        let refused = b.ask("3", body);
+        assert_eq!(rejected(&refused), Reason::Decimals);
+        assert_eq!(numbers(&refused), [(35, 40, 1)]);
+        let mut body = reserve("o", &[(1, "tea", 1, "main")], 60);
+        if let Body::Reserve { lines, .. } = &mut body {
+            lines[0].quantity = fine;
+        }
+        let refused = b.ask("4", body);
+        assert_eq!(rejected(&refused), Reason::Decimals);
+        assert_eq!(numbers(&refused), [(35, 30, 1)]);
+    });
+}
+
 #[test]
 fn what_comes_while_a_step_is_under_way_waits_in_log_order() {
     everywhere(|b| {

@@ -324,10 +324,7 @@ pub(crate) fn numbers<'a>(
     decimals: u8,
     reason: Reason,
 ) -> LineNumbers<'a> {
-    let (requested, decimals) = match ask.quantity.to_units(decimals) {
-        Some(units) => (units, decimals),
-        None => (Quantity(ask.quantity.mantissa), ask.quantity.decimals),
-    };
+    let (requested, decimals) = ask.quantity.shown(decimals);
     LineNumbers {
         line: ask.line,
         sku: sku.clone(),

@@ -424,8 +424,9 @@ impl<'a> Work<'_, '_, 'a> {
                 .iter()
                 .any(|a| a.sku == request.sku && a.heard.outstanding());
             let known = self.record_ref().lines.iter().find(|line| line.is(request));
+            // Of a line that nobody spoke of the item's decimals are not known.
             let decimals = known.map_or(request.quantity.decimals, |line| line.decimals);
-            let requested = request.quantity.to_units(decimals).unwrap_or_default();
+            let (requested, decimals) = request.quantity.shown(decimals);
             let reason = unheard.filter(|_| silent).unwrap_or(Reason::None);
             LineNumbers {
                 line: request.line,
