@@ -278,7 +278,8 @@ pub enum Reason {
     InsufficientStock,
     /// Nothing has named this SKU yet.
     UnknownSku,
-    /// The SKU has no level at this location; for a `set`, nothing of this partition has.
+    /// No SKU of this partition has a level at this location. Where only this SKU has none, nothing
+    /// of it is available there: [`Reason::InsufficientStock`].
     UnknownLocation,
     /// There is no reservation of this name, or it ended so long ago that it is forgotten.
     UnknownReservation,

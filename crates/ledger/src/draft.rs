@@ -174,9 +174,12 @@ impl<'s, 'a> Draft<'s, 'a> {
         }
     }
 
-    /// Whether the SKU has a level at that location, before this decision.
-    pub(crate) fn exists(&self, location: &str) -> bool {
-        self.position(location).is_some()
+    /// Whether that location is known here, before this decision: some SKU of this partition has a
+    /// level there. Whether one of another partition has, its owner alone knows, and to ask it would be
+    /// a lookup. A level is never lost, and names of locations are kept for levels alone: so a state
+    /// put together from changelog and snapshot knows the same ones as the live one.
+    pub(crate) fn knows_location(&self, name: &str) -> bool {
+        self.state.skus.locations.find(name).is_some()
     }
 
     /// Every location where the SKU has a level before this decision, with its figures as this draft

@@ -520,6 +520,39 @@ fn a_line_without_a_place_is_held_where_most_is_available() {
 }
 
 #[test]
+fn a_location_known_only_through_another_sku_has_nothing_available() {
+    let settings = Settings {
+        known_only: true,
+        ..Settings::default()
+    };
+    for known_only in [false, true] {
+        let mut b = Booking::new(1);
+        b.ask("1", receive("tea", "main", 5));
+        b.ask("2", receive("jam", "shop", 5));
+        if known_only {
+            // A node restarted with the setting: known is what its levels name.
+            let (home, settings) = (support::home(0, 1), &settings);
+            b.world.states[0] = support::restored(&b.world.states[0], home, settings);
+            b.world.settings = settings.clone();
+        }
+        let known = b.ask("3", reserve("r3", &[(1, "tea", 2, "shop")], 60));
+        assert_eq!(rejected(&known), Reason::InsufficientStock);
+        assert_eq!(numbers(&known), [(2, 0, 0)]);
+        let unknown = b.ask("4", reserve("r4", &[(1, "tea", 2, "moon")], 60));
+        assert_eq!(rejected(&unknown), Reason::UnknownLocation);
+        assert!(
+            b.world.level("tea", "shop").is_none(),
+            "asking names nothing"
+        );
+        // An order is judged alike where only what is known is taken.
+        let order = b.ask("5", commit("o", &[(1, "tea", 1, "moon")]));
+        assert_eq!(matches!(order, Outcome::Parked { .. }), known_only);
+        applied(&b.ask("6", commit("p", &[(1, "tea", 1, "shop")])));
+        assert_eq!(levels(&b, "tea", "shop"), (0, 0, 1));
+    }
+}
+
+#[test]
 fn blocked_stock_below_zero_frees_nothing() {
     everywhere(|b| {
         b.ask("1", receive("tea", "main", 5));

@@ -493,16 +493,19 @@ fn unreadable<'a>(taken: &Taken<'a>, refusal: &Rejection<'a>) -> Outcome<'a> {
     let place = wrong
         .and_then(|w| lines.iter().position(|line| line.line == w.line))
         .unwrap_or(0);
+    let line = wrong.map_or(0, |wrong| wrong.line);
     let parked = |text: String| Outcome::Parked { panic: text.into() };
     match refusal.reason {
         Reason::UnknownSku => parked(format!(
-            "line {place} names a SKU that is not known; name it by a fact, then redrive"
+            "line {line} names a SKU that was never named: declare it with an `item` command, then \
+             redrive"
         )),
         Reason::UnknownLocation => parked(format!(
-            "line {place} names a location that is not known; name it by a fact, then redrive"
+            "line {line} names a location where neither its SKU nor any kept with it has a level: \
+             receive or count it there while the node takes unknown names, then redrive"
         )),
         Reason::Parked => parked(format!(
-            "processing line {place} panicked at the owner of its SKU; redrive after an upgrade"
+            "processing line {line} panicked at the owner of its SKU; redrive after an upgrade"
         )),
         reason => Outcome::Invalid(Invalid {
             field: format!("lines/{place}/quantity").into(),
