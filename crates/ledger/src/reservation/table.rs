@@ -9,6 +9,7 @@ use crate::reservation::{
 };
 use crate::state::State;
 use crate::values::{Location, ReservationId, Time};
+use crate::weight::{Touched, weight};
 
 /// All reservations of a partition.
 #[derive(Debug, Default)]
@@ -21,8 +22,7 @@ pub(crate) struct Reservations {
     /// Those with a conflict.
     conflicts: BTreeSet<Box<str>>,
     /// Changed since the last drain.
-    touched: BTreeSet<Box<str>>,
-    touched_bytes: usize,
+    touched: Touched<Box<str>>,
     bytes: usize,
 }
 
@@ -95,8 +95,7 @@ impl Reservations {
             self.conflicts.insert(id.clone());
         }
         self.bytes += record.memory_bytes();
-        self.touched_bytes += record.memory_bytes();
-        self.touched.insert(id.clone());
+        self.touched.set(id.clone(), id.len() + weight(record));
         self.records.insert(id, record.to_static());
     }
 
@@ -126,13 +125,12 @@ impl Reservations {
 
     /// About how many bytes [`Reservations::drain_touched`] gives now.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched_bytes
+        self.touched.bytes()
     }
 
     /// Every reservation changed since the last call; one that is not there any more is gone.
-    pub(crate) fn drain_touched(&mut self) -> BTreeSet<Box<str>> {
-        self.touched_bytes = 0;
-        std::mem::take(&mut self.touched)
+    pub(crate) fn drain_touched(&mut self) -> Vec<Box<str>> {
+        self.touched.drain()
     }
 
     /// About how much memory they take, in bytes.
@@ -155,8 +153,8 @@ pub(crate) fn forget(state: &mut State) {
         }
         let id = id.clone();
         reservations.take_out(&id);
-        reservations.touched_bytes += id.len() + 16;
-        reservations.touched.insert(id);
+        let bytes = id.len();
+        reservations.touched.set(id, bytes);
     }
 }
 
