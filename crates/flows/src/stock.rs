@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use onhand_ledger::{Decision, Input, Outcome, Stamped, State, StateKey, StateRecord, Time};
-use onhand_log::{Record, Timestamp, TopicId};
+use onhand_ledger::{
+    Decision, Input, Outcome, Resolved, Stamped, State, StateKey, StateRecord, Time,
+};
+use onhand_log::{Offset, Record, Timestamp, TopicId};
 use onhand_streams::{Processor, Step};
 
-use crate::pack::{self, DecisionPack, InternalPack, PackError, PackedInput};
+use crate::pack::{self, CommandPack, DecisionPack, InternalPack, PackError, PackedInput};
 use crate::topics;
 
 /// A step ends when its decisions reach this: large enough to share one append among thousands, small
@@ -77,6 +79,7 @@ impl Stock {
             at: Time(record.timestamp),
             name: packed.name,
             content: packed.content,
+            offset: record.offset,
         };
         let decision = match step.parked(part) {
             Some(panic) => onhand_ledger::park(&self.state, &stamped, panic),
@@ -84,12 +87,19 @@ impl Stock {
         };
         let why = match &decision.outcome {
             Some(Outcome::Parked { panic }) => Some(panic.to_string()),
+            // A repeat of what was decided is told so, whatever it panicked on.
+            Some(_) => None,
             // An internal record has no outcome.
-            _ => step.parked(part).map(str::to_owned),
+            None => step.parked(part).map(str::to_owned),
         };
         if let Some(why) = why {
             let value = pack::pack_of(bytes);
-            self.put_dead_letter(decision.number, value, record, &why, step);
+            self.put_dead_letter(decision.number, value, record.offset, &why, step);
+        }
+        for resolved in &decision.resolved {
+            if let Outcome::Parked { panic } = &resolved.outcome {
+                self.put_late(decision.number, resolved, panic, step);
+            }
         }
         if decision.gap {
             step.stop(format!(
@@ -118,19 +128,31 @@ impl Stock {
         Some(begins)
     }
 
+    /// Keeps a command that was taken in before and is parked by what was heard since: the input at hand
+    /// is only what was heard. The state still has the command, as it stands before the decision.
+    fn put_late(&self, key: u64, resolved: &Resolved<'_>, reason: &str, step: &mut Step) {
+        let (command, offset) = self
+            .state
+            .undecided_fact(resolved.reservation.as_str(), resolved.of)
+            .expect("only a fact is parked, and what has no outcome is in the state");
+        let mut pack = CommandPack::new();
+        pack.push(&command);
+        self.put_dead_letter(key, pack.finish(), offset, reason, step);
+    }
+
     /// Keeps what could not be processed, whole, with where it came from and why.
     fn put_dead_letter(
         &self,
         key: u64,
         value: Vec<u8>,
-        record: &Record<'_>,
+        offset: Offset,
         reason: &str,
         step: &mut Step,
     ) {
         let headers = vec![
             ("origin.topic", topics::COMMANDS.as_bytes().to_vec()),
             ("origin.partition", self.partition.to_string().into_bytes()),
-            ("origin.offset", record.offset.to_string().into_bytes()),
+            ("origin.offset", offset.to_string().into_bytes()),
             ("reason", reason.as_bytes().to_vec()),
             ("attempts", b"1".to_vec()),
         ];
@@ -144,7 +166,7 @@ impl Stock {
         self.put_dead_letter(
             record.offset.unsigned_abs(),
             value,
-            record,
+            record.offset,
             &error.to_string(),
             step,
         );

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use onhand_flows::{CommandPack, Node, NodeConfig, Stock, key_of, pack, start, topics};
 use onhand_ledger::{
-    Amount, Body, Command, Decision, Fact, Outcome, RequestLine, Stamped, State, StateName, Time,
+    Amount, Body, Command, Decision, Fact, Input, Outcome, RequestLine, Stamped, State, StateName,
+    Time,
 };
 use onhand_log::journal::{Durability, Journal, JournalConfig};
 use onhand_log::memory::MemoryLog;
-use onhand_log::{Log, TopicPartition, View, partition_of};
+use onhand_log::{Log, Topic, TopicPartition, View, partition_of};
 use onhand_streams::{Delivery, SubmitError, Ticket, WorkerConfig};
 
 struct Channel(Mutex<Sender<Result<Delivery, String>>>);
@@ -91,6 +92,11 @@ fn reserve<'a>(id: &'a str, lines: &[(&'a str, i64)]) -> Command<'a> {
 
 /// Sends one command and waits for its outcome.
 fn send(node: &Node, command: &Command<'_>) -> Outcome<'static> {
+    send_numbered(node, command).1
+}
+
+/// As [`send`], with the number of the decision that brought the outcome.
+fn send_numbered(node: &Node, command: &Command<'_>) -> (u64, Outcome<'static>) {
     let partition = partition_of(key_of(command).as_bytes(), node.partitions);
     let mut pack = CommandPack::new();
     pack.push(command);
@@ -116,7 +122,7 @@ fn send(node: &Node, command: &Command<'_>) -> Outcome<'static> {
             .find(|r| r.id.as_str() == command.id.as_str());
         let outcome = resolved.map(|r| &r.outcome).or(decision.outcome.as_ref());
         if let Some(outcome) = outcome {
-            return owned(outcome);
+            return (decision.number, owned(outcome));
         }
     }
 }
@@ -299,7 +305,7 @@ fn a_restart_from_the_changelog_finds_levels_counts_holds_and_names() {
 #[test]
 fn a_command_that_panics_the_ledger_is_parked_and_kept_whole() {
     fn trap<'a>(state: &State, stamped: &Stamped<'a>) -> Decision<'a> {
-        if let onhand_ledger::Input::Command(command) = &stamped.input {
+        if let Input::Command(command) = &stamped.input {
             assert!(command.id.as_str() != "trap", "planted");
         }
         onhand_ledger::decide(state, stamped)
@@ -322,37 +328,172 @@ fn a_command_that_panics_the_ledger_is_parked_and_kept_whole() {
     assert_eq!(on_hand(&node, "mug"), (11, 11));
     node.stop().unwrap();
 
-    let topic = log
-        .topics()
-        .into_iter()
-        .find(|t| t.spec.name == topics::DEAD_LETTERS)
-        .unwrap();
+    let [letter] = &letters(&*log, "mug")[..] else {
+        panic!("one dead letter")
+    };
+    assert_eq!(letter.command(), receive("trap", "mug", 5));
+    assert_eq!(letter.header("reason"), "planted");
+}
+
+/// A record of `dead-letters`.
+struct Letter {
+    key: u64,
+    value: Vec<u8>,
+    headers: Vec<(String, String)>,
+}
+
+impl Letter {
+    /// The command that it keeps, alone.
+    fn command(&self) -> Command<'_> {
+        let mut inputs = pack::inputs(&self.value).unwrap();
+        let kept = inputs.next().unwrap().unwrap();
+        assert!(inputs.next().is_none());
+        match kept.input {
+            Input::Command(command) => command,
+            other => panic!("not a command: {other:?}"),
+        }
+    }
+
+    fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(key, _)| key == name);
+        &found.unwrap().1
+    }
+
+    /// Whether its origin is where the log has the command.
+    fn is_placed(&self, log: &dyn Log) -> bool {
+        assert_eq!(self.header("origin.topic"), topics::COMMANDS);
+        let at = TopicPartition {
+            topic: topic(log, topics::COMMANDS).id,
+            partition: self.header("origin.partition").parse().unwrap(),
+        };
+        let offset = self.header("origin.offset").parse().unwrap();
+        let fetch = log.read(at, offset, 1, View::Durable).unwrap();
+        let mut records = fetch.batches.iter().flat_map(|batch| batch.records());
+        let record = records.find(|record| record.offset == offset).unwrap();
+        let mut inputs = pack::inputs(record.value.unwrap()).unwrap();
+        inputs.any(|input| match input.unwrap().input {
+            Input::Command(command) => command == self.command(),
+            _ => false,
+        })
+    }
+}
+
+fn topic(log: &dyn Log, name: &str) -> Topic {
+    let mut topics = log.topics().into_iter();
+    topics.find(|topic| topic.spec.name == name).unwrap()
+}
+
+/// The dead letters of a key's partition.
+fn letters(log: &dyn Log, key: &str) -> Vec<Letter> {
+    let topic = topic(log, topics::DEAD_LETTERS);
     let at = TopicPartition {
         topic: topic.id,
-        partition: partition_of(b"mug", topic.spec.partitions),
+        partition: partition_of(key.as_bytes(), topic.spec.partitions),
     };
-    let fetch = log.read(at, 0, 1 << 20, View::Durable).unwrap();
-    let records: Vec<_> = fetch
-        .batches
+    let fetch = log.read(at, 0, 1 << 24, View::Durable).unwrap();
+    let records = fetch.batches.iter().flat_map(|batch| batch.records());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    records
+        .map(|record| Letter {
+            key: u64::from_be_bytes(record.key.unwrap().try_into().unwrap()),
+            value: record.value.unwrap().to_vec(),
+            headers: record
+                .headers
+                .iter()
+                .map(|header| (header.key.to_owned(), text(header.value.unwrap())))
+                .collect(),
+        })
+        .collect()
+}
+
+fn commit<'a>(id: &'a str, reservation: &'a str, sku: &'a str, location: &'a str) -> Command<'a> {
+    let line = RequestLine {
+        line: 1,
+        sku: sku.into(),
+        quantity: Amount::whole(1),
+        location: Some(location.into()),
+    };
+    let body = Body::Commit {
+        reservation: reservation.into(),
+        lines: vec![line],
+        channel: Some("shop".into()),
+    };
+    Command {
+        seq: Some(7),
+        occurred_at: Some(Time(1_700_000_000_000)),
+        reason: Some("sale".into()),
+        note: Some("a gift".into()),
+        reference: Some("order/9".into()),
+        data: Some("{\"page\":3}".into()),
+        ..command("market", id, body)
+    }
+}
+
+#[test]
+fn a_commit_that_names_what_is_not_known_is_kept_whole() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let mut config = NodeConfig::default();
+    config.settings.known_only = true;
+    let node = start(Arc::clone(&log), &config).unwrap();
+    let item = Body::Item {
+        sku: "mug".into(),
+        decimals: None,
+        unit: None,
+        name: None,
+    };
+    send(&node, &command("clerk", "i", item));
+    let unknown = [("1", "order-1", "plate"), ("2", "order-2", "mug")];
+    for (id, order, sku) in unknown {
+        let sent = commit(id, order, sku, "nowhere");
+        let (number, outcome) = send_numbered(&node, &sent);
+        let Outcome::Parked { panic } = outcome else {
+            panic!("{outcome:?}")
+        };
+        let kept = letters(&*log, order);
+        let letter = kept.iter().find(|letter| letter.key == number).unwrap();
+        assert_eq!(letter.command(), sent);
+        assert_eq!(letter.header("reason"), panic);
+        assert_eq!(letter.header("attempts"), "1");
+        assert!(letter.is_placed(&*log));
+    }
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_commit_with_no_room_to_wait_is_kept_whole() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let node = start(Arc::clone(&log), &NodeConfig::default()).unwrap();
+    let ids: Vec<String> = (0..300).map(|id| id.to_string()).collect();
+    let sent: Vec<_> = ids
         .iter()
-        .flat_map(|batch| batch.records())
+        .map(|id| commit(id, "order", "mug", "london"))
         .collect();
-    assert_eq!(records.len(), 1);
-    let kept = pack::inputs(records[0].value.unwrap())
-        .unwrap()
-        .next()
-        .unwrap()
+    let mut pack = CommandPack::new();
+    for command in &sent {
+        pack.push(command);
+    }
+    // In one record, so that no answer comes between.
+    let (ticket, outcomes) = Channel::pair();
+    let partition = partition_of(b"order", node.partitions);
+    node.handle
+        .submit(vec![(partition, pack.finish())], &ticket)
         .unwrap();
-    let onhand_ledger::Input::Command(kept) = kept.input else {
-        panic!("not the command")
-    };
-    assert_eq!(kept, receive("trap", "mug", 5));
-    let reason = records[0]
-        .headers
-        .iter()
-        .find(|header| header.key == "reason")
-        .unwrap();
-    assert_eq!(reason.value, Some(&b"planted"[..]));
+    let mut told = 0;
+    while told < sent.len() {
+        let delivery = outcomes.recv_timeout(Duration::from_secs(10)).unwrap();
+        let delivery = delivery.unwrap();
+        let read = pack::decisions_at(&delivery.pack, delivery.offset, delivery.number).unwrap();
+        for decision in read.take(usize::try_from(delivery.count).unwrap()) {
+            let decision = decision.unwrap();
+            told += usize::from(decision.outcome.is_some()) + decision.resolved.len();
+        }
+    }
+    node.stop().unwrap();
+    let kept = letters(&*log, "order");
+    // The first is under way, 256 wait.
+    let parked: Vec<_> = kept.iter().map(Letter::command).collect();
+    assert_eq!(parked, sent[257..]);
+    assert!(kept.iter().all(|letter| letter.is_placed(&*log)));
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn input<'a>(skus: &'a [String], spread: usize, n: usize, id: &'a str) -> Stampe
         at: Time(at + 5),
         name,
         content: mixed,
+        offset: 0,
     }
 }
 

@@ -51,7 +51,13 @@ impl State {
             self.remember(decision, command, slot);
         }
         for resolved in &decision.resolved {
-            self.ids.resolve(resolved.name, decision.number);
+            match resolved.outcome {
+                // What is invalid may be put right under its name, also when that is found late.
+                Outcome::Invalid(_) => self.ids.free(resolved.name),
+                // A retry: the name is its first's.
+                Outcome::Duplicate { .. } => {}
+                _ => self.ids.resolve(resolved.name, decision.number),
+            }
         }
         let oldest = decision.at.plus(-self.settings.ids_age_ms);
         self.ids.forget(oldest, self.settings.ids_max);
@@ -195,10 +201,12 @@ impl State {
 
     /// A command's name, so that it is known when it comes again.
     fn remember(&mut self, decision: &Decision<'_>, command: &Command<'_>, slot: Option<u32>) {
-        let pending = match &decision.outcome {
-            None => true,
-            Some(Outcome::Applied(_) | Outcome::Granted | Outcome::Rejected(_)) => false,
-            Some(Outcome::Parked { .. }) => false,
+        let (pending, may_be_known) = match &decision.outcome {
+            // A retry that waits for the first's outcome, or that could not even wait.
+            None => (true, true),
+            Some(Outcome::Rejected(_) | Outcome::Parked { .. }) => (false, true),
+            // What a name says comes first: whoever got so far had a new one.
+            Some(Outcome::Applied(_) | Outcome::Granted) => (false, false),
             // What is invalid may be put right under its name.
             Some(Outcome::Duplicate { .. } | Outcome::Invalid(_)) => return,
         };
@@ -207,9 +215,8 @@ impl State {
             self.skus.set_seq(slot, command.source.as_str(), seq);
         } else {
             let (name, content) = (decision.name, decision.content);
-            // A retry that waits for the first's outcome: the name stays the first's.
             let oldest = decision.at.plus(-self.settings.ids_age_ms);
-            if pending && self.ids.get(name, oldest).is_some() {
+            if may_be_known && self.ids.get(name, oldest).is_some() {
                 return;
             }
             self.ids

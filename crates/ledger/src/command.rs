@@ -20,6 +20,9 @@ pub struct Stamped<'a> {
     pub name: u128,
     /// Fingerprint of the command's content as sent; 0 otherwise.
     pub content: u64,
+    /// Where its record stands in the log that it came from. Nothing is decided by it: it is kept with
+    /// a fact whose outcome comes later, to be named should that fact be parked.
+    pub offset: i64,
 }
 
 /// One record's worth of input.

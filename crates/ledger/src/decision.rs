@@ -75,7 +75,8 @@ pub struct Movement {
 pub enum MovementKind {
     /// The fact itself, at [`Decision::event_time`].
     Fact,
-    /// A count's correction of that figure, at the decision's event time.
+    /// A count's correction of that figure, at the time that the count was taken at:
+    /// [`CountNote::merged_to`], where times were merged, else the decision's event time.
     Correction(Figure),
     /// An earlier count's correction re-folded because of this decision, at that count's time.
     Refold(Figure, Time),
@@ -193,7 +194,8 @@ pub struct CountNote {
     pub end: CountEnd,
     /// Opening stock: never drift.
     pub opening: bool,
-    /// The time it was taken at, where counting times were merged into spans.
+    /// The end of the span that its time was merged into: the time it is taken at. `None` where that
+    /// is the decision's event time.
     pub merged_to: Option<Time>,
 }
 
@@ -230,7 +232,7 @@ pub struct LineNumbers<'a> {
     /// Where it was asked or is held; `None` where no location was named or chosen.
     pub location: Option<Location<'a>>,
     /// Decimals of both quantities: the item's, or those sent where the item cannot express the
-    /// amount.
+    /// amount. 0 of `item`, which counts decimals.
     pub decimals: u8,
     /// What was asked (`set`: the quantity expected, else the one stated; `item`: the decimals).
     pub requested: Quantity,
@@ -276,7 +278,8 @@ pub enum Reason {
     InsufficientStock,
     /// Nothing has named this SKU yet.
     UnknownSku,
-    /// The SKU has no level at this location; for a `set`, nothing of this partition has.
+    /// No SKU of this partition has a level at this location. Where only this SKU has none, nothing
+    /// of it is available there: [`Reason::InsufficientStock`].
     UnknownLocation,
     /// There is no reservation of this name, or it ended so long ago that it is forgotten.
     UnknownReservation,

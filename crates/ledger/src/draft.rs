@@ -17,6 +17,8 @@ use crate::values::{Location, Quantity, ReservationId, Sku, Time};
 /// See the module's text.
 pub(crate) struct Draft<'s, 'a> {
     pub(crate) state: &'s State,
+    /// Where the input's record stands in its log.
+    pub(crate) offset: i64,
     pub(crate) decision: Decision<'a>,
     sku: Option<(u32, &'s SkuState)>,
     /// Figures per location of the decision. Nearly every decision is about one.
@@ -63,6 +65,7 @@ impl<'s, 'a> Draft<'s, 'a> {
         };
         Self {
             state,
+            offset: stamped.offset,
             decision,
             sku,
             first: None,
@@ -171,9 +174,12 @@ impl<'s, 'a> Draft<'s, 'a> {
         }
     }
 
-    /// Whether the SKU has a level at that location, before this decision.
-    pub(crate) fn exists(&self, location: &str) -> bool {
-        self.position(location).is_some()
+    /// Whether that location is known here, before this decision: some SKU of this partition has a
+    /// level there. Whether one of another partition has, its owner alone knows, and to ask it would be
+    /// a lookup. A level is never lost, and names of locations are kept for levels alone: so a state
+    /// put together from changelog and snapshot knows the same ones as the live one.
+    pub(crate) fn knows_location(&self, name: &str) -> bool {
+        self.state.skus.locations.find(name).is_some()
     }
 
     /// Whether the SKU gets a level by this decision at a location where it had none.

@@ -26,6 +26,8 @@ pub(crate) const IDS_MAX: u32 = 1 << 30;
 const SLOT_MASK: u64 = 0x7fff_ffff;
 /// Marks the number of a decision whose command has no outcome yet.
 const PENDING: u64 = 1 << 63;
+/// In the place of a number: the name may be used anew. Decisions are numbered from 1.
+const FREE: u64 = 0;
 
 /// A name: lower and upper half, content, number with [`PENDING`], log time.
 type Entry = [u64; 5];
@@ -109,7 +111,7 @@ impl Ids {
     pub(crate) fn get(&self, name: u128, oldest: Time) -> Option<Known> {
         let entry = self.entry(self.find(name)?)?;
         let [_, _, content, number, _] = *entry;
-        (at_of(entry) >= oldest).then_some(Known {
+        (at_of(entry) >= oldest && number != FREE).then_some(Known {
             number: number & !PENDING,
             content,
             pending: number & PENDING != 0,
@@ -124,7 +126,7 @@ impl Ids {
             .iter()
             .rev()
             .flat_map(|chunk| chunk.entries.iter().rev());
-        let found = entries.filter(|[_, high, ..]| *high == upper);
+        let found = entries.filter(|[_, high, _, number, _]| *high == upper && *number != FREE);
         let found = found.filter(|entry| at_of(entry) >= oldest);
         found
             .map(|[_, _, _, number, _]| number & !PENDING)
@@ -142,7 +144,7 @@ impl Ids {
         pending: bool,
     ) {
         if let Some(old) = self.find(name) {
-            // Too old to be known, not forgotten yet.
+            // Too old to be known, or free again, and not forgotten yet.
             self.index.remove(hash_of(name), slot_of(old));
         }
         let n = self.next;
@@ -172,6 +174,12 @@ impl Ids {
         }
         self.index.insert(hash_of(name), slot_of(n));
         self.next = n + 1;
+    }
+
+    /// A pending name may be used anew. It keeps its place, so that the queue stays dense and a
+    /// changelog needs no other record for it.
+    pub(crate) fn free(&mut self, name: u128) {
+        self.resolve(name, FREE);
     }
 
     /// A pending name has its outcome, in that decision.
@@ -292,8 +300,17 @@ impl Ids {
         while number - self.chunk_first >= self.chunks.len() as u64 {
             self.chunks.push_back(Chunk::default());
         }
-        for (n, entry) in (number * CHUNK..).zip(&entries) {
-            let name = name_of(entry);
+        let names: Vec<u128> = entries.iter().map(name_of).collect();
+        // In place before they are indexed: two of them may bear one name.
+        let i = usize::try_from(number - self.chunk_first).map_err(|e| e.to_string())?;
+        if let Some(chunk) = self.chunks.get_mut(i) {
+            chunk.entries = entries;
+            let room = usize::try_from(CHUNK).expect("it is small");
+            chunk
+                .entries
+                .reserve_exact(room.saturating_sub(chunk.entries.len()));
+        }
+        for (n, name) in (number * CHUNK..).zip(names) {
             // Of two with one name the later counts.
             match self.find(name) {
                 Some(known) if known > n => continue,
@@ -305,14 +322,6 @@ impl Ids {
             if n >= self.first {
                 self.index.insert(hash_of(name), slot_of(n));
             }
-        }
-        let i = usize::try_from(number - self.chunk_first).map_err(|e| e.to_string())?;
-        if let Some(chunk) = self.chunks.get_mut(i) {
-            chunk.entries = entries;
-            let room = usize::try_from(CHUNK).expect("it is small");
-            chunk
-                .entries
-                .reserve_exact(room.saturating_sub(chunk.entries.len()));
         }
         Ok(())
     }
@@ -568,6 +577,34 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_free_again_is_free_after_a_restore_and_taken_anew() {
+        let mut ids = filled(300);
+        ids.insert(name(300), 1, 301, at(300), true);
+        ids.free(name(300));
+        let upper = u64::try_from(name(300) >> 64).expect("64 bits are left");
+        for taken in [None, Some(302)] {
+            if let Some(number) = taken {
+                ids.insert(name(300), 2, number, at(301), false);
+            }
+            let mut dump = Vec::new();
+            ids.dump(&mut dump);
+            let dumped = Ids::restore(&dump).expect("it was dumped whole");
+            let mut loaded = Ids::default();
+            for number in ids.chunk_numbers().rev() {
+                let bytes = ids.chunk(number).expect("it is there");
+                loaded.load_chunk(number, &bytes).expect("it is whole");
+            }
+            loaded.set_range(0, ids.next);
+            for ids in [&ids, &dumped, &loaded] {
+                assert_eq!(get(ids, 300), taken);
+                assert_eq!(get(ids, 299), Some(300));
+                let found = ids.with_upper(upper, at(0), 9);
+                assert_eq!(found, taken.into_iter().collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
     fn a_dump_reads_back_and_a_cut_or_longer_one_does_not() {
         let mut ids = filled(700);
         ids.forget(at(50), 1_000);
@@ -612,6 +649,21 @@ mod tests {
             }
         }
         assert!(Ids::default().load_chunk(0, &[0; 39]).is_err());
+    }
+
+    #[test]
+    fn of_two_with_one_name_in_a_chunk_the_later_counts_after_a_restore() {
+        let mut ids = filled(10);
+        assert_eq!(ids.get(name(3), at(5)), None, "too old");
+        ids.insert(name(3), 3, 11, at(10), false);
+        let mut loaded = Ids::default();
+        let bytes = ids.chunk(0).expect("it is there");
+        for _ in 0..2 {
+            loaded.load_chunk(0, &bytes).expect("it is whole");
+            loaded.set_range(0, 11);
+            assert_eq!(loaded.index.len(), ids.index.len());
+            assert_eq!(loaded.get(name(3), at(5)), ids.get(name(3), at(5)));
+        }
     }
 
     #[test]

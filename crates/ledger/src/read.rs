@@ -1,7 +1,7 @@
 //! What readers see of a partition. Nothing here changes it, but for an index of names that is sorted
 //! when somebody lists.
 
-use crate::command::Figure;
+use crate::command::{Command, Figure};
 use crate::decision::Conflict;
 use crate::reservation::ReservationRecord;
 use crate::sku::{Figures, Position};
@@ -188,6 +188,16 @@ impl State {
             })
         });
         conflicts.take(limit).collect()
+    }
+
+    /// The fact about that reservation which the decision of that number took in and which has no
+    /// outcome yet, as it was sent, and where its record stands: what is kept of it should it be parked.
+    pub fn undecided_fact(
+        &self,
+        reservation: &str,
+        number: u64,
+    ) -> Option<(Command<'static>, i64)> {
+        self.reservations.get(reservation)?.fact(number)
     }
 
     /// Reservations that this partition keeps, the ended ones that are still remembered included.

@@ -121,7 +121,7 @@ pub struct ReservationLine<'a> {
     pub requested: Amount,
     /// As sent, or as chosen by the grant.
     pub location: Option<Location<'a>>,
-    /// Decimals of the figures: the item's; 0 until the owner of the SKU has stated the line.
+    /// Decimals of the figures: the item's; 0 until the owner of the SKU has answered.
     pub decimals: u8,
     /// What was asked in all: the sum of the four below.
     pub asked: Quantity,
@@ -192,6 +192,9 @@ pub enum Wish<'a> {
         lines: Vec<RequestLine<'a>>,
         /// The sales outlet that took it, if it named one.
         channel: Option<Cow<'a, str>>,
+        /// What else the command says. A fact is never refused: one that is parked at its end is
+        /// kept whole.
+        told: Box<Told<'a>>,
     },
     /// To hold these lines until they expire.
     Reserve {
@@ -219,6 +222,23 @@ pub enum Wish<'a> {
         /// Seconds from the decision on; `None`: 900.
         ttl_s: Option<u32>,
     },
+}
+
+/// What a command says that nothing is decided by, and where it stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Told<'a> {
+    /// The offset of its record in the log that it came from.
+    pub offset: i64,
+    /// As sent, as all that follow.
+    pub seq: Option<u64>,
+    /// The short word.
+    pub reason: Option<Cow<'a, str>>,
+    /// Free text.
+    pub note: Option<Cow<'a, str>>,
+    /// What it refers to.
+    pub reference: Option<Cow<'a, str>>,
+    /// One flat JSON object.
+    pub data: Option<Cow<'a, str>>,
 }
 
 /// What waits for the end of a step.

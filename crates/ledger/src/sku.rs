@@ -496,7 +496,7 @@ impl SkuTable {
         let (mut before, mut i) = (NO_SEQ, first);
         while let Some(seq) = self.seqs.get_mut(i as usize) {
             if seq.source == source {
-                seq.seq = to;
+                seq.seq = seq.seq.max(to);
                 if before != NO_SEQ {
                     let next = std::mem::replace(&mut seq.next, first);
                     if let Some(before) = self.seqs.get_mut(before as usize) {
@@ -655,6 +655,8 @@ mod tests {
         for (source, seq) in [("file/1", 3), ("file/2", 9), ("file/1", 7), ("file/3", 1)] {
             table.set_seq(a, source, seq);
         }
+        // Never lowered, whoever asks.
+        table.set_seq(a, "file/1", 5);
         table.set_seq(b, "file/1", 2);
         table.set_seq(a, "file/2", 11);
         assert_eq!(

@@ -170,16 +170,21 @@ pub fn decide<'a>(state: &State, stamped: &Stamped<'a>) -> Decision<'a> {
     }
 }
 
-/// What follows from an input whose processing panicked: it changes nothing. A command ends `parked`;
+/// What follows from an input whose processing panicked: it changes nothing. A command ends `parked`,
+/// unless its name is that of a decided one: what repeats it has no effect of its own to be kept for;
 /// an ask to hold counts as refused; of any other internal record nobody is told, which is an alert
 /// for the caller to raise ([`Decision::alert`]).
 pub fn park<'a>(state: &State, stamped: &Stamped<'a>, panic: &str) -> Decision<'a> {
     let mut draft = Draft::new(state, stamped);
     match &stamped.input {
-        Input::Command(_) => {
-            draft.outcome(Outcome::Parked {
-                panic: panic.to_owned().into(),
-            });
+        Input::Command(command) => {
+            let outcome = match named(&draft, stamped, command) {
+                Named::Told(outcome) => outcome,
+                Named::New | Named::Undecided => Outcome::Parked {
+                    panic: panic.to_owned().into(),
+                },
+            };
+            draft.outcome(outcome);
         }
         Input::Ask(ask) => draft.decision.alert = !hold::park(&mut draft, ask),
         Input::Answer(_) => draft.decision.alert = true,
@@ -219,47 +224,52 @@ fn expire_due(draft: &mut Draft<'_, '_>) {
     }
 }
 
+/// What the name of a command says of it, before any rule is asked.
+enum Named<'a> {
+    New,
+    /// The same command has been taken in and has no outcome yet.
+    Undecided,
+    /// It was decided before, or its name stands for another one: this is its outcome.
+    Told(Outcome<'a>),
+}
+
+fn named<'a>(draft: &Draft<'_, 'a>, stamped: &Stamped<'a>, command: &Command<'a>) -> Named<'a> {
+    let state = draft.state;
+    if let (Some(seq), Some(slot)) = (command.seq, draft.sku_slot()) {
+        let highest = state.skus.seq(slot, command.source.as_str());
+        return if highest.is_some_and(|highest| seq <= highest) {
+            Named::Told(Outcome::Duplicate { first: 0 })
+        } else {
+            Named::New
+        };
+    }
+    let oldest = draft.at().plus(-state.settings.ids_age_ms);
+    match state.ids.get(stamped.name, oldest) {
+        None => Named::New,
+        Some(known) if known.content != stamped.content => Named::Told(Outcome::Invalid(Invalid {
+            field: "id".into(),
+            reason: Reason::IdReused,
+            first: known.number,
+        })),
+        Some(known) if known.pending => Named::Undecided,
+        Some(known) => Named::Told(Outcome::Duplicate {
+            first: known.number,
+        }),
+    }
+}
+
 /// A command, unless its name is known.
 fn by_name<'a>(
     draft: &mut Draft<'_, 'a>,
     stamped: &Stamped<'a>,
     command: &Command<'a>,
 ) -> Result<(), Reason> {
-    let state = draft.state;
-    if let (Some(seq), Some(slot)) = (command.seq, draft.sku_slot()) {
-        if state
-            .skus
-            .seq(slot, command.source.as_str())
-            .is_some_and(|highest| seq <= highest)
-        {
-            draft.outcome(Outcome::Duplicate { first: 0 });
-            return Ok(());
-        }
-    } else {
-        let oldest = draft.at().plus(-state.settings.ids_age_ms);
-        if let Some(known) = state.ids.get(stamped.name, oldest) {
-            if known.content != stamped.content {
-                let reason = Reason::IdReused;
-                let invalid = Invalid {
-                    field: "id".into(),
-                    reason,
-                    first: known.number,
-                };
-                draft.outcome(Outcome::Invalid(invalid));
-            } else if known.pending {
-                reservation::retry(draft, command);
-            } else {
-                draft.outcome(Outcome::Duplicate {
-                    first: known.number,
-                });
-            }
-            return Ok(());
-        }
+    match named(draft, stamped, command) {
+        Named::Told(outcome) => draft.outcome(outcome),
+        Named::Undecided => reservation::retry(draft, command),
+        Named::New if command.body.sku().is_some() => return stock::command(draft, command),
+        Named::New => reservation::command(draft, command),
     }
-    if command.body.sku().is_some() {
-        return stock::command(draft, command);
-    }
-    reservation::command(draft, command);
     Ok(())
 }
 

@@ -153,15 +153,14 @@ fn known<'a>(draft: &Draft<'_, 'a>, locations: &[&Location<'a>]) -> Step<'a, ()>
     if !draft.state.settings().known_only {
         return Ok(());
     }
-    let names = &draft.state.skus.locations;
-    let unknown = locations.iter().find(|l| names.find(l.as_str()).is_none());
+    let unknown = locations.iter().find(|l| !draft.knows_location(l.as_str()));
     let text = match (draft.sku(), unknown) {
         (None, _) => {
             "the SKU was never named: declare it with an `item` command, then redrive".into()
         }
         (_, Some(location)) => format!(
-            "the location `{location}` was never named: receive or count something there while the \
-             node takes unknown names, then redrive"
+            "neither this SKU nor any kept with it has a level at the location `{location}`: \
+             receive or count it there while the node takes unknown names, then redrive"
         ),
         _ => return Ok(()),
     };
@@ -377,7 +376,7 @@ fn set<'a>(
         }]
     };
     if settings.known_only {
-        let known = draft.state.skus.locations.find(location.as_str()).is_some();
+        let known = draft.knows_location(location.as_str());
         let reason = match (draft.sku().is_some(), known) {
             (true, true) => None,
             (false, _) => Some(Reason::UnknownSku),
@@ -493,7 +492,8 @@ fn item<'a>(
             line: 0,
             sku: sku.clone(),
             location: None,
-            decimals: draft.decimals(),
+            // Both are counts of decimals, not quantities of the item.
+            decimals: 0,
             requested: Quantity(decimals.into()),
             available: Quantity(draft.decimals().into()),
             reason: Reason::DecimalsFixed,

@@ -110,6 +110,37 @@ impl Amount {
     }
 }
 
+impl Amount {
+    /// The amount for showing: in units of an item with that many decimals, or as it was sent where
+    /// the item cannot express it; with the decimals of what is given.
+    pub(crate) fn shown(self, item_decimals: u8) -> (Quantity, u8) {
+        match self.to_units(item_decimals) {
+            Some(units) => (units, item_decimals),
+            None => (Quantity(self.mantissa), self.decimals),
+        }
+    }
+
+    /// As [`Amount::shown`], and next to it a quantity of that item with the same decimals: rounded
+    /// down where those are fewer than the item's, which they are only for what is too large for it.
+    pub(crate) fn shown_beside(
+        self,
+        quantity: Quantity,
+        item_decimals: u8,
+    ) -> (Quantity, Quantity, u8) {
+        let (shown, decimals) = self.shown(item_decimals);
+        let beside = Self {
+            mantissa: quantity.0,
+            decimals: item_decimals,
+        };
+        let beside = match item_decimals.checked_sub(decimals) {
+            Some(fewer) => Quantity(quantity.0.div_euclid(10i64.pow(fewer.into()))),
+            // What does not fit when it is written finer is more than anybody asks for.
+            None => beside.to_units(decimals).unwrap_or(Quantity(i64::MAX)),
+        };
+        (shown, beside, decimals)
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -173,3 +204,37 @@ name!(
     /// The name of a reservation; its owner is the partition of this name. 1 to 512 bytes.
     ReservationId
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_shown_as_its_item_writes_it_or_as_it_was_sent() {
+        let amount = |mantissa, decimals| Amount { mantissa, decimals };
+        for (sent, item, shown) in [
+            (amount(1, 0), 2, (100, 2)),
+            (amount(150, 2), 1, (15, 1)),
+            (amount(15, 1), 0, (15, 1)),
+            (amount(i64::MAX, 0), 2, (i64::MAX, 0)),
+        ] {
+            assert_eq!(sent.shown(item), (Quantity(shown.0), shown.1), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_beside_it_has_the_same_decimals() {
+        let amount = |mantissa, decimals| Amount { mantissa, decimals };
+        for (sent, beside, item, shown) in [
+            (amount(1, 0), 250, 2, (100, 250, 2)),
+            (amount(1_234, 3), 250, 2, (1_234, 2_500, 3)),
+            (amount(15, 1), 3, 0, (15, 30, 1)),
+            // Too large for the item: rounded down.
+            (amount(i64::MAX, 0), 299, 2, (i64::MAX, 2, 0)),
+            (amount(1_234, 3), i64::MAX, 2, (1_234, i64::MAX, 3)),
+        ] {
+            let (requested, beside, decimals) = sent.shown_beside(Quantity(beside), item);
+            assert_eq!((requested.0, beside.0, decimals), shown, "{sent:?}");
+        }
+    }
+}

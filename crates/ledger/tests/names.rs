@@ -8,7 +8,9 @@
 
 mod support;
 
-use onhand_ledger::{Body, Input, Outcome, Settings, State, StateName, Time, decide};
+use onhand_ledger::{
+    Body, Input, Invalid, Outcome, Reason, Settings, State, StateName, Time, decide, park,
+};
 use support::{command, fact, home, stamped};
 
 const SECOND: i64 = 1_000;
@@ -111,4 +113,54 @@ fn the_first_command_of_a_sequence_names_its_sku_and_is_known_too() {
         );
     }
     assert_eq!((state.ids_count(), state.outcomes_of(0, 1).len()), (0, 0));
+}
+
+#[test]
+fn parking_leaves_what_is_known_as_it_is() {
+    let mut state = State::new(home(0, 1), Settings::default());
+    assert!(applied(&receive(&mut state, "1", 0)));
+    let of = |id, quantity, seq| {
+        let body = Body::Receive(fact("85123A", "london", quantity, StateName::Available));
+        let mut command = command("wms", id, Some(0), body);
+        command.seq = seq;
+        Input::Command(command)
+    };
+    let parked = |state: &mut State, input: Input<'static>| {
+        let decision = park(state, &stamped(input, Time(10)), "boom");
+        assert!(decision.movements.is_empty());
+        state.apply(&decision);
+        decision.outcome.unwrap()
+    };
+    // By name: what was decided stays the first outcome.
+    assert_eq!(
+        parked(&mut state, of("1", 1, None)),
+        Outcome::Duplicate { first: 1 }
+    );
+    let reused = Outcome::Invalid(Invalid {
+        field: "id".into(),
+        reason: Reason::IdReused,
+        first: 1,
+    });
+    assert_eq!(parked(&mut state, of("1", 2, None)), reused);
+    assert_eq!(
+        receive(&mut state, "1", 11),
+        Outcome::Duplicate { first: 1 }
+    );
+    // By number: the highest is not lowered.
+    let decision = decide(&state, &stamped(of("x", 1, Some(9)), Time(12)));
+    state.apply(&decision);
+    assert_eq!(
+        parked(&mut state, of("x", 1, Some(5))),
+        Outcome::Duplicate { first: 0 }
+    );
+    let decision = decide(&state, &stamped(of("x", 1, Some(7)), Time(13)));
+    assert_eq!(decision.outcome, Some(Outcome::Duplicate { first: 0 }));
+    // What is new is parked, and known as that.
+    let new = parked(&mut state, of("2", 1, None));
+    assert!(matches!(new, Outcome::Parked { .. }), "{new:?}");
+    let number = state.number();
+    assert_eq!(
+        receive(&mut state, "2", 14),
+        Outcome::Duplicate { first: number }
+    );
 }

@@ -522,6 +522,39 @@ fn a_line_without_a_place_is_held_where_most_is_available() {
 }
 
 #[test]
+fn a_location_known_only_through_another_sku_has_nothing_available() {
+    let settings = Settings {
+        known_only: true,
+        ..Settings::default()
+    };
+    for known_only in [false, true] {
+        let mut b = Booking::new(1);
+        b.ask("1", receive("tea", "main", 5));
+        b.ask("2", receive("jam", "shop", 5));
+        if known_only {
+            // A node restarted with the setting: known is what its levels name.
+            let (home, settings) = (support::home(0, 1), &settings);
+            b.world.states[0] = support::restored(&b.world.states[0], home, settings);
+            b.world.settings = settings.clone();
+        }
+        let known = b.ask("3", reserve("r3", &[(1, "tea", 2, "shop")], 60));
+        assert_eq!(rejected(&known), Reason::InsufficientStock);
+        assert_eq!(numbers(&known), [(2, 0, 0)]);
+        let unknown = b.ask("4", reserve("r4", &[(1, "tea", 2, "moon")], 60));
+        assert_eq!(rejected(&unknown), Reason::UnknownLocation);
+        assert!(
+            b.world.level("tea", "shop").is_none(),
+            "asking names nothing"
+        );
+        // An order is judged alike where only what is known is taken.
+        let order = b.ask("5", commit("o", &[(1, "tea", 1, "moon")]));
+        assert_eq!(matches!(order, Outcome::Parked { .. }), known_only);
+        applied(&b.ask("6", commit("p", &[(1, "tea", 1, "shop")])));
+        assert_eq!(levels(&b, "tea", "shop"), (0, 0, 1));
+    }
+}
+
+#[test]
 fn blocked_stock_below_zero_frees_nothing() {
     everywhere(|b| {
         b.ask("1", receive("tea", "main", 5));
@@ -717,6 +750,62 @@ fn a_refused_reservation_speaks_of_those_who_refused_it() {
     assert!(owners.contains(&(near, at.number)), "{owners:?} {at:?}");
 }
 
+/// The numbers of a refusal: requested, available and their decimals.
+fn numbers(outcome: &Outcome<'_>) -> Vec<(i64, i64, u8)> {
+    let Outcome::Rejected(refusal) = outcome else {
+        panic!("not rejected: {outcome:?}")
+    };
+    let lines = refusal.lines.iter();
+    lines
+        .map(|line| (line.requested.0, line.available.0, line.decimals))
+        .collect()
+}
+
+#[test]
+fn what_nobody_spoke_of_is_shown_as_it_was_sent() {
+    let mut b = Booking::new(3);
+    let mut body = reserve("o", &[(1, "tea", 15, "main"), (2, "jam", 2, "main")], 60);
+    if let Body::Reserve { lines, .. } = &mut body {
+        lines[0].quantity.decimals = 1;
+    }
+    b.give("1", None, body);
+    b.world.now = b.world.now.plus(10_000);
+    b.tick();
+    b.settle();
+    assert_eq!(rejected(&b.outcome("1")), Reason::NoAnswer);
+    assert_eq!(numbers(&b.outcome("1")), [(15, 0, 1), (2, 0, 0)]);
+}
+
+#[test]
+fn what_an_item_cannot_express_is_shown_as_it_was_sent() {
+    everywhere(|b| {
+        b.ask("r", receive("tea", "main", 9));
+        b.ask("1", reserve("o", &[(1, "tea", 4, "main")], 60));
+        applied(&b.ask("2", confirm("o", &[(1, 3)])));
+        let fine = onhand_ledger::Amount {
+            mantissa: 35,
+            decimals: 1,
+        };
+        let mut body = release("o", &[(1, 1)]);
+        if let Body::Release {
+            lines: Some(parts), ..
+        } = &mut body
+        {
+            parts[0].quantity = Some(fine);
+        }
+        let refused = b.ask("3", body);
+        assert_eq!(rejected(&refused), Reason::Decimals);
+        assert_eq!(numbers(&refused), [(35, 40, 1)]);
+        let mut body = reserve("o", &[(1, "tea", 1, "main")], 60);
+        if let Body::Reserve { lines, .. } = &mut body {
+            lines[0].quantity = fine;
+        }
+        let refused = b.ask("4", body);
+        assert_eq!(rejected(&refused), Reason::Decimals);
+        assert_eq!(numbers(&refused), [(35, 30, 1)]);
+    });
+}
+
 #[test]
 fn what_comes_while_a_step_is_under_way_waits_in_log_order() {
     everywhere(|b| {
@@ -751,9 +840,33 @@ fn too_much_that_waits_is_refused_and_facts_are_kept() {
     b.give("fact", None, commit("o", &[(1, "tea", 4, "main")]));
     assert_eq!(rejected(&b.outcome("over")), Reason::TooManyWaiting);
     assert!(matches!(b.outcome("fact"), Outcome::Parked { .. }));
+    // Nor has a retry room to wait; the name stays that of the first.
+    b.give("w255", None, extend("o", 60));
+    assert_eq!(rejected(&b.outcome("w255")), Reason::TooManyWaiting);
     b.settle();
     b.check_quiet();
-    applied(&b.outcome("w255"));
+    let (_, owner, number) = b.given[b.given.len() - 4].clone();
+    applied(&b.outcomes[&(owner, number)]);
+    let first = b.decided_at[&(owner, number)];
+    assert_eq!(b.ask("w255", extend("o", 60)), Outcome::Duplicate { first });
+}
+
+#[test]
+fn a_commit_that_comes_again_when_too_much_waits_is_parked() {
+    let mut b = Booking::new(4);
+    b.ask("r", receive("tea", "main", 9));
+    let order = commit("o", &[(1, "tea", 4, "main")]);
+    b.give("1", None, order.clone());
+    let (_, owner, number) = b.given[b.given.len() - 1].clone();
+    for i in 0..256 {
+        b.give(&format!("w{i}"), None, extend("o", 60));
+    }
+    b.give("1", None, order.clone());
+    assert!(matches!(b.outcome("1"), Outcome::Parked { .. }));
+    b.settle();
+    b.check_quiet();
+    let first = b.decided_at[&(owner, number)];
+    assert_eq!(b.ask("1", order), Outcome::Duplicate { first });
 }
 
 #[test]
@@ -817,6 +930,21 @@ fn a_commit_that_cannot_be_written_down_changes_nothing() {
         assert_eq!(b.status("o"), Status::Granted);
         assert_eq!(levels(b, "tea", "main"), (9, 3, 1));
         assert_eq!(levels(b, "jam", "main"), (9, 2, 0));
+        // What is invalid may be put right under its name, by whoever waits for it too.
+        let order = commit("n", &[(1, "tea", 1, "main"), (2, "jam", 1, "main")]);
+        let mut wrong = order.clone();
+        if let Body::Commit { lines, .. } = &mut wrong {
+            lines[1].quantity.decimals = 1;
+        }
+        b.give("5", None, wrong.clone());
+        b.give("5", None, wrong.clone());
+        b.settle();
+        assert!(matches!(b.outcome("5"), Outcome::Duplicate { .. }));
+        b.world.check_restores();
+        assert!(matches!(b.ask("5", wrong), Outcome::Invalid(_)));
+        applied(&b.ask("5", order.clone()));
+        assert!(matches!(b.ask("5", order), Outcome::Duplicate { .. }));
+        applied(&b.ask("6", release("n", &[])));
         // Nor one that does not fit.
         applied(&b.ask("3", commit("p", &[(1, "tea", i64::MAX - 10, "main")])));
         let over = b.ask(
@@ -845,6 +973,86 @@ fn with_known_only_an_order_of_something_unknown_is_parked() {
     assert!(matches!(b.ask("1", order), Outcome::Parked { .. }));
     b.check_quiet();
     assert!(b.world.level("tea", "main").is_none());
+}
+
+#[test]
+fn a_fact_without_outcome_is_known_whole_also_after_a_restore() {
+    let mut b = Booking::new(1);
+    b.ask("r", receive("tea", "main", 9));
+    let of = |id, note| {
+        let mut sent = support::command("shop", id, Some(5), commit("o", &[(1, "tea", 1, "main")]));
+        sent.seq = Some(3);
+        (sent.reason, sent.note) = (Some("sale".into()), note);
+        (sent.reference, sent.data) = (Some("order/9".into()), Some("{}".into()));
+        sent
+    };
+    // One is under way, one waits.
+    let sent = [of("1", Some("a gift".into())), of("2", None)];
+    let numbers = sent.each_ref().map(|command| {
+        let decision = b.world.decide(0, Input::Command(command.clone()));
+        assert_eq!(decision.outcome, None);
+        decision.number
+    });
+    let state = &b.world.states[0];
+    let restored = support::restored(state, support::home(0, 1), &b.world.settings);
+    for state in [state, &restored] {
+        for (command, number) in sent.iter().zip(numbers) {
+            let known = state.undecided_fact("o", number);
+            assert_eq!(known, Some((command.clone(), support::OFFSET)));
+        }
+        assert_eq!(state.undecided_fact("o", numbers[1] + 1), None);
+    }
+    b.give("3", None, extend("o", 60));
+    let extends = b.world.states[0].number();
+    assert_eq!(b.world.states[0].undecided_fact("o", extends), None);
+}
+
+#[test]
+fn what_a_waiting_fact_says_takes_room_too() {
+    let mut b = Booking::new(1);
+    let mut parked = 0;
+    for i in 0..60 {
+        let id = i.to_string();
+        let order = commit("o", &[(1, "tea", 1, "main")]);
+        let mut sent = support::command("shop", &id, None, order);
+        sent.note = Some("n".repeat(5_000).into());
+        let decision = b.world.decide(0, Input::Command(sent));
+        parked += u32::from(matches!(decision.outcome, Some(Outcome::Parked { .. })));
+    }
+    // The first is under way, 19 of 51 lines each wait.
+    assert_eq!(parked, 40);
+}
+
+#[test]
+fn a_line_never_held_has_the_decimals_of_its_item() {
+    everywhere(|b| {
+        for (id, sku, quantity) in [("i", "oil", 0), ("j", "ink", 5)] {
+            let item = Body::Item {
+                sku: sku.into(),
+                decimals: Some(2),
+                unit: None,
+                name: None,
+            };
+            b.ask(id, item);
+            if quantity > 0 {
+                b.ask("r", receive(sku, "main", quantity));
+            }
+        }
+        let decimals = |b: &Booking, id: &str| -> Vec<u8> {
+            let lines = b.reservation(id).unwrap().lines;
+            lines.iter().map(|line| line.decimals).collect()
+        };
+        let lines = [(1, "oil", 1, ""), (2, "ink", 1, "main")];
+        let Outcome::Rejected(refused) = b.ask("1", reserve("o", &lines, 60)) else {
+            panic!("there is no oil")
+        };
+        assert_eq!(refused.lines[0].decimals, 2);
+        assert_eq!(decimals(b, "o"), [2, 2]);
+        // Nor granted in part.
+        let granted = b.ask("2", reserve_partial("p", &lines, 60));
+        assert_eq!(granted, Outcome::Granted);
+        assert_eq!(decimals(b, "p"), [2, 2]);
+    });
 }
 
 #[test]

@@ -63,10 +63,7 @@ impl Catalog {
         }
         let Some(id) = self.by_name.get(&spec.name) else {
             if self.topics.len() >= TOPICS_MAX {
-                return Err(TopicError::Log(AppendError::TooLarge {
-                    bytes: self.topics.len() + 1,
-                    limit: TOPICS_MAX,
-                }));
+                return Err(TopicError::TooMany { limit: TOPICS_MAX });
             }
             return Ok(None);
         };
@@ -163,4 +160,34 @@ pub(crate) fn check_owner(owner: &str) -> Result<(), AppendError> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_too_many_is_refused_as_that() {
+        let mut catalog = Catalog::default();
+        let spec = |n: usize| TopicSpec {
+            name: format!("t{n}"),
+            partitions: 1,
+            compacted: false,
+        };
+        for n in 0..TOPICS_MAX {
+            assert_eq!(catalog.find(&spec(n)), Ok(None));
+            catalog.add(spec(n));
+        }
+        let error = catalog
+            .find(&spec(TOPICS_MAX))
+            .expect_err("the log is full of topics");
+        assert_eq!(error, TopicError::TooMany { limit: TOPICS_MAX });
+        let text = error.to_string();
+        assert!(
+            text.contains("4096 topics") && !text.contains(" B"),
+            "{text}"
+        );
+        let known = catalog.find(&spec(7)).expect("it exists");
+        assert_eq!(known, Some(TopicId(7)));
+    }
 }

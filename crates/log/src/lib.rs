@@ -303,9 +303,9 @@ pub enum AppendError {
     /// Larger than the log takes: an append, an owner's name, or topics and owners together.
     #[error("an append of {bytes} B is above the limit of {limit} B; split it")]
     TooLarge {
-        /// Its size; of too many topics, their number.
+        /// Its size.
         bytes: usize,
-        /// The most that is taken, counted in the same way.
+        /// The most that is taken.
         limit: usize,
     },
     /// No room is left where it is stored: for new work while only the reserved space remains, for
@@ -365,6 +365,12 @@ pub enum TopicError {
     /// The number of partitions asked for.
     #[error("a topic has 1 to 1024 partitions, not {0}")]
     Partitions(u16),
+    /// One more than a log holds.
+    #[error("the log has {limit} topics, and holds no more; use one of them")]
+    TooMany {
+        /// The most topics that a log holds.
+        limit: usize,
+    },
     /// The log did not take the creation.
     #[error(transparent)]
     Log(#[from] AppendError),

@@ -107,8 +107,11 @@ impl Names {
                     findings.add(Invariant::AppliedOnce, about, what);
                 }
             }
-            // A repeat of what has no outcome yet waits for the same one.
-            None if fresh.is_some_and(|known| known.pending && known.content == content) => {}
+            // A repeat of what has no outcome yet waits for the same one, or finds no room to wait; the
+            // name stays the first's.
+            outcome
+                if leaves_the_name(outcome.as_ref())
+                    && fresh.is_some_and(|known| known.pending && known.content == content) => {}
             outcome => {
                 if let Some(known) = fresh {
                     let what = format!(
@@ -158,11 +161,17 @@ impl Names {
         }
     }
 
-    /// An earlier command got its outcome.
+    /// An earlier command got its outcome. What was invalid may be put right under its name.
     pub(crate) fn resolved(&mut self, resolved: &Resolved<'_>, number: u64) {
-        if let Some(known) = self.known.get_mut(&resolved.name)
-            && known.pending
-        {
+        // A repeat that waited is another decision's.
+        let first = self
+            .known
+            .get_mut(&resolved.name)
+            .filter(|known| known.pending && known.number == resolved.of);
+        let Some(known) = first else { return };
+        if matches!(resolved.outcome, Outcome::Invalid(_)) {
+            self.known.remove(&resolved.name);
+        } else {
             known.number = number;
             known.pending = false;
         }
@@ -175,4 +184,12 @@ fn is_kept(decision: &Decision<'_>) -> bool {
         decision.outcome,
         Some(Outcome::Duplicate { .. } | Outcome::Invalid(_))
     ) && matches!(decision.input, Input::Command(_))
+}
+
+/// Whether a repeat of what has no outcome yet may end so: it waits, finds no room to wait, or panicked.
+fn leaves_the_name(outcome: Option<&Outcome<'_>>) -> bool {
+    match outcome {
+        Some(Outcome::Rejected(rejection)) => rejection.reason == Reason::TooManyWaiting,
+        outcome => matches!(outcome, None | Some(Outcome::Parked { .. })),
+    }
 }

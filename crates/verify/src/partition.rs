@@ -6,7 +6,7 @@ use onhand_log::{TopicId, TopicPartition, partition_of};
 
 use crate::changelog::Changelog;
 use crate::holds::{Hold, Holds, Line};
-use crate::inputs::{Found, Inputs, Unreadable};
+use crate::inputs::{Found, Inputs, Place, Unreadable};
 use crate::names::Names;
 use crate::pack::{
     Decision, VERSION, content_of, decisions, input_at, internal, internal_fingerprint,
@@ -52,9 +52,19 @@ pub(crate) struct Standing {
 
 /// A dead letter: where it says it comes from, and its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct DeadLetter {
+pub(crate) struct DeadLetter {
     origin: i64,
     value: u64,
+}
+
+impl DeadLetter {
+    /// That of an input, as it must be kept; the origin is unknown where the log does not have it.
+    fn of(decision: &Decision<'_>, origin: Option<i64>) -> Self {
+        Self {
+            origin: origin.unwrap_or(-1),
+            value: content_of(&[&[VERSION], decision.input_bytes].concat()),
+        }
+    }
 }
 
 struct Walk<'w> {
@@ -227,11 +237,12 @@ impl Walk<'_> {
         self.number = decision.number;
         self.findings.here.decision = Some(decision.number);
         self.findings.report.figures.decisions += 1;
-        self.meet(decision, inputs)?;
+        let place = self.meet(decision, inputs)?;
         for unreadable in std::mem::take(&mut inputs.unreadable) {
             self.expect_dead_letter(&unreadable);
         }
         self.check_parked(decision);
+        self.check_parked_late(decision);
         let is_repeat = self.check_received(decision);
         if is_repeat {
             let changes = !decision.movements.is_empty() || !decision.holds.is_empty();
@@ -264,8 +275,10 @@ impl Walk<'_> {
         self.stock.take(decision, &mut self.findings);
         self.holds
             .take(decision, &mut self.stock, self.window, &mut self.findings);
+        let letter =
+            |decision: &Decision<'_>| DeadLetter::of(decision, place.map(|place| place.offset));
         self.reservations
-            .take(decision, &mut self.names, &mut self.findings);
+            .take(decision, letter, &mut self.names, &mut self.findings);
         self.check_sent(decision);
         if self.changelog.number == Some(decision.number) {
             self.compare_changelog();
@@ -291,7 +304,7 @@ impl Walk<'_> {
         &mut self,
         decision: &Decision<'_>,
         inputs: &mut Inputs<'_, S>,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<Option<Place>, VerifyError> {
         let say = |findings: &mut Findings, what: String| {
             findings.add(Invariant::DecidedOnce, About::default(), what);
         };
@@ -347,7 +360,7 @@ impl Walk<'_> {
                 .add(Invariant::LogTime, About::default(), what);
         }
         self.log_time = before.max(Some(decision.at));
-        Ok(())
+        Ok(place)
     }
 
     /// Keeps the fingerprint of an internal record that was received.
@@ -503,12 +516,33 @@ impl Walk<'_> {
         if !is_parked && self.dead_letters.is_empty() {
             return;
         }
-        let value = content_of(&[&[VERSION], decision.input_bytes].concat());
+        let DeadLetter { value, .. } = DeadLetter::of(decision, None);
         let kept = self.take_dead_letter(decision.number, |letter| letter.value == value);
         if is_parked && !kept {
             let what = "it is parked, and no dead letter keeps its input".to_owned();
             self.findings
                 .add(Invariant::DeadLetters, About::default(), what);
+        }
+    }
+
+    /// Whether each earlier command that this decision parks is kept: itself, not what was heard of it.
+    fn check_parked_late(&mut self, decision: &Decision<'_>) {
+        for resolved in &decision.resolved {
+            if !matches!(resolved.outcome, Outcome::Parked { .. }) {
+                continue;
+            }
+            // One that never waited is told of where it is resolved.
+            let Some(letter) = self.reservations.letter(resolved.of) else {
+                continue;
+            };
+            if !self.take_dead_letter(decision.number, |kept| *kept == letter) {
+                let what = format!(
+                    "`{}` of `{}` (decision {}) is parked, and no dead letter keeps it",
+                    resolved.id, resolved.source, resolved.of
+                );
+                let about = About::reservation(resolved.reservation);
+                self.findings.add(Invariant::DeadLetters, about, what);
+            }
         }
     }
 

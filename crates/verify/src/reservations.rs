@@ -7,6 +7,7 @@ use onhand_log::partition_of;
 use crate::holds::{Line, check_line};
 use crate::names::Names;
 use crate::pack::{Decision, content_of, fingerprint, name_of};
+use crate::partition::DeadLetter;
 use crate::report::{About, Findings, Invariant};
 use crate::table::{Numbered, Table};
 use crate::wire::{
@@ -36,6 +37,8 @@ struct Pending {
     name: u128,
     reservation: Box<str>,
     asks: Asks,
+    /// How it is to be kept should it be parked.
+    letter: DeadLetter,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,11 +89,12 @@ impl Reservations {
     pub(crate) fn take(
         &mut self,
         decision: &Decision<'_>,
+        letter: impl FnOnce(&Decision<'_>) -> DeadLetter,
         names: &mut Names,
         findings: &mut Findings,
     ) {
         if let (Input::Command(command), None) = (&decision.input, &decision.outcome) {
-            self.take_in(decision, command, findings);
+            self.take_in(decision, command, letter(decision), findings);
         }
         for spanned in &decision.reservations {
             self.state(
@@ -114,7 +118,13 @@ impl Reservations {
     }
 
     /// A command whose outcome comes later.
-    fn take_in(&mut self, decision: &Decision<'_>, command: &Command<'_>, findings: &mut Findings) {
+    fn take_in(
+        &mut self,
+        decision: &Decision<'_>,
+        command: &Command<'_>,
+        letter: DeadLetter,
+        findings: &mut Findings,
+    ) {
         let Some(reservation) = command.body.reservation() else {
             let what = format!(
                 "`{}` of `{}` has no outcome, and only a reservation's command may wait for one",
@@ -128,8 +138,14 @@ impl Reservations {
             name: name_of(command.source, command.id, command.body.key()),
             reservation: reservation.into(),
             asks: Asks::of(&command.body),
+            letter,
         };
         self.pending.insert(decision.number, pending);
+    }
+
+    /// How the command that the decision of that number took in is to be kept should it be parked.
+    pub(crate) fn letter(&self, of: u64) -> Option<DeadLetter> {
+        self.pending.get(&of).map(|pending| pending.letter)
     }
 
     fn state(

@@ -658,6 +658,12 @@ pub(crate) enum Wish<'a> {
         #[serde(borrow)]
         lines: Vec<RequestLine<'a>>,
         channel: Option<&'a str>,
+        offset: i64,
+        seq: Option<u64>,
+        reason: Option<&'a str>,
+        note: Option<&'a str>,
+        reference: Option<&'a str>,
+        data: Option<&'a str>,
     },
     Reserve {
         lines: Vec<RequestLine<'a>>,

@@ -266,9 +266,9 @@ impl Shop {
             seq: in_order.then_some(self.seqs),
             occurred_at: self.occurred_at(),
             reason: self.dice.in_a_hundred(20).then_some(Cow::Borrowed("sale")),
-            note: None,
-            reference: None,
-            data: None,
+            note: self.dice.in_a_hundred(10).then_some("a note".into()),
+            reference: self.dice.in_a_hundred(10).then_some("order/9".into()),
+            data: self.dice.in_a_hundred(10).then_some("{\"n\":1}".into()),
             body,
         };
         self.sent.push(command.clone());

@@ -282,8 +282,8 @@ impl<'d, 's, 'a> Attempt<'d, 's, 'a> {
     /// Where the line is held: as named, as before, or where most is available, ties in byte order.
     fn location(&self, ask: &AskLine<'a>) -> Result<Location<'a>, Reason> {
         if let Some(named) = &ask.location {
-            let exists = self.draft.exists(named.as_str());
-            return if exists {
+            // Known through another SKU: of this one 0 is available there.
+            return if self.draft.knows_location(named.as_str()) {
                 Ok(named.clone())
             } else {
                 Err(Reason::UnknownLocation)
@@ -324,10 +324,7 @@ pub(crate) fn numbers<'a>(
     decimals: u8,
     reason: Reason,
 ) -> LineNumbers<'a> {
-    let (requested, decimals) = match ask.quantity.to_units(decimals) {
-        Some(units) => (units, decimals),
-        None => (Quantity(ask.quantity.mantissa), ask.quantity.decimals),
-    };
+    let (requested, decimals) = ask.quantity.shown(decimals);
     LineNumbers {
         line: ask.line,
         sku: sku.clone(),

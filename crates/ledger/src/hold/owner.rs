@@ -226,7 +226,7 @@ fn committed<'a>(draft: &Draft<'_, 'a>, line: &AskLine<'a>) -> Result<Wanted<'a>
         if draft.sku().is_none() {
             return Err(Reason::UnknownSku);
         }
-        if !draft.exists(location.as_str()) {
+        if !draft.knows_location(location.as_str()) {
             return Err(Reason::UnknownLocation);
         }
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::hold::HoldRecord;
 use crate::state::State;
 use crate::values::{Location, ReservationId, Time};
+use crate::weight::{Touched, weight};
 
 /// The holds on one SKU. Most SKUs have none: then it is one pointer.
 #[derive(Debug, Default)]
@@ -94,26 +95,19 @@ pub(crate) struct HoldIndex {
     /// Ended records, those first that are forgotten first.
     ended: BTreeMap<(Time, u64, Box<str>), u32>,
     /// Changed since the last drain, by slot of the SKU.
-    touched: BTreeSet<(u32, Box<str>)>,
-    touched_bytes: usize,
+    touched: Touched<(u32, Box<str>)>,
 }
 
 impl HoldIndex {
     /// About how many bytes the records in [`HoldIndex::drain_touched`] have.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched_bytes
+        self.touched.bytes()
     }
 
     /// Every record changed since the last call, by slot and reservation; one that is not there any
     /// more is gone.
-    pub(crate) fn drain_touched(&mut self) -> BTreeSet<(u32, Box<str>)> {
-        self.touched_bytes = 0;
-        std::mem::take(&mut self.touched)
-    }
-
-    fn touch(&mut self, slot: u32, reservation: &str, bytes: usize) {
-        self.touched_bytes += bytes + reservation.len() + 16;
-        self.touched.insert((slot, reservation.into()));
+    pub(crate) fn drain_touched(&mut self) -> Vec<(u32, Box<str>)> {
+        self.touched.drain()
     }
 }
 
@@ -126,9 +120,21 @@ pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) 
         }
         state.skus.get_mut(slot).holds.insert(record.to_static());
     }
+    let bytes = if record.keeps_nothing() {
+        0
+    } else {
+        weight(record)
+    };
+    touch(state, slot, record.reservation.as_str(), bytes);
+}
+
+/// Notes that a record is to be written again, which takes so many bytes, or that it is gone.
+fn touch(state: &mut State, slot: u32, reservation: &str, bytes: usize) {
+    let key = state.skus.name(slot).len() + reservation.len();
     state
         .holds
-        .touch(slot, record.reservation.as_str(), record.memory_bytes());
+        .touched
+        .set((slot, reservation.into()), key + bytes);
 }
 
 /// Takes a record away, as a changelog says.
@@ -153,7 +159,7 @@ pub(crate) fn forget(state: &mut State) {
             return;
         };
         state.skus.get_mut(slot).holds.remove(&reservation);
-        state.holds.touch(slot, &reservation, 0);
+        touch(state, slot, &reservation, 0);
     }
 }
 

@@ -132,28 +132,36 @@ fn refuse_less<'a>(
 ) -> Option<Rejection<'a>> {
     let mut numbers = Vec::new();
     let mut first = Reason::None;
-    let mut note = |line: &ReservationLine<'a>, requested: i64, reason: Reason| {
+    let mut note = |line: &ReservationLine<'a>, asked: Amount, reason: Reason| {
         if first == Reason::None {
             first = reason;
         }
+        let (requested, available, decimals) =
+            asked.shown_beside(Quantity(line.done()), line.decimals);
         numbers.push(LineNumbers {
             line: line.line,
             sku: line.sku.clone(),
             location: line.location.clone(),
-            decimals: line.decimals,
-            requested: Quantity(requested),
-            available: Quantity(line.done()),
+            decimals,
+            requested,
+            available,
             reason,
         });
     };
     for line in &record.lines {
         match statement.iter().find(|request| line.is(request)) {
-            None if line.done() > 0 => note(line, 0, Reason::LessThanDone),
+            None if line.done() > 0 => note(line, Amount::whole(0), Reason::LessThanDone),
             None => {}
             Some(request) => match request.quantity.to_units(line.decimals) {
                 _ if line.asked.is_zero() => {}
-                None => note(line, 0, unfit(request.quantity, line.decimals)),
-                Some(asked) if asked.0 < line.done() => note(line, asked.0, Reason::LessThanDone),
+                None => note(
+                    line,
+                    request.quantity,
+                    unfit(request.quantity, line.decimals),
+                ),
+                Some(asked) if asked.0 < line.done() => {
+                    note(line, request.quantity, Reason::LessThanDone);
+                }
                 Some(_) => {}
             },
         }

@@ -53,9 +53,8 @@ impl<'a> ReservationLine<'a> {
         self.line == other.line && self.sku == other.sku && self.location == other.location
     }
 
-    fn take(&mut self, stated: &LineState<'a>, decimals: u8) {
+    fn take(&mut self, stated: &LineState<'a>) {
         self.location = Some(stated.location.clone());
-        self.decimals = decimals;
         self.asked = stated.asked;
         self.reserved = stated.reserved;
         self.committed = stated.committed;
@@ -90,8 +89,9 @@ impl<'a> ReservationRecord<'a> {
                         .is_none_or(|at| *at == stated.location);
                     stated.line == line.line && there
                 });
+                line.decimals = decimals;
                 match found {
-                    Some(i) => line.take(left.remove(i), decimals),
+                    Some(i) => line.take(left.remove(i)),
                     None => line.clear(),
                 }
             }
@@ -106,7 +106,8 @@ impl<'a> ReservationRecord<'a> {
                 quantity: Amount::whole(0),
                 location: None,
             });
-            line.take(stated, decimals);
+            line.decimals = decimals;
+            line.take(stated);
             self.lines.push(line);
         }
         self.lines

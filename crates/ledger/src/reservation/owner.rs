@@ -7,15 +7,17 @@ use crate::decision::{Outcome, Reason, Rejection, Resolved};
 use crate::draft::Draft;
 use crate::reservation::begin::{begin, expire, happened_at, tidy};
 use crate::reservation::check::check;
-use crate::reservation::{ReservationRecord, Status, Step, Taken, Waiting, Wish};
+use crate::reservation::{ReservationRecord, Status, Step, Taken, Told, Waiting, Wish};
 use crate::values::{Id, ReservationId, Sku, Source, Time};
 
 /// What waits per reservation: above, requests are rejected and facts parked. The whole record is
 /// written with each of its decisions, so what so many cost in the log grows with their square: 2 MB
 /// for these. A step takes milliseconds; whoever has more under way repeats himself.
 const WAITING_MAX: usize = 256;
-/// Lines of all commands that wait per reservation, for the same reason.
+/// Lines of all commands that wait per reservation, for the same reason. So much of what else is kept
+/// of a command counts as a line, which takes about as much.
 const WAITING_LINES_MAX: usize = 1_000;
+const TOLD_BYTES_PER_LINE: usize = 100;
 /// Reservations that expire or time out in one decision, beside the one that the input is about: the
 /// frame of a decision is bounded. The rest is due the next millisecond.
 const DUE_MAX: usize = 256;
@@ -28,7 +30,7 @@ pub(crate) struct Work<'d, 's, 'a> {
 
 /// Takes a command in: its outcome is set, or comes later as a [`Resolved`].
 pub(crate) fn command<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
-    let Some((id, wish)) = wish_of(&command.body) else {
+    let Some((id, wish)) = wish_of(command, draft.offset) else {
         return;
     };
     if let Err(invalid) = check(&wish) {
@@ -342,9 +344,10 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
             record.queue.push(waiting);
             return;
         }
-        let fact = match &waiting {
-            Waiting::Command(taken) => matches!(taken.wish, Wish::Commit { .. }),
-            Waiting::Retry { .. } | Waiting::Expiry => false,
+        // Also a fact that comes again: its first may end invalid.
+        let fact = match &self.draft.decision.input {
+            Input::Command(command) => matches!(command.body, Body::Commit { .. }),
+            Input::Ask(_) | Input::Answer(_) | Input::Tick => false,
         };
         // A fact is never refused: it is kept whole, to be sent again.
         let outcome = if fact {
@@ -405,19 +408,38 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
 impl<'a> Wish<'a> {
     fn lines(&self) -> usize {
         match self {
-            Self::Commit { lines, .. } | Self::Reserve { lines, .. } => lines.len(),
+            Self::Commit { lines, told, .. } => {
+                lines.len() + told.text_bytes() / TOLD_BYTES_PER_LINE
+            }
+            Self::Reserve { lines, .. } => lines.len(),
             Self::Confirm { lines } | Self::Release { lines } => lines.as_ref().map_or(0, Vec::len),
             Self::Extend { .. } => 0,
         }
     }
 }
 
+impl Told<'_> {
+    fn text_bytes(&self) -> usize {
+        let texts = [&self.reason, &self.note, &self.reference, &self.data];
+        texts.into_iter().flatten().map(|text| text.len()).sum()
+    }
+}
+
 /// What a command wants of which reservation; `None` for one that is about a SKU.
-fn wish_of<'a>(body: &Body<'a>) -> Option<(ReservationId<'a>, Wish<'a>)> {
+fn wish_of<'a>(command: &Command<'a>, offset: i64) -> Option<(ReservationId<'a>, Wish<'a>)> {
+    let body = &command.body;
     let wish = match body {
         Body::Commit { lines, channel, .. } => Wish::Commit {
             lines: lines.clone(),
             channel: channel.clone(),
+            told: Box::new(Told {
+                offset,
+                seq: command.seq,
+                reason: command.reason.clone(),
+                note: command.note.clone(),
+                reference: command.reference.clone(),
+                data: command.data.clone(),
+            }),
         },
         Body::Reserve {
             lines,

@@ -120,13 +120,17 @@ fn one<'a>(
     if reason == Reason::None && takes > 0 {
         taken.extend(part(line, asked));
     }
+    let (requested, available, decimals) = match named.quantity {
+        Some(amount) => amount.shown_beside(Quantity(takes), line.decimals),
+        None => (Quantity(asked), Quantity(takes), line.decimals),
+    };
     let numbers = LineNumbers {
         line: named.line,
         sku: line.sku.clone(),
         location: line.location.clone(),
-        decimals: line.decimals,
-        requested: Quantity(asked),
-        available: Quantity(takes),
+        decimals,
+        requested,
+        available,
         reason,
     };
     (reason, numbers)

@@ -199,11 +199,17 @@ impl<'a> Work<'_, '_, 'a> {
             return;
         };
         let record = self.record_mut();
+        let before = record.lines.clone();
         record.lines.retain(|line| !line.shipped.is_zero());
         for line in &mut record.lines {
             line.requested = Amount::whole(0);
         }
         record.take_statement(&lines);
+        // Its place is forgotten, not what the owner of the SKU said of the SKU.
+        for line in &mut record.lines {
+            let known = before.iter().find(|known| known.sku == line.sku);
+            line.decimals = known.map_or(line.decimals, |known| known.decimals);
+        }
     }
 
     fn ask_in_order(&mut self, sku: &Sku<'a>) {
@@ -279,7 +285,7 @@ impl<'a> Work<'_, '_, 'a> {
             return;
         };
         match &taken.wish {
-            Wish::Commit { lines, channel } => {
+            Wish::Commit { lines, channel, .. } => {
                 let key = commit_key(&taken);
                 let mut asks = self.step().asks.iter();
                 let created = asks.any(|asked| asked.heard == Heard::Created);
@@ -426,8 +432,9 @@ impl<'a> Work<'_, '_, 'a> {
                 .iter()
                 .any(|a| a.sku == request.sku && a.heard.outstanding());
             let known = self.record_ref().lines.iter().find(|line| line.is(request));
+            // Of a line that nobody spoke of the item's decimals are not known.
             let decimals = known.map_or(request.quantity.decimals, |line| line.decimals);
-            let requested = request.quantity.to_units(decimals).unwrap_or_default();
+            let (requested, decimals) = request.quantity.shown(decimals);
             let reason = unheard.filter(|_| silent).unwrap_or(Reason::None);
             LineNumbers {
                 line: request.line,
@@ -494,16 +501,19 @@ fn unreadable<'a>(taken: &Taken<'a>, refusal: &Rejection<'a>) -> Outcome<'a> {
     let place = wrong
         .and_then(|w| lines.iter().position(|line| line.line == w.line))
         .unwrap_or(0);
+    let line = wrong.map_or(0, |wrong| wrong.line);
     let parked = |text: String| Outcome::Parked { panic: text.into() };
     match refusal.reason {
         Reason::UnknownSku => parked(format!(
-            "line {place} names a SKU that is not known; name it by a fact, then redrive"
+            "line {line} names a SKU that was never named: declare it with an `item` command, then \
+             redrive"
         )),
         Reason::UnknownLocation => parked(format!(
-            "line {place} names a location that is not known; name it by a fact, then redrive"
+            "line {line} names a location where neither its SKU nor any kept with it has a level: \
+             receive or count it there while the node takes unknown names, then redrive"
         )),
         Reason::Parked => parked(format!(
-            "processing line {place} panicked at the owner of its SKU; redrive after an upgrade"
+            "processing line {line} panicked at the owner of its SKU; redrive after an upgrade"
         )),
         reason => Outcome::Invalid(Invalid {
             field: format!("lines/{place}/quantity").into(),

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::command::RequestLine;
+use crate::command::{Body, Command, RequestLine};
 use crate::reservation::{
-    Asked, CommitKey, ReservationLine, ReservationRecord, Step, Taken, Waiting, Wish,
+    Asked, CommitKey, ReservationLine, ReservationRecord, Step, Taken, Told, Waiting, Wish,
 };
 use crate::state::State;
 use crate::values::{Location, ReservationId, Time};
+use crate::weight::{Touched, weight};
 
 /// All reservations of a partition.
 #[derive(Debug, Default)]
@@ -21,8 +22,7 @@ pub(crate) struct Reservations {
     /// Those with a conflict.
     conflicts: BTreeSet<Box<str>>,
     /// Changed since the last drain.
-    touched: BTreeSet<Box<str>>,
-    touched_bytes: usize,
+    touched: Touched<Box<str>>,
     bytes: usize,
 }
 
@@ -95,8 +95,7 @@ impl Reservations {
             self.conflicts.insert(id.clone());
         }
         self.bytes += record.memory_bytes();
-        self.touched_bytes += record.memory_bytes();
-        self.touched.insert(id.clone());
+        self.touched.set(id.clone(), id.len() + weight(record));
         self.records.insert(id, record.to_static());
     }
 
@@ -126,13 +125,12 @@ impl Reservations {
 
     /// About how many bytes [`Reservations::drain_touched`] gives now.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched_bytes
+        self.touched.bytes()
     }
 
     /// Every reservation changed since the last call; one that is not there any more is gone.
-    pub(crate) fn drain_touched(&mut self) -> BTreeSet<Box<str>> {
-        self.touched_bytes = 0;
-        std::mem::take(&mut self.touched)
+    pub(crate) fn drain_touched(&mut self) -> Vec<Box<str>> {
+        self.touched.drain()
     }
 
     /// About how much memory they take, in bytes.
@@ -155,8 +153,48 @@ pub(crate) fn forget(state: &mut State) {
         }
         let id = id.clone();
         reservations.take_out(&id);
-        reservations.touched_bytes += id.len() + 16;
-        reservations.touched.insert(id);
+        let bytes = id.len();
+        reservations.touched.set(id, bytes);
+    }
+}
+
+impl<'a> ReservationRecord<'a> {
+    /// The fact that the decision of that number took in and that has no outcome yet, as it was sent,
+    /// and where its record stands; `None` where there is none.
+    pub(crate) fn fact(&self, number: u64) -> Option<(Command<'a>, i64)> {
+        let running = self.step.as_ref().and_then(|step| step.by.as_ref());
+        let waiting = self.queue.iter().filter_map(|waiting| match waiting {
+            Waiting::Command(taken) => Some(taken),
+            Waiting::Retry { .. } | Waiting::Expiry => None,
+        });
+        let taken = running
+            .into_iter()
+            .chain(waiting)
+            .find(|taken| taken.number == number)?;
+        let Wish::Commit {
+            lines,
+            channel,
+            told,
+        } = &taken.wish
+        else {
+            return None;
+        };
+        let command = Command {
+            source: taken.source.clone(),
+            id: taken.id.clone(),
+            seq: told.seq,
+            occurred_at: taken.occurred_at,
+            reason: told.reason.clone(),
+            note: told.note.clone(),
+            reference: told.reference.clone(),
+            data: told.data.clone(),
+            body: Body::Commit {
+                reservation: self.id.clone(),
+                lines: lines.clone(),
+                channel: channel.clone(),
+            },
+        };
+        Some((command, told.offset))
     }
 }
 
@@ -281,9 +319,21 @@ impl Wish<'_> {
             |lines: &[RequestLine<'_>]| lines.iter().map(RequestLine::to_static).collect();
         let owned = |text: &Option<Cow<'_, str>>| text.as_ref().map(|text| text.to_string().into());
         match self {
-            Self::Commit { lines, channel } => Wish::Commit {
+            Self::Commit {
+                lines,
+                channel,
+                told,
+            } => Wish::Commit {
                 lines: request(lines),
                 channel: owned(channel),
+                told: Box::new(Told {
+                    offset: told.offset,
+                    seq: told.seq,
+                    reason: owned(&told.reason),
+                    note: owned(&told.note),
+                    reference: owned(&told.reference),
+                    data: owned(&told.data),
+                }),
             },
             Self::Reserve {
                 lines,

@@ -31,6 +31,9 @@ pub(crate) fn home(partition: u16, partitions: u16) -> Home {
     }
 }
 
+/// Where every record of these tests is said to stand.
+pub(crate) const OFFSET: i64 = 77;
+
 /// An input as intake would stamp it.
 pub(crate) fn stamped(input: Input<'_>, at: Time) -> Stamped<'_> {
     let (name, content) = match &input {
@@ -54,6 +57,7 @@ pub(crate) fn stamped(input: Input<'_>, at: Time) -> Stamped<'_> {
         at,
         name,
         content,
+        offset: OFFSET,
     }
 }
 

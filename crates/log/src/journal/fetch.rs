@@ -1,7 +1,7 @@
 //! Reading from the shelf without holding a lock while the disk is read.
 
 use super::segment::Entry;
-use super::shelf::{Load, Slice, Step};
+use super::shelf::{Load, Step};
 use crate::{Fetch, Offset, ReadError, RecordBatch, Timestamp};
 
 /// Access to a shelf under its owner's lock, taken anew for each call.
@@ -10,41 +10,31 @@ pub(super) trait Shelves {
     fn loaded(&self, load: &Load, run: Vec<Entry>);
     /// Whether the segment is still held.
     fn holds(&self, segment: u64) -> bool;
-    /// What a reader below the start is told.
-    fn out_of_range(&self, asked: Offset) -> ReadError;
 }
 
 /// Asks `find` until it says where batches are, and reads them. `None` when it finds nothing.
 pub(super) fn batches(
     shelves: &impl Shelves,
-    asked: Offset,
     mut find: impl FnMut() -> Step,
 ) -> Result<Option<Vec<RecordBatch>>, ReadError> {
     loop {
-        match find() {
+        let (segment, read) = match find() {
             Step::Nothing => return Ok(None),
             Step::Load(load) => {
-                let run = load.run()?;
-                shelves.loaded(&load, run);
+                let run = load.run().map(|run| shelves.loaded(&load, run));
+                (load.segment(), run.map(|()| None))
             }
-            Step::Read(slice) => return read(shelves, &slice, asked).map(Some),
+            Step::Read(slice) => (slice.segment, slice.read().map(Some)),
+        };
+        match read {
+            Ok(None) => {}
+            Ok(batches) => return Ok(batches),
+            Err(error) if shelves.holds(segment) => return Err(error),
+            // A segment released meanwhile may already hold other bytes: what is held now says whether
+            // there is anything left to read.
+            Err(_) => {}
         }
     }
-}
-
-fn read(
-    shelves: &impl Shelves,
-    slice: &Slice,
-    asked: Offset,
-) -> Result<Vec<RecordBatch>, ReadError> {
-    slice.read().map_err(|error| {
-        // A segment released meanwhile may already hold other bytes.
-        if shelves.holds(slice.segment) {
-            error
-        } else {
-            shelves.out_of_range(asked)
-        }
-    })
 }
 
 /// The fetch that these batches make.

@@ -552,14 +552,6 @@ impl fetch::Shelves for Shared {
     fn holds(&self, segment: u64) -> bool {
         self.lock().shelf.holds(segment)
     }
-
-    fn out_of_range(&self, asked: Offset) -> ReadError {
-        ReadError::OutOfRange {
-            asked,
-            start: 0,
-            end: 0,
-        }
-    }
 }
 
 impl Log for Journal {
@@ -698,9 +690,9 @@ impl Log for Journal {
             (slot, limit)
         };
         let find = || shared.lock().shelf.find(slot, from, limit, max_bytes);
-        match fetch::batches(&**shared, from, find)? {
+        match fetch::batches(&**shared, find)? {
             Some(batches) => Ok(fetch::fetch_of(from, batches)),
-            // It was there a moment ago: it has been released since.
+            // It was there when the bounds were read: it has been released since.
             None => Err(self.released(at, from)),
         }
     }
@@ -713,7 +705,7 @@ impl Log for Journal {
             (slot, partition.start)
         };
         let find = || -> Step { shared.lock().shelf.find_time(slot, start, time) };
-        if let Some(batches) = fetch::batches(&**shared, start, find)? {
+        if let Some(batches) = fetch::batches(&**shared, find)? {
             return Ok(fetch::first_at(&batches, time));
         }
         let tail: Vec<_> = {

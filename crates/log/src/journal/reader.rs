@@ -113,7 +113,7 @@ impl JournalReader {
             });
         }
         let find = || self.lock().find(slot, from, end, max_bytes);
-        let batches = fetch::batches(self, from, find)?;
+        let batches = fetch::batches(self, find)?;
         Ok(fetch::fetch_of(from, batches.unwrap_or_default()))
     }
 
@@ -128,7 +128,7 @@ impl JournalReader {
     ) -> Result<Option<Offset>, ReadError> {
         let (slot, start, _) = self.partition(at)?;
         let find = || self.lock().find_time(slot, start, time);
-        let batches = fetch::batches(self, start, find)?;
+        let batches = fetch::batches(self, find)?;
         Ok(batches.and_then(|batches| fetch::first_at(&batches, time)))
     }
 
@@ -158,13 +158,5 @@ impl Shelves for JournalReader {
 
     fn holds(&self, segment: u64) -> bool {
         self.lock().holds(segment)
-    }
-
-    fn out_of_range(&self, asked: Offset) -> ReadError {
-        ReadError::OutOfRange {
-            asked,
-            start: asked,
-            end: asked,
-        }
     }
 }

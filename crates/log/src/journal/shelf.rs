@@ -201,6 +201,10 @@ impl Shelf {
         };
         let entries = entries.as_slice();
         let first = entries.partition_point(|entry| entry.next() <= from);
+        if entries.get(first).is_some_and(|entry| entry.base > from) {
+            // What stood there was released after the caller looked at the bounds.
+            return Step::Nothing;
+        }
         let mut bytes = 0;
         let wanted = entries.iter().skip(first).take_while(|entry| {
             // The first is taken whatever its size.
@@ -328,6 +332,11 @@ impl Cache {
 }
 
 impl Load {
+    /// The segment whose footer holds the run.
+    pub(super) fn segment(&self) -> u64 {
+        self.key.0
+    }
+
     /// Reads the run from the segment's footer.
     pub(super) fn run(&self) -> Result<Vec<Entry>, ReadError> {
         let mut run = vec![0; self.bytes as usize];

@@ -487,7 +487,9 @@ pub(crate) fn what_to_do(reason: Reason) -> &'static str {
         Reason::None => "this line could have been granted; look at the others",
         Reason::InsufficientStock => "ask for at most what is available, or elsewhere",
         Reason::UnknownSku => "no fact has named this SKU yet; check its spelling",
-        Reason::UnknownLocation => "no fact has named this location yet; check its spelling",
+        Reason::UnknownLocation => {
+            "this SKU has no level at that location; check its spelling, or report stock there first"
+        }
         Reason::UnknownReservation => "there is no reservation of this name; check its spelling",
         Reason::UnknownLine => "the reservation has no such line; look at its lines",
         Reason::NoAnswer => "the owner of a SKU did not answer in time; try again",

@@ -219,6 +219,12 @@ fn quantities_with_decimals_are_strings_both_ways() {
     assert_eq!(fine.status, 422);
     assert_eq!(fine.json()["reason"], "decimals");
     assert_eq!(fine.json()["field"], "quantity");
+    // Counts of decimals are no quantities of the item.
+    let fixed = node.command(r#"{"id":"j","type":"item","sku":"K","decimals":2}"#);
+    assert_eq!(fixed.status, 409);
+    assert_eq!(fixed.json()["reason"], "decimals_fixed");
+    assert_eq!(fixed.json()["lines"][0]["requested"], 2);
+    assert_eq!(fixed.json()["lines"][0]["available"], 3);
     let low = node.get("/v1/stock?below=1.3").json();
     assert_eq!(low["items"].as_array().unwrap().len(), 1);
     assert_eq!(

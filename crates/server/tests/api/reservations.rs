@@ -137,6 +137,24 @@ fn a_commit_that_names_a_sku_or_a_location_first_says_so() {
 }
 
 #[test]
+fn a_refused_line_shows_its_amount_as_its_item_does() {
+    let node = Node::start();
+    node.command(r#"{"id":"i","type":"item","sku":"K","decimals":2,"unit":"kg"}"#);
+    node.command(r#"{"id":"r","type":"receive","sku":"K","location":"m","quantity":"0.5"}"#);
+    let refused = node.post(
+        "/v1/reservations",
+        r#"{"id":"o","source":"web","lines":[{"sku":"K","quantity":1}]}"#,
+    );
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    let refused = refused.json();
+    assert_eq!(refused["lines"][0]["requested"], "1.00");
+    assert_eq!(refused["lines"][0]["available"], "0.50");
+    let line = &refused["reservation"]["lines"][0];
+    assert_eq!(line["requested"], "1.00");
+    assert_eq!(line["granted"], "0.00");
+}
+
+#[test]
 fn reservations_are_listed_by_what_they_are_about() {
     let node = stocked();
     for n in 0..20 {

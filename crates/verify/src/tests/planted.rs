@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::book::{Book, Entry, Moved, pack};
+use super::book::{Book, Entry, Letter, Moved, pack};
 use super::story::{
     T, applied, clean, command, fact, level, moved, moves, other_sku, reservation, sku, whole,
     with_second,
@@ -678,6 +678,28 @@ fn a_parked_command_that_is_kept_nowhere() {
     let mut book = clean();
     book.letters.clear();
     breaks(&book, &[Invariant::DeadLetters], 0, Some(14));
+}
+
+#[test]
+fn a_command_parked_late_that_is_not_kept_itself() {
+    let mut book = clean();
+    book.entry(1, 5).resolved[0].outcome = Outcome::Parked { panic: "planted" };
+    let of = usize::try_from(book.entry(1, 5).resolved[0].of).unwrap();
+    let letter = |origin: usize, of: usize| Letter {
+        partition: 1,
+        key: 5,
+        value: book.commands[1][of].value.clone(),
+        origin: i64::try_from(origin).unwrap(),
+    };
+    let (right, heard, misplaced) = (letter(of - 1, of - 1), letter(4, 4), letter(4, of - 1));
+    breaks(&book, &[Invariant::DeadLetters], 1, Some(5));
+    for wrong in [heard, misplaced] {
+        let mut book = book.clone();
+        book.letters.push(wrong);
+        breaks(&book, &[Invariant::DeadLetters], 1, Some(5));
+    }
+    book.letters.push(right);
+    assert!(book.check().is_clean(), "{:?}", book.check().violations);
 }
 
 #[test]
