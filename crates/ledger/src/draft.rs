@@ -320,10 +320,8 @@ impl<'s, 'a> Draft<'s, 'a> {
             lines,
             verdict,
         };
-        self.decision.sends.push(Send {
-            to,
-            what: SendWhat::Answer(answer),
-        });
+        let what = SendWhat::Answer(answer);
+        push_few(&mut self.decision.sends, Send { to, what });
     }
 
     /// The next number towards that partition.
@@ -341,7 +339,7 @@ impl<'s, 'a> Draft<'s, 'a> {
             .find(|h| h.reservation == record.reservation);
         match known {
             Some(known) => *known = record,
-            None => self.decision.holds.push(record),
+            None => push_few(&mut self.decision.holds, record),
         }
     }
 
@@ -364,7 +362,7 @@ impl<'s, 'a> Draft<'s, 'a> {
             .find(|r| r.id == record.id);
         match known {
             Some(known) => *known = record,
-            None => self.decision.reservations.push(record),
+            None => push_few(&mut self.decision.reservations, record),
         }
     }
 
@@ -379,7 +377,7 @@ impl<'s, 'a> Draft<'s, 'a> {
 
     /// Gives an earlier command of this partition its outcome.
     pub(crate) fn resolve(&mut self, resolved: Resolved<'a>) {
-        self.decision.resolved.push(resolved);
+        push_few(&mut self.decision.resolved, resolved);
     }
 
     /// Gives the input's own command its outcome.
@@ -409,4 +407,12 @@ impl<'s, 'a> Draft<'s, 'a> {
         }
         self.decision
     }
+}
+
+/// Adds to a list that mostly stays at one or two: they are long, and a list makes room for four.
+fn push_few<T>(list: &mut Vec<T>, one: T) {
+    if list.len() < 2 {
+        list.reserve_exact(1);
+    }
+    list.push(one);
 }

@@ -28,7 +28,6 @@
 //! | [`hold`], [`reservation`] | the two owners of a reservation |
 //! | `apply` | the only change of state |
 //! | `sku`, `ids`, `index` | how it lies in memory |
-//! | `weight` | what changed records will take when written |
 //! | [`record`], `read` | the state in parts for changelog and snapshots; what readers see |
 
 #![warn(missing_docs)]
@@ -50,7 +49,6 @@ mod stock;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod values;
-mod weight;
 
 pub use command::{
     Answer, Ask, AskKind, AskLine, AskPart, Body, Command, Fact, Figure, Input, LinePart,

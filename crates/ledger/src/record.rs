@@ -249,22 +249,14 @@ impl State {
             );
         }
         self.touched_positions = touched;
-        for (slot, reservation) in self.holds.drain_touched() {
-            let sku = self.skus.get(slot);
-            let key = hold_key(self.skus.name(slot), &reservation);
-            let record = sku
-                .holds
-                .get(&reservation)
-                .map(|h| StateRecord::Hold(h.clone()));
-            each(&key, record.as_ref());
-        }
-        for id in self.reservations.drain_touched() {
-            let record = self
-                .reservations
-                .get(&id)
-                .map(|r| StateRecord::Reservation(r.clone()));
+        crate::hold::drain_touched(self, &mut |sku, reservation, record| {
+            let record = record.map(|record| StateRecord::Hold(record.clone()));
+            each(&hold_key(sku, reservation), record.as_ref());
+        });
+        self.reservations.drain_touched(&mut |id, record| {
+            let record = record.map(|record| StateRecord::Reservation(record.clone()));
             each(&key(RESERVATION, id.as_bytes()), record.as_ref());
-        }
+        });
         for chunk in self.ids.drain_touched() {
             let record = self
                 .ids
@@ -354,7 +346,7 @@ impl State {
                     None => crate::hold::remove(self, slot, text(reservation)?),
                     Some(_) => return Err(unfit()),
                 }
-                self.holds.drain_touched();
+                crate::hold::drain_touched(self, &mut |_, _, _| ());
             }
             (RESERVATION, record) => {
                 match record {
@@ -362,7 +354,7 @@ impl State {
                     None => self.reservations.remove(text(name)?),
                     Some(_) => return Err(unfit()),
                 }
-                self.reservations.drain_touched();
+                self.reservations.drain_touched(&mut |_, _| ());
             }
             (IDS, record) => {
                 let chunk = u64::from_be_bytes(name.try_into().map_err(|_| unfit())?);

@@ -6,7 +6,7 @@
 //! That is the worker's thread ([`drive`]), or, while it sleeps, a caller who would only have to wake
 //! it and wait ([`drive_here`]): two hand-overs between threads cost as much as a sync.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -117,12 +117,38 @@ pub(crate) fn drive_here<P: Processor>(shared: &Shared<P>) {
     }
 }
 
+/// Partitions that have something to read, each once, in the order in which they got it: an owner who
+/// asked several others finds all their answers at once.
+#[derive(Default)]
+struct Stirred {
+    queue: VecDeque<u16>,
+    queued: BTreeSet<u16>,
+}
+
+impl Stirred {
+    fn insert(&mut self, partition: u16) {
+        if self.queued.insert(partition) {
+            self.queue.push_back(partition);
+        }
+    }
+
+    fn contains(&self, partition: u16) -> bool {
+        self.queued.contains(&partition)
+    }
+
+    fn next(&mut self) -> Option<u16> {
+        let next = self.queue.pop_front()?;
+        self.queued.remove(&next);
+        Some(next)
+    }
+}
+
 impl<P: Processor> Round<P> {
     /// One round. Returns whether there will be others.
     fn run(&mut self, shared: &Shared<P>, messages: Vec<Message<P>>) -> bool {
-        let mut stirred = BTreeSet::new();
+        let mut stirred = Stirred::default();
         if shared.stirred.swap(false, Ordering::SeqCst) {
-            stirred = self.partitions();
+            self.partitions().for_each(|p| stirred.insert(p));
         }
         let mut queries = Vec::new();
         if let Err(error) = self.take_in(messages, &mut queries, &mut stirred) {
@@ -161,11 +187,8 @@ impl<P: Processor> Round<P> {
         true
     }
 
-    fn partitions(&self) -> BTreeSet<u16> {
-        self.tasks
-            .iter()
-            .map(|task| task.spec().partition)
-            .collect()
+    fn partitions(&self) -> impl Iterator<Item = u16> {
+        self.tasks.iter().map(|task| task.spec().partition)
     }
 
     fn task(&mut self, partition: u16) -> Option<&mut Task<P>> {
@@ -178,7 +201,7 @@ impl<P: Processor> Round<P> {
         &mut self,
         messages: Vec<Message<P>>,
         queries: &mut Vec<(u16, (Query<P>, Reply))>,
-        stirred: &mut BTreeSet<u16>,
+        stirred: &mut Stirred,
     ) -> Result<(), String> {
         let now = self.log.now();
         let mut batches: Vec<Option<BatchBuilder>> = Vec::new();
@@ -264,8 +287,8 @@ impl<P: Processor> Round<P> {
         }
     }
 
-    fn step_until_quiet(&mut self, shared: &Shared<P>, stirred: &mut BTreeSet<u16>) {
-        while let Some(partition) = stirred.pop_first() {
+    fn step_until_quiet(&mut self, shared: &Shared<P>, stirred: &mut Stirred) {
+        while let Some(partition) = stirred.next() {
             let place = usize::from(partition / self.thread_count);
             let thread_count = self.thread_count;
             let Some(task) = self.tasks.get_mut(place) else {
@@ -334,7 +357,8 @@ impl<P: Processor> Round<P> {
         self.in_flight.clear_trouble();
         let intake = Arc::clone(&self.token.owner);
         self.token = self.log.claim(&intake).map_err(|error| error.to_string())?;
-        for partition in self.partitions() {
+        let partitions: Vec<u16> = self.partitions().collect();
+        for partition in partitions {
             if trouble == Ending::Fenced {
                 if let Some(task) = self.task(partition) {
                     task.stop("somebody else owns this partition now".to_owned());
@@ -385,7 +409,7 @@ impl<P: Processor> Round<P> {
     }
 
     /// Writes a tick to every partition where something is due and nothing else came.
-    fn write_tick(&mut self, stirred: &mut BTreeSet<u16>) {
+    fn write_tick(&mut self, stirred: &mut Stirred) {
         let now = self.log.now();
         let mut batches = Vec::new();
         for place in 0..self.tasks.len() {
@@ -396,7 +420,7 @@ impl<P: Processor> Round<P> {
             let Some(due) = self.tick_wanted(task).filter(|due| *due <= now) else {
                 continue;
             };
-            if stirred.contains(&partition) {
+            if stirred.contains(partition) {
                 continue;
             }
             let mut batch = BatchBuilder::new();
@@ -411,7 +435,9 @@ impl<P: Processor> Round<P> {
         if batches.is_empty() {
             return;
         }
-        stirred.extend(batches.iter().map(|(at, _)| at.partition));
+        batches
+            .iter()
+            .for_each(|(at, _)| stirred.insert(at.partition));
         let append = Append {
             purpose: Purpose::Decision,
             batches,

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::hold::HoldRecord;
 use crate::state::State;
 use crate::values::{Location, ReservationId, Time};
-use crate::weight::{Touched, weight};
+
+/// What a log takes for a record beside its key and value, about.
+pub(crate) const RECORD_BYTES: usize = 12;
 
 /// The holds on one SKU. Most SKUs have none: then it is one pointer.
 #[derive(Debug, Default)]
@@ -14,12 +16,20 @@ pub(crate) struct Holds(Option<Box<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    records: BTreeMap<Box<str>, HoldRecord<'static>>,
+    /// Each in its own place: a table moves what it holds, and records are long.
+    records: BTreeMap<Box<str>, Box<Kept>>,
     /// Those with something undecided.
     undecided: BTreeSet<Box<str>>,
     /// Those that wait, by the number of the decision that took the ask in.
     waiting: BTreeMap<u64, Box<str>>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: HoldRecord<'static>,
+    /// What it counts for among what changed since the last drain; 0: it is not among them.
+    touched: usize,
 }
 
 impl Holds {
@@ -28,12 +38,14 @@ impl Holds {
     }
 
     pub(crate) fn get(&self, reservation: &str) -> Option<&HoldRecord<'static>> {
-        self.0.as_ref()?.records.get(reservation)
+        let kept = self.0.as_ref()?.records.get(reservation)?;
+        Some(&kept.record)
     }
 
     /// All of them, in byte order of reservation.
     pub(crate) fn list(&self) -> impl Iterator<Item = &HoldRecord<'static>> {
-        self.0.iter().flat_map(|inner| inner.records.values())
+        let records = self.0.iter().flat_map(|inner| inner.records.values());
+        records.map(|kept| &kept.record)
     }
 
     /// The reservations that hold something undecided, in byte order.
@@ -61,31 +73,59 @@ impl Holds {
             .map_or(0, |inner| size_of::<Inner>() + inner.bytes)
     }
 
-    fn remove(&mut self, reservation: &str) -> Option<HoldRecord<'static>> {
+    fn remove(&mut self, reservation: &str) -> Option<Kept> {
         let inner = self.0.as_mut()?;
-        let record = inner.records.remove(reservation)?;
+        let kept = *inner.records.remove(reservation)?;
         inner.undecided.remove(reservation);
-        if let Some(waiting) = &record.waiting {
+        if let Some(waiting) = &kept.record.waiting {
             inner.waiting.remove(&waiting.since);
         }
-        inner.bytes = inner.bytes.saturating_sub(record.memory_bytes());
+        inner.bytes = inner.bytes.saturating_sub(kept.record.memory_bytes());
         if inner.records.is_empty() {
             self.0 = None;
         }
-        Some(record)
+        Some(kept)
     }
 
-    fn insert(&mut self, record: HoldRecord<'static>) {
+    /// Puts a record in the place of an earlier one, which is given back.
+    fn put(&mut self, record: HoldRecord<'static>, touched: usize) -> Option<Kept> {
         let inner = self.0.get_or_insert_default();
-        let name: Box<str> = record.reservation.as_str().into();
-        if record.has_undecided() {
-            inner.undecided.insert(name.clone());
-        }
-        if let Some(waiting) = &record.waiting {
-            inner.waiting.insert(waiting.since, name.clone());
-        }
         inner.bytes += record.memory_bytes();
-        inner.records.insert(name, record);
+        let (undecided, waits_since) = (record.has_undecided(), record.waits_since());
+        let Some(place) = inner.records.get_mut(record.reservation.as_str()) else {
+            let name: Box<str> = record.reservation.as_str().into();
+            if undecided {
+                inner.undecided.insert(name.clone());
+            }
+            if let Some(since) = waits_since {
+                inner.waiting.insert(since, name.clone());
+            }
+            inner
+                .records
+                .insert(name, Box::new(Kept { record, touched }));
+            return None;
+        };
+        let before = std::mem::replace(&mut **place, Kept { record, touched });
+        let (record, name) = (&before.record, before.record.reservation.as_str());
+        inner.bytes = inner.bytes.saturating_sub(record.memory_bytes());
+        match (record.has_undecided(), undecided) {
+            (false, true) => drop(inner.undecided.insert(name.into())),
+            (true, false) => drop(inner.undecided.remove(name)),
+            _ => {}
+        }
+        let waited_since = record.waits_since();
+        if waited_since != waits_since {
+            waited_since.map(|since| inner.waiting.remove(&since));
+            waits_since.map(|since| inner.waiting.insert(since, name.into()));
+        }
+        Some(before)
+    }
+
+    /// A record that was written, or that is gone: it counts no more among what changed.
+    fn settle(&mut self, reservation: &str) -> Option<&HoldRecord<'static>> {
+        let kept = self.0.as_mut()?.records.get_mut(reservation)?;
+        kept.touched = 0;
+        Some(&kept.record)
     }
 }
 
@@ -95,52 +135,64 @@ pub(crate) struct HoldIndex {
     /// Ended records, those first that are forgotten first.
     ended: BTreeMap<(Time, u64, Box<str>), u32>,
     /// Changed since the last drain, by slot of the SKU.
-    touched: Touched<(u32, Box<str>)>,
+    touched: Vec<(u32, Box<str>)>,
+    touched_bytes: usize,
 }
 
 impl HoldIndex {
-    /// About how many bytes the records in [`HoldIndex::drain_touched`] have.
+    /// About how many bytes the records have that [`drain_touched`] gives.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched.bytes()
+        self.touched_bytes
     }
 
-    /// Every record changed since the last call, by slot and reservation; one that is not there any
-    /// more is gone.
-    pub(crate) fn drain_touched(&mut self) -> Vec<(u32, Box<str>)> {
-        self.touched.drain()
+    /// Counts a record among what changed, as it is now and once. `counted` is what it counted for.
+    fn touch(&mut self, slot: u32, reservation: &str, counted: usize, bytes: usize) {
+        self.touched_bytes = (self.touched_bytes + bytes).saturating_sub(counted);
+        if counted == 0 {
+            self.touched.push((slot, reservation.into()));
+        }
+    }
+}
+
+/// Every record changed since the last call, by slot and reservation; `None`: it is gone.
+pub(crate) fn drain_touched(
+    state: &mut State,
+    each: &mut dyn FnMut(&str, &str, Option<&HoldRecord<'static>>),
+) {
+    state.holds.touched_bytes = 0;
+    for (slot, reservation) in std::mem::take(&mut state.holds.touched) {
+        state.skus.get_mut(slot).holds.settle(&reservation);
+        let record = state.skus.get(slot).holds.get(&reservation);
+        each(state.skus.name(slot), &reservation, record);
     }
 }
 
 /// Puts a record in the place of an earlier one; one that keeps nothing takes it away.
 pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) {
-    remove(state, slot, record.reservation.as_str());
-    if !record.keeps_nothing() {
-        if record.ended() {
-            state.holds.ended.insert(end_key(record), slot);
-        }
-        state.skus.get_mut(slot).holds.insert(record.to_static());
-    }
-    let bytes = if record.keeps_nothing() {
-        0
+    let reservation = record.reservation.as_str();
+    let key = state.skus.name(slot).len() + reservation.len() + RECORD_BYTES;
+    let holds = &mut state.skus.get_mut(slot).holds;
+    let (before, bytes) = if record.keeps_nothing() {
+        (holds.remove(reservation), key)
     } else {
-        weight(record)
+        let bytes = key + record.packed_bytes();
+        (holds.put(record.to_static(), bytes), bytes)
     };
-    touch(state, slot, record.reservation.as_str(), bytes);
-}
-
-/// Notes that a record is to be written again, which takes so many bytes, or that it is gone.
-fn touch(state: &mut State, slot: u32, reservation: &str, bytes: usize) {
-    let key = state.skus.name(slot).len() + reservation.len();
-    state
-        .holds
-        .touched
-        .set((slot, reservation.into()), key + bytes);
+    let index = &mut state.holds;
+    if let Some(before) = before.as_ref().filter(|before| before.record.ended()) {
+        index.ended.remove(&end_key(&before.record));
+    }
+    if !record.keeps_nothing() && record.ended() {
+        index.ended.insert(end_key(record), slot);
+    }
+    let counted = before.map_or(0, |before| before.touched);
+    index.touch(slot, reservation, counted, bytes);
 }
 
 /// Takes a record away, as a changelog says.
 pub(crate) fn remove(state: &mut State, slot: u32, reservation: &str) {
     if let Some(before) = state.skus.get_mut(slot).holds.remove(reservation) {
-        state.holds.ended.remove(&end_key(&before));
+        state.holds.ended.remove(&end_key(&before.record));
     }
 }
 
@@ -158,8 +210,10 @@ pub(crate) fn forget(state: &mut State) {
         let Some(((_, _, reservation), slot)) = state.holds.ended.pop_first() else {
             return;
         };
-        state.skus.get_mut(slot).holds.remove(&reservation);
-        touch(state, slot, &reservation, 0);
+        let before = state.skus.get_mut(slot).holds.remove(&reservation);
+        let bytes = state.skus.name(slot).len() + reservation.len() + RECORD_BYTES;
+        let counted = before.map_or(0, |before| before.touched);
+        state.holds.touch(slot, &reservation, counted, bytes);
     }
 }
 
@@ -185,6 +239,24 @@ impl HoldRecord<'_> {
         self.waiting.is_none() && !self.lines.iter().any(open)
     }
 
+    /// By which number its ask waits, if it does.
+    fn waits_since(&self) -> Option<u64> {
+        self.waiting.as_ref().map(|waiting| waiting.since)
+    }
+
+    /// About how many bytes it takes in a compact format. This crate knows none: a text counts as long
+    /// as it is, a line as its numbers mostly are.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        let lines: usize = self
+            .lines
+            .iter()
+            .map(|l| 10 + l.location.as_str().len())
+            .sum();
+        let waiting = self.waiting.as_ref().map_or(0, |w| 10 + 10 * w.lines.len());
+        let rest = 2 * self.undecided.len() + 6 * self.shipped.len();
+        20 + self.reservation.as_str().len() + lines + rest + waiting
+    }
+
     /// About how much memory it takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let lines: usize = self
@@ -196,7 +268,7 @@ impl HoldRecord<'_> {
             .waiting
             .as_ref()
             .map_or(0, |w| size_of_val(w.lines.as_slice()));
-        size_of::<Self>()
+        size_of::<Kept>()
             + 2 * self.reservation.as_str().len()
             + lines
             + size_of_val(self.undecided.as_slice())

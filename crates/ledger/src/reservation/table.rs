@@ -4,17 +4,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::{Body, Command, RequestLine};
+use crate::hold::RECORD_BYTES;
 use crate::reservation::{
     Asked, CommitKey, ReservationLine, ReservationRecord, Step, Taken, Told, Waiting, Wish,
 };
 use crate::state::State;
 use crate::values::{Location, ReservationId, Time};
-use crate::weight::{Touched, weight};
 
 /// All reservations of a partition.
 #[derive(Debug, Default)]
 pub(crate) struct Reservations {
-    records: BTreeMap<Box<str>, ReservationRecord<'static>>,
+    /// Each in its own place: a table moves what it holds, and records are long.
+    records: BTreeMap<Box<str>, Box<Kept>>,
     /// When something of it expires or times out, for those that wait for that.
     due: BTreeSet<(Time, Box<str>)>,
     /// Ended ones, those first that are forgotten first.
@@ -22,13 +23,21 @@ pub(crate) struct Reservations {
     /// Those with a conflict.
     conflicts: BTreeSet<Box<str>>,
     /// Changed since the last drain.
-    touched: Touched<Box<str>>,
+    touched: Vec<Box<str>>,
+    touched_bytes: usize,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: ReservationRecord<'static>,
+    /// What it counts for among what changed since the last drain; 0: it is not among them.
+    touched: usize,
 }
 
 impl Reservations {
     pub(crate) fn get(&self, id: &str) -> Option<&ReservationRecord<'static>> {
-        self.records.get(id)
+        self.records.get(id).map(|kept| &kept.record)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -37,7 +46,7 @@ impl Reservations {
 
     /// All of them, in byte order of id.
     pub(crate) fn list(&self) -> impl Iterator<Item = &ReservationRecord<'static>> {
-        self.records.values()
+        self.records.values().map(|kept| &kept.record)
     }
 
     /// At most `limit` ids above `after`, in byte order.
@@ -53,7 +62,7 @@ impl Reservations {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.records
             .range::<str, _>((from, Bound::Unbounded))
-            .map(|(_, record)| record)
+            .map(|(_, kept)| &kept.record)
     }
 
     /// Those with a conflict above `after`, in byte order of id.
@@ -83,20 +92,26 @@ impl Reservations {
 
     /// Puts a record in the place of an earlier one.
     pub(crate) fn apply(&mut self, record: &ReservationRecord<'_>) {
-        self.take_out(record.id.as_str());
-        let id: Box<str> = record.id.as_str().into();
-        if let Some(due) = record.due() {
-            self.due.insert((due, id.clone()));
-        }
-        if let Some(at) = record.forgotten_from() {
-            self.ended.insert((at, record.number, id.clone()));
-        }
-        if record.conflict.is_some() {
-            self.conflicts.insert(id.clone());
-        }
-        self.bytes += record.memory_bytes();
-        self.touched.set(id.clone(), id.len() + weight(record));
-        self.records.insert(id, record.to_static());
+        let id = record.id.as_str();
+        let touched = RECORD_BYTES + id.len() + record.packed_bytes();
+        let kept = Kept {
+            record: record.to_static(),
+            touched,
+        };
+        let before = match self.records.get_mut(id) {
+            Some(place) => Some(std::mem::replace(&mut **place, kept)),
+            None => {
+                self.records.insert(id.into(), Box::new(kept));
+                None
+            }
+        };
+        let counted = before.as_ref().map_or(0, |before| before.touched);
+        self.reindex(
+            id,
+            before.map(|before| before.record).as_ref(),
+            Some(record),
+        );
+        self.touch(id, counted, touched);
     }
 
     /// Removes a record, as a changelog says.
@@ -104,33 +119,72 @@ impl Reservations {
         self.take_out(id);
     }
 
-    fn take_out(&mut self, id: &str) {
-        let Some((id, before)) = self.records.remove_entry(id) else {
-            return;
+    /// Gives back what the record counted for among what changed.
+    fn take_out(&mut self, id: &str) -> usize {
+        let Some(kept) = self.records.remove(id) else {
+            return 0;
         };
-        self.bytes = self.bytes.saturating_sub(before.memory_bytes());
-        self.conflicts.remove(&id);
-        let id = match before.due() {
-            Some(due) => {
-                let key = (due, id);
-                self.due.remove(&key);
-                key.1
-            }
-            None => id,
+        self.reindex(id, Some(&kept.record), None);
+        kept.touched
+    }
+
+    /// Keeps the orders and the figures by what became of a record.
+    fn reindex(
+        &mut self,
+        id: &str,
+        before: Option<&ReservationRecord<'_>>,
+        after: Option<&ReservationRecord<'_>>,
+    ) {
+        let memory = |record: Option<&ReservationRecord<'_>>| {
+            record.map_or(0, ReservationRecord::memory_bytes)
         };
-        if let Some(at) = before.forgotten_from() {
-            self.ended.remove(&(at, before.number, id));
+        self.bytes = (self.bytes + memory(after)).saturating_sub(memory(before));
+        let due = |record: &ReservationRecord<'_>| record.due().map(|at| (at, id.into()));
+        change(&mut self.due, before.and_then(due), after.and_then(due));
+        let ended = |record: &ReservationRecord<'_>| {
+            let at = record.forgotten_from();
+            at.map(|at| (at, record.number, id.into()))
+        };
+        change(
+            &mut self.ended,
+            before.and_then(ended),
+            after.and_then(ended),
+        );
+        let conflict = |record: &ReservationRecord<'_>| {
+            let conflict = record.conflict.as_ref();
+            conflict.map(|_| id.into())
+        };
+        let (before, after) = (before.and_then(conflict), after.and_then(conflict));
+        change(&mut self.conflicts, before, after);
+    }
+
+    /// Counts a record among what changed, as it is now and once. `counted` is what it counted for.
+    fn touch(&mut self, id: &str, counted: usize, bytes: usize) {
+        self.touched_bytes = (self.touched_bytes + bytes).saturating_sub(counted);
+        if counted == 0 {
+            self.touched.push(id.into());
         }
     }
 
-    /// About how many bytes [`Reservations::drain_touched`] gives now.
+    /// About how many bytes the records have that [`Reservations::drain_touched`] gives.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched.bytes()
+        self.touched_bytes
     }
 
-    /// Every reservation changed since the last call; one that is not there any more is gone.
-    pub(crate) fn drain_touched(&mut self) -> Vec<Box<str>> {
-        self.touched.drain()
+    /// Every reservation changed since the last call; `None`: it is gone.
+    pub(crate) fn drain_touched(
+        &mut self,
+        each: &mut dyn FnMut(&str, Option<&ReservationRecord<'static>>),
+    ) {
+        self.touched_bytes = 0;
+        for id in std::mem::take(&mut self.touched) {
+            let kept = self.records.get_mut(&id);
+            let record = kept.map(|kept| {
+                kept.touched = 0;
+                &kept.record
+            });
+            each(&id, record);
+        }
     }
 
     /// About how much memory they take, in bytes.
@@ -152,10 +206,20 @@ pub(crate) fn forget(state: &mut State) {
             return;
         }
         let id = id.clone();
-        reservations.take_out(&id);
-        let bytes = id.len();
-        reservations.touched.set(id, bytes);
+        let counted = reservations.take_out(&id);
+        reservations.touch(&id, counted, RECORD_BYTES + id.len());
     }
+}
+
+/// Puts one entry of an index in the place of another.
+fn change<K: Ord>(index: &mut BTreeSet<K>, before: Option<K>, after: Option<K>) {
+    if before == after {
+        return;
+    }
+    if let Some(before) = before {
+        index.remove(&before);
+    }
+    index.extend(after);
 }
 
 impl<'a> ReservationRecord<'a> {
@@ -217,6 +281,45 @@ impl ReservationRecord<'_> {
         } else {
             self.ended_at
         }
+    }
+
+    /// About how many bytes it takes in a compact format. This crate knows none: a text counts as long
+    /// as it is, a number as it mostly is.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        let name =
+            |location: &Option<Location<'_>>| location.as_ref().map_or(0, |l| l.as_str().len());
+        let lines = |lines: &[ReservationLine<'_>]| -> usize {
+            let one = |l: &ReservationLine<'_>| 16 + l.sku.as_str().len() + name(&l.location);
+            lines.iter().map(one).sum()
+        };
+        let requests = |lines: &[RequestLine<'_>]| -> usize {
+            let one = |l: &RequestLine<'_>| 5 + l.sku.as_str().len() + name(&l.location);
+            lines.iter().map(one).sum()
+        };
+        let taken = |taken: &Taken<'_>| {
+            let wish = match &taken.wish {
+                Wish::Commit { lines, .. } | Wish::Reserve { lines, .. } => requests(lines),
+                Wish::Confirm { lines } | Wish::Release { lines } => {
+                    lines.as_ref().map_or(0, |lines| 3 * lines.len())
+                }
+                Wish::Extend { .. } => 4,
+            };
+            50 + taken.source.as_str().len() + taken.id.as_str().len() + wish
+        };
+        let step = self.step.as_ref().map_or(0, |step| {
+            let asks = step.asks.iter().map(|asked| 2 + asked.sku.as_str().len());
+            let numbers = step.numbers.iter().map(|n| 10 + n.sku.as_str().len());
+            let by = step.by.as_ref().map_or(0, taken);
+            20 + by + asks.sum::<usize>() + numbers.sum::<usize>() + lines(&step.lines_before)
+        });
+        let waiting = |waiting: &Waiting<'_>| match waiting {
+            Waiting::Command(command) => taken(command),
+            Waiting::Retry { source, id, .. } => 30 + source.as_str().len() + id.as_str().len(),
+            Waiting::Expiry => 1,
+        };
+        let queue: usize = self.queue.iter().map(waiting).sum();
+        let names = self.id.as_str().len() + self.source.as_str().len();
+        50 + names + lines(&self.lines) + step + queue + 5 * self.decided_by.len()
     }
 
     /// About how much memory it takes, in bytes.

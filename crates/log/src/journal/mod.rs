@@ -30,6 +30,7 @@ mod state;
 pub mod storage;
 mod writer;
 
+use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -52,8 +53,8 @@ use self::storage::{DirLock, DirStorage, Storage};
 use self::writer::{Writer, first_segment, limits};
 use crate::catalog::check_owner;
 use crate::{
-    Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, Stats,
-    Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
+    Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, RecordBatch,
+    Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
 };
 
 pub use self::check::{CheckError, CheckReport, check};
@@ -677,7 +678,7 @@ impl Log for Journal {
                 .front()
                 .is_some_and(|(_, batch)| batch.base_offset() <= from)
             {
-                let first = tail.partition_point(|(next, _)| *next <= from);
+                let first = first_behind(tail, from);
                 let mut bytes = 0;
                 let batches = tail.range(first..).take_while(|(next, batch)| {
                     let fits = (bytes == 0 || bytes < max_bytes) && *next <= limit;
@@ -799,6 +800,31 @@ impl Journal {
     }
 }
 
+/// The first batch of the tail that does not end at or before `from`. Most readers are near the end,
+/// and the tail is long: it is searched from there.
+fn first_behind(tail: &VecDeque<(Offset, RecordBatch)>, from: Offset) -> usize {
+    let mut step = 1;
+    let mut first = tail.len();
+    while first > 0 {
+        let look = first.saturating_sub(step);
+        if tail.get(look).is_some_and(|(next, _)| *next <= from) {
+            // The one sought is between.
+            let mut low = look + 1;
+            while low < first {
+                let middle = low.midpoint(first);
+                match tail.get(middle) {
+                    Some((next, _)) if *next <= from => low = middle + 1,
+                    _ => first = middle,
+                }
+            }
+            return first;
+        }
+        first = look;
+        step *= 2;
+    }
+    first
+}
+
 fn partition(state: &State, at: TopicPartition) -> Result<(usize, &Partition), ReadError> {
     let slot = state.catalog.slot(at).ok_or(ReadError::UnknownTopic(at))?;
     let partition = state
@@ -816,4 +842,28 @@ fn check_image(shared: &Shared, state: &State, more: usize) -> Result<(), Append
         return Err(AppendError::TooLarge { bytes, limit });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BatchBuilder;
+
+    #[test]
+    fn the_tail_is_searched_from_its_end_and_finds_what_a_search_from_the_start_does() {
+        for length in [0, 1, 2, 3, 7, 8, 100] {
+            let tail: VecDeque<_> = (0..length)
+                .map(|n| {
+                    let mut batch = BatchBuilder::new();
+                    batch.push(0, None, None, &[]);
+                    // Offsets with gaps.
+                    (10 + 3 * n, batch.finish().expect("it has a record"))
+                })
+                .collect();
+            for from in 0..(12 + 3 * length) {
+                let wanted = tail.partition_point(|(next, _)| *next <= from);
+                assert_eq!(first_behind(&tail, from), wanted, "{from} of {length}");
+            }
+        }
+    }
 }
