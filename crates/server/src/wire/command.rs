@@ -261,7 +261,7 @@ pub(crate) fn parse<'a>(text: &'a str, given: &Given<'a>) -> Result<Command<'a>,
         Refusal::new(
             RefusalKind::Unreadable,
             "",
-            format!("cannot be read as a command: {error}; send one JSON object"),
+            format!("cannot be read: {error}; send one JSON object"),
         )
     })?;
     let id = fields.peek_text(Field::Id).or(given.id).map(str::to_owned);
