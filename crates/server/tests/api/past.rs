@@ -170,3 +170,49 @@ fn history_tells_every_entry_and_pages() {
         Value::Array(Vec::new())
     );
 }
+
+#[test]
+fn every_entry_of_the_history_has_its_balance() {
+    let node = Node::start();
+    let at = |time: &str| format!("\"location\":\"m\",\"occurred_at\":\"2026-01-05T{time}:00Z\"");
+    let facts = [
+        format!("\"type\":\"receive\",\"quantity\":10,{}", at("09:00")),
+        format!("\"type\":\"count\",\"quantity\":10,{}", at("10:00")),
+        format!("\"type\":\"ship\",\"quantity\":1,{}", at("09:50")),
+        format!("\"type\":\"ship\",\"quantity\":2,{}", at("10:30")),
+    ];
+    for (id, fact) in facts.iter().enumerate() {
+        send(&node, &id.to_string(), fact);
+        // So that their log times differ.
+        std::thread::sleep(std::time::Duration::from_millis(3));
+    }
+    let history = node.get("/v1/history?sku=A").json();
+    let entries = history["items"].as_array().unwrap();
+    let balances: Vec<&Value> = entries.iter().map(|e| &e["balance"]["on_hand"]).collect();
+    assert_eq!(balances, [10, 10, 10, 8], "{history}");
+    // A count that found what was there is no fact that a count had seen before.
+    assert!(entries[1].get("absorbed").is_none(), "{}", entries[1]);
+    assert_eq!(entries[2]["absorbed"], true);
+    assert_eq!(entries[2]["balance"]["available"], 10);
+
+    // The same page by page, also where a page begins with an entry that changed nothing.
+    let mut paged = Vec::new();
+    let mut query = "/v1/history?sku=A&limit=1".to_owned();
+    loop {
+        let page = node.get(&query).json();
+        paged.extend(page["items"].as_array().unwrap().iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(cursor) => query = format!("/v1/history?sku=A&limit=1&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(&paged, entries);
+    // And from a time on.
+    let from = entries[2]["applied_at"].as_str().unwrap();
+    let later = node.get(&format!("/v1/history?sku=A&from={from}")).json();
+    assert_eq!(later["items"].as_array().unwrap(), &entries[2..]);
+    // Where nothing has ever changed, nothing is there.
+    node.command(r#"{"id":"c","type":"count","sku":"B","location":"m","quantity":0}"#);
+    let counted = node.get("/v1/history?sku=B").json();
+    assert_eq!(counted["items"][0]["balance"]["on_hand"], 0, "{counted}");
+}
