@@ -92,13 +92,19 @@ pub(crate) async fn serve(
     };
     let reason = match &end {
         End::Gone => return,
+        End::Slow if seen.is_none() => {
+            "slow: the connection took nothing for too long; take the snapshot anew"
+        }
         End::Slow => "slow: the connection took nothing for too long; resume from this position",
+        End::Stopping if seen.is_none() => {
+            "stopping: the node shuts down; take the snapshot anew when it is up"
+        }
         End::Stopping => "stopping: the node shuts down; resume from this position when it is up",
         End::Trouble(problem) => &problem.detail,
     };
     let mut line = Vec::new();
-    let token = seen.as_ref().map(Seen::token).unwrap_or_default();
-    form.event(&mut line, "closed", &token, Some(reason));
+    let token = seen.as_ref().map(Seen::token);
+    form.event(&mut line, "closed", token.as_deref(), Some(reason));
     closing.send(Bytes::from(line));
     drop(place);
     if matches!(end, End::Slow) {
@@ -192,7 +198,7 @@ async fn levels(
     // Within the snapshot nothing can be resumed from: its end is the first position.
     let at = catch(app, catch_up, &numbers, out, &mut None).await?;
     let mut end = Vec::new();
-    form.event(&mut end, "snapshot_end", &at.token(), None);
+    form.event(&mut end, "snapshot_end", Some(&at.token()), None);
     out.send(end).await?;
     Ok(at)
 }
@@ -260,7 +266,7 @@ async fn follow_live(
         match timeout_at(next_beat, follow.next()).await {
             Err(_) => {
                 let mut line = Vec::new();
-                form.event(&mut line, "heartbeat", &at.token(), None);
+                form.event(&mut line, "heartbeat", Some(&at.token()), None);
                 out.send(line).await?;
                 next_beat = Instant::now() + beat;
             }
