@@ -132,9 +132,19 @@ const OUTCOME: &[Column] = &[
     text("source", &["/source"]),
     text("status", &["/outcome", "/status", "/state"]),
     spare(text("first", &["/first/outcome", "/first/status"])),
-    spare(text("reservation", &["/reservation/reservation"])),
+    spare(text(
+        "reservation",
+        &["/reservation/reservation", "/first/reservation/reservation"],
+    )),
+    spare(text(
+        "lines",
+        &["/reservation/lines", "/first/reservation/lines"],
+    )),
+    spare(text("expires_at", &["/reservation/expires_at"])),
     spare(text("reason", &["/reason", "/first/reason"])),
     spare(text("numbers", &["/lines", "/first/lines"])),
+    spare(text("hold", &["/hold", "/first/hold"])),
+    spare(text("dead_letter", &["/dead_letter", "/first/dead_letter"])),
     spare(number("counted", &["/counted"])),
     spare(number("expected", &["/expected"])),
     spare(number("drift", &["/drift"])),
@@ -173,7 +183,7 @@ const CONFLICT: &[Column] = &[
     spare(text("reservation", &["/reservation"])),
     spare(text("source", &["/source"])),
     text("since", &["/since", "/counted_at", "/at"]),
-    csv_only(text("state", &["/state"])),
+    spare(text("state", &["/state"])),
     csv_only(text("id", &["/id"])),
 ];
 
@@ -235,6 +245,9 @@ fn plain(value: &Value) -> String {
     }
 }
 
+/// What may stand against what was asked, in a refusal's line.
+pub(crate) const STOOD: &[&str] = &["available", "open", "done", "on_hand", "declared"];
+
 /// A reservation's line reads as `2 x SKU at place`; anything else as [`plain`].
 fn line(value: &Value) -> String {
     let get = |names: &[&str]| {
@@ -248,16 +261,31 @@ fn line(value: &Value) -> String {
     if sku.is_empty() {
         return plain(value);
     }
-    let quantity = get(&["granted", "requested", "quantity"]);
+    let (granted, requested) = (get(&["granted"]), get(&["requested", "expected"]));
+    // What was granted of it, where that is less. All that was ever granted may be more, in a
+    // reservation that was stated anew.
+    let less = |a: &str, b: &str| {
+        let number = |text: &str| text.parse::<f64>().ok();
+        number(a).zip(number(b)).is_some_and(|(a, b)| a < b)
+    };
+    let quantity = if less(&granted, &requested) {
+        format!("{granted} of {requested}")
+    } else if requested.is_empty() {
+        granted
+    } else {
+        requested
+    };
     let location = get(&["location"]);
     let mut said = format!("{quantity} x {sku}");
     if !location.is_empty() {
         said.push_str(&format!(" at {location}"));
     }
     // Of a refusal: what there was.
-    let available = get(&["available"]);
-    if !available.is_empty() {
-        said.push_str(&format!(", available {available}"));
+    for name in STOOD {
+        let stood = get(&[name]);
+        if !stood.is_empty() {
+            said.push_str(&format!(", {} {stood}", name.replace('_', " ")));
+        }
     }
     for state in ["reserved", "committed", "shipped", "given_back"] {
         let units = get(&[state]);
@@ -433,10 +461,9 @@ impl Listing {
             .iter()
             .enumerate()
             .filter(|(at, column)| {
-                let empty = |row: &Vec<String>| {
-                    row.get(*at)
-                        .is_none_or(|cell| cell.is_empty() || cell == "0")
-                };
+                // Of an item with decimals, nothing is 0.00.
+                let nothing = |cell: &String| cell.chars().all(|c| matches!(c, '0' | '.'));
+                let empty = |row: &Vec<String>| row.get(*at).is_none_or(nothing);
                 !(column.csv_only || column.spare && rows.iter().all(empty))
             })
             .collect();
@@ -500,10 +527,14 @@ mod tests {
         let lines = json!([
             {"sku": "A", "granted": 2, "location": "shop", "reserved": 2, "shipped": 0},
             {"sku": "B", "requested": 1, "available": 0},
+            {"sku": "C", "requested": 3, "granted": 1, "reserved": 1},
+            {"sku": "D", "requested": "2.50", "granted": "6.00", "shipped": "2.50"},
+            {"sku": "E", "expected": 3, "on_hand": 4},
         ]);
         assert_eq!(
             plain(&lines),
-            "2 x A at shop, reserved 2; 1 x B, available 0"
+            "2 x A at shop, reserved 2; 1 x B, available 0; 1 of 3 x C, reserved 1; 2.50 x D, \
+             shipped 2.50; 3 x E, on hand 4"
         );
         assert_eq!(
             plain(&json!({"on_hand": -2, "available": -2})),
