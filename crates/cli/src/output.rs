@@ -77,6 +77,7 @@ const fn csv_only(column: Column) -> Column {
 pub(crate) enum Columns {
     Level,
     History,
+    Change,
     Outcome,
     Reservation,
     Conflict,
@@ -102,29 +103,43 @@ const LEVEL: &[Column] = &[
 ];
 
 const HISTORY: &[Column] = &[
-    text(
-        "occurred_at",
-        &["/occurred_at", "/times/occurred_at", "/event_time", "/at"],
-    ),
-    csv_only(text("received_at", &["/received_at", "/times/received_at"])),
-    csv_only(text("applied_at", &["/applied_at", "/times/applied_at"])),
+    text("occurred_at", &["/occurred_at"]),
+    csv_only(text("received_at", &["/received_at"])),
+    csv_only(text("applied_at", &["/applied_at"])),
+    csv_only(text("sku", &["/sku"])),
     text("location", &["/location"]),
-    text("type", &["/cause/type", "/type"]),
+    text("type", &["/cause/type"]),
     text("delta", &["/delta"]),
-    number(
-        "on_hand",
-        &["/balance/on_hand", "/level/on_hand", "/on_hand"],
-    ),
-    number(
-        "available",
-        &["/balance/available", "/level/available", "/available"],
-    ),
-    text("source", &["/cause/source", "/source"]),
-    csv_only(text("id", &["/cause/id", "/id"])),
+    number("on_hand", &["/balance/on_hand"]),
+    number("available", &["/balance/available"]),
+    text("source", &["/cause/source"]),
+    csv_only(text("id", &["/cause/id"])),
     spare(text("reason", &["/reason"])),
     spare(text("reference", &["/reference"])),
     csv_only(text("note", &["/note"])),
     csv_only(text("position", &["/position"])),
+];
+
+/// A change of the feed, or a level of its snapshot.
+const CHANGE: &[Column] = &[
+    text("at", &["/at"]),
+    text("sku", &["/sku"]),
+    text("location", &["/location"]),
+    number("sequence", &["/sequence"]),
+    text("type", &["/cause/type"]),
+    text("source", &["/cause/source"]),
+    text("id", &["/cause/id"]),
+    text("delta", &["/delta"]),
+    number("on_hand", &["/level/on_hand", "/on_hand"]),
+    number("available", &["/level/available", "/available"]),
+    number("reserved", &["/level/reserved", "/reserved"]),
+    number("committed", &["/level/committed", "/committed"]),
+    number("damaged", &["/level/damaged", "/damaged"]),
+    number(
+        "quality_control",
+        &["/level/quality_control", "/quality_control"],
+    ),
+    text("position", &["/position"]),
 ];
 
 const OUTCOME: &[Column] = &[
@@ -210,6 +225,7 @@ impl Columns {
         match self {
             Columns::Level => LEVEL,
             Columns::History => HISTORY,
+            Columns::Change => CHANGE,
             Columns::Outcome => OUTCOME,
             Columns::Reservation => RESERVATION,
             Columns::Conflict => CONFLICT,
@@ -348,7 +364,7 @@ impl Output {
         }
     }
 
-    /// Prints lines for people, or the same facts as one JSON object.
+    /// Prints lines for people, or all facts: as one JSON object, or a figure a line of CSV.
     pub(crate) fn summary(&self, lines: &[(String, String)], facts: &Value) -> Result<()> {
         let mut stdout = std::io::stdout().lock();
         match self.format {
@@ -356,7 +372,9 @@ impl Output {
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(stdout);
                 writer.write_record(["figure", "value"])?;
-                for (name, value) in lines {
+                let mut figures = Vec::new();
+                flatten("", facts, &mut figures);
+                for (name, value) in figures {
                     writer.write_record([name, value])?;
                 }
                 writer.flush()?;
@@ -485,6 +503,30 @@ impl Listing {
     }
 }
 
+/// Every figure with the way to it, as `kinds.shipments.lines`; numbers as machines read them.
+fn flatten(path: &str, value: &Value, figures: &mut Vec<(String, String)>) {
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                flatten(&below(name), member, figures);
+            }
+        }
+        Value::Array(items) => {
+            for (place, item) in items.iter().enumerate() {
+                flatten(&below(&place.to_string()), item, figures);
+            }
+        }
+        other => figures.push((path.to_owned(), plain(other))),
+    }
+}
+
 fn new_table() -> Table {
     let mut table = Table::new();
     table
@@ -547,6 +589,25 @@ mod tests {
         let column = text("on_hand", &["/balance/on_hand", "/level/on_hand"]);
         assert_eq!(column.value(&json!({"level": {"on_hand": 4}})), "4");
         assert_eq!(column.value(&json!({})), "");
+    }
+
+    #[test]
+    fn figures_are_flattened_with_the_way_to_them() {
+        let mut figures = Vec::new();
+        let facts = json!({"lines": 1200, "kinds": {"moves": {"units": "1.5"}}, "files": ["a"]});
+        flatten("", &facts, &mut figures);
+        let figures: Vec<(&str, &str)> = figures
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            figures,
+            [
+                ("files.0", "a"),
+                ("kinds.moves.units", "1.5"),
+                ("lines", "1200")
+            ]
+        );
     }
 
     #[test]

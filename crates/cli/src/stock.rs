@@ -445,7 +445,7 @@ async fn watch(client: &Client, args: &WatchArgs, out: &Output) -> Result<()> {
         .only("location", args.location.as_deref());
     let mut left = args.limit.unwrap_or(u64::MAX);
     let table = out.format() == Format::Table;
-    let mut listing = (!table).then(|| out.listing(&Columns::History));
+    let mut listing = (!table).then(|| out.listing(&Columns::Change));
     while left > 0 {
         match feed.next().await? {
             Message::Level(level) | Message::Change(level) if table => {

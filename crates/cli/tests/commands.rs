@@ -148,3 +148,57 @@ fn what_comes_later_is_wrong_usage_and_named() {
         assert!(talk.contains(&named), "{talk}");
     }
 }
+
+#[test]
+fn a_feed_as_csv_says_of_what_each_line_is() {
+    let node = Node::fresh();
+    node.onhand(["stock", "receive", "A", "m", "5"]);
+    node.onhand(["stock", "receive", "B", "n", "6", "--id", "i"]);
+    let watched = node.onhand([
+        "stock", "watch", "--sku", "B", "--since", "earliest", "--limit", "1", "-o", "csv",
+    ]);
+    let csv = stdout(&watched);
+    let mut lines = csv.lines();
+    let names = lines.next().unwrap();
+    assert!(names.starts_with("at,sku,location,sequence,type"), "{csv}");
+    assert!(
+        lines.next().unwrap().contains(",B,n,1,receive,cli,i,"),
+        "{csv}"
+    );
+    let history = stdout(&node.onhand(["stock", "history", "B", "-o", "csv"]));
+    assert!(history.contains(",B,n,receive,"), "{history}");
+}
+
+#[test]
+fn a_summary_as_csv_has_numbers_that_machines_read() {
+    let mut node = Node::fresh();
+    let lines: Vec<Value> = (0..1500)
+        .map(|n| {
+            json!({"id": n.to_string(), "source": "s", "type": "receive", "sku": "A",
+            "location": "m", "quantity": 1})
+        })
+        .collect();
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("facts.ndjson");
+    let text: Vec<String> = lines.iter().map(Value::to_string).collect();
+    std::fs::write(&path, text.join("\n")).unwrap();
+    let path = path.to_str().unwrap();
+    let imported = node.onhand(["import", path, "--format", "ndjson", "-o", "csv"]);
+    assert!(imported.status.success(), "{}", said(&imported));
+    let csv = stdout(&imported);
+    assert!(csv.starts_with("figure,value\n"), "{csv}");
+    assert!(csv.contains("\nkinds.receipts.units,1500\n"), "{csv}");
+    node.stop();
+    let verified = run([
+        "verify",
+        "-o",
+        "csv",
+        "--data",
+        node.dir().to_str().unwrap(),
+    ]);
+    assert!(
+        stdout(&verified).contains("\nfigures.facts,1500\n"),
+        "{}",
+        said(&verified)
+    );
+}
