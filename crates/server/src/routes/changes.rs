@@ -196,11 +196,14 @@ async fn resume(app: &App, name: &str, token: &str, filter: &Filter) -> Result<S
             }
             Some(number) => *newest = number,
             None if wanted => {
-                return Err(Problem::parameter(
-                    name,
-                    "does not speak of all that is asked for; send a feed's position, or keep to \
-                     its SKU with sku=",
-                ));
+                let why = if filter.skus.is_empty() {
+                    "does not speak of all SKUs; send a feed's position, or keep to its own SKU \
+                     with sku="
+                } else {
+                    "does not speak of the SKUs asked for; send a feed's position, or one of a \
+                     level, outcome or history line of each of them"
+                };
+                return Err(Problem::parameter(name, why));
             }
             // Nothing of it passes the filter: where it stands does not matter.
             None => {}
