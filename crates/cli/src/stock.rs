@@ -460,7 +460,12 @@ async fn watch(client: &Client, args: &WatchArgs, out: &Output) -> Result<()> {
                 left -= 1;
             }
             Message::SnapshotEnd => eprintln!("that was the stock; from here on what changes"),
-            Message::Resumed { why } => eprintln!("the feed broke ({why}); resumed without a gap"),
+            Message::Resumed { why, anew: false } => {
+                eprintln!("the feed broke ({why}); resumed without a gap");
+            }
+            Message::Resumed { why, anew: true } => {
+                eprintln!("the feed broke ({why}); the stock is shown anew, from its beginning");
+            }
         }
     }
     match listing {

@@ -22,6 +22,8 @@ pub(crate) struct Wanted {
     pub(crate) form: Form,
     /// Where it begins.
     pub(crate) from: Seen,
+    /// It begins at what is newest, and its reader has no position yet.
+    pub(crate) is_new: bool,
     pub(crate) snapshot: bool,
 }
 
@@ -136,10 +138,15 @@ async fn try_feed(
         filter,
         form,
         from,
+        is_new,
         snapshot,
     } = wanted;
     let mut hello = Vec::new();
     form.hello(&mut hello);
+    if is_new && !snapshot {
+        // Cut before the first change, it resumes from here: nothing is missed.
+        form.event(&mut hello, "heartbeat", Some(&from.token()), None);
+    }
     out.send(hello).await?;
     let partitions = partitions(app, &filter);
     let mut at = from;

@@ -84,6 +84,7 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
         filter,
         form,
         from,
+        is_new: !begins,
         snapshot,
     };
     tokio::spawn(reader::serve(Arc::clone(app), wanted, pieces, place, cut));
