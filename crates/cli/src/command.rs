@@ -151,9 +151,14 @@ pub(crate) fn show_outcome(answer: &Answer, out: &Output) -> Result<()> {
         return Ok(());
     }
     if answer.status == StatusCode::ACCEPTED {
-        return Err(stop::refused(
-            "parked: the command is kept in dead-letters until somebody deals with it",
-        ));
+        // A repeat says what its first outcome said.
+        let said = outcome.get("first").unwrap_or(&outcome);
+        let text = |name: &str| said.get(name).and_then(Value::as_str).unwrap_or("?");
+        return Err(stop::refused(format!(
+            "parked: {} (kept as {} in dead-letters)",
+            text("detail"),
+            text("dead_letter"),
+        )));
     }
     Err(stop::refused(problem::sentence(answer)))
 }

@@ -10,6 +10,10 @@ use crate::output::{Columns, Output};
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConflictCommand {
     /// List open conflicts
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand conflict ls --kind oversell",
+    ))]
     Ls(LsArgs),
 }
 
@@ -19,6 +23,9 @@ enum Kind {
     Drift,
     /// More is promised than there is.
     Oversell,
+    /// A channel accepted an order that had been released.
+    #[value(name = "commit_after_release")]
+    CommitAfterRelease,
 }
 
 #[derive(Debug, Args)]
@@ -36,6 +43,7 @@ pub(crate) fn run(conflict: ConflictCommand, client: &Client, out: &Output) -> R
     let kind = args.kind.map(|kind| match kind {
         Kind::Drift => "drift",
         Kind::Oversell => "oversell",
+        Kind::CommitAfterRelease => "commit_after_release",
     });
     let query = Query::new("/v1/conflicts").maybe("kind", kind);
     command::block_on(command::list(

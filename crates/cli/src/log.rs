@@ -20,12 +20,29 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug, Subcommand)]
 pub(crate) enum LogCommand {
     /// The topics, with their partitions and records
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand log topics --data /var/lib/onhand",
+    ))]
     Topics(DirArgs),
     /// The records of a topic
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand log read dead-letters --data /var/lib/onhand",
+        "\n  onhand log read stock.commands --data /var/lib/onhand --partition 3 --from -10",
+    ))]
     Read(ReadArgs),
     /// What the log holds and how it was left
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand log stat --data /var/lib/onhand",
+    ))]
     Stat(DirArgs),
     /// Check every byte, changing nothing
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand log verify --data /var/lib/onhand",
+    ))]
     Verify(DirArgs),
 }
 
@@ -38,6 +55,7 @@ pub(crate) struct DirArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReadArgs {
+    /// One of those that `onhand log topics` lists
     topic: String,
     #[command(flatten)]
     dir: DirArgs,

@@ -19,6 +19,7 @@ mod demo;
 mod entropy;
 mod import;
 mod json_line;
+mod later;
 mod log;
 mod outcome;
 mod output;
@@ -52,6 +53,9 @@ struct Cli {
     command: Command,
 }
 
+/// Where the help shows what every command takes: behind its own options.
+const GLOBAL: &str = "Options of every command";
+
 /// What every command takes.
 #[derive(Debug, Args)]
 struct Global {
@@ -59,6 +63,7 @@ struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "ONHAND_URL",
         default_value = client::DEFAULT_URL,
         value_name = "URL"
@@ -69,21 +74,39 @@ struct Global {
         short,
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "ONHAND_OUTPUT",
         value_name = "FORMAT"
     )]
     output: Option<Format>,
     /// How long one answer may take, in seconds. Streams are not bound by it.
-    #[arg(long, global = true, env = "ONHAND_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
-          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        global = true,
+        help_heading = GLOBAL,
+        env = "ONHAND_TIMEOUT",
+        default_value_t = 30,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     timeout: u64,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one node on the embedded journal
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand serve --data /var/lib/onhand",
+        "\n  onhand serve --data /tmp/onhand --listen 127.0.0.1:0 --truth erp",
+    ))]
     Serve(Box<serve::ServeArgs>),
     /// Run a node and play a day of trading on it, shown live
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand demo",
+        "\n  onhand demo --data /tmp/day",
+    ))]
     Demo(demo::DemoArgs),
     /// Send files of stock facts to a node; may be stopped and repeated
     Import(import::ImportArgs),
@@ -103,15 +126,40 @@ enum Command {
     #[command(subcommand)]
     Log(log::LogCommand),
     /// Check a data directory offline: bytes, then every rule of the ledger
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand verify --data /var/lib/onhand",
+        "\n  onhand verify --data /var/lib/onhand -o json",
+    ))]
     Verify(verify::VerifyArgs),
     /// Drive a live node and measure it
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand bench facts",
+        "\n  onhand bench latency --repeat 5",
+    ))]
     Bench(bench::BenchArgs),
     /// Print a shell's completion script
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand completions bash > ~/.local/share/bash-completion/completions/onhand",
+        "\n  onhand completions zsh > ~/.zfunc/_onhand",
+        "\n  onhand completions fish > ~/.config/fish/completions/onhand.fish",
+    ))]
     Completions(completions::CompletionsArgs),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let words: Vec<String> = std::env::args().collect();
+            let Some(text) = later::refusal(&error, &words) else {
+                error.exit();
+            };
+            return stop::report(&stop::usage(text));
+        }
+    };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => stop::report(&error),
@@ -138,5 +186,57 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &client()?, &out),
         Command::Completions(args) => completions::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Every command that does something, with its help.
+    fn helps(command: &mut clap::Command, path: &str, found: &mut Vec<(String, String)>) {
+        let path = format!("{path} {}", command.get_name());
+        if !command.has_subcommands() {
+            found.push((path, command.render_long_help().to_string()));
+            return;
+        }
+        for below in command.get_subcommands_mut() {
+            helps(below, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example_and_says_what_its_arguments_are() {
+        let mut command = Cli::command();
+        command.build();
+        let mut found = Vec::new();
+        helps(&mut command, "", &mut found);
+        assert!(found.len() > 25, "{}", found.len());
+        for (path, help) in found {
+            let line = format!("\n  {} ", path.trim());
+            let piped = format!("| {} ", path.trim());
+            let shown = help.split_once("Example").map(|(_, examples)| examples);
+            let shown = shown.unwrap_or_else(|| panic!("{path}: {help}"));
+            assert!(
+                shown.contains(line.trim_end()) || shown.contains(&piped),
+                "{path}: {help}"
+            );
+        }
+        let mut stack = vec![command];
+        while let Some(command) = stack.pop() {
+            for argument in command.get_arguments() {
+                let hidden = argument.is_hide_set() || argument.get_id() == "help";
+                let said = argument.get_help().is_some() || argument.get_long_help().is_some();
+                assert!(
+                    hidden || said,
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            stack.extend(command.get_subcommands().cloned());
+        }
     }
 }

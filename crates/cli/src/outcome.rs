@@ -10,6 +10,10 @@ use crate::output::{Columns, Output};
 #[derive(Debug, Subcommand)]
 pub(crate) enum OutcomeCommand {
     /// What was decided about commands of that name, with the numbers that decided it
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand outcome get 000123 --source till-7",
+    ))]
     Get(GetArgs),
 }
 

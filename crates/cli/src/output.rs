@@ -77,6 +77,7 @@ const fn csv_only(column: Column) -> Column {
 pub(crate) enum Columns {
     Level,
     History,
+    Change,
     Outcome,
     Reservation,
     Conflict,
@@ -102,29 +103,43 @@ const LEVEL: &[Column] = &[
 ];
 
 const HISTORY: &[Column] = &[
-    text(
-        "occurred_at",
-        &["/occurred_at", "/times/occurred_at", "/event_time", "/at"],
-    ),
-    csv_only(text("received_at", &["/received_at", "/times/received_at"])),
-    csv_only(text("applied_at", &["/applied_at", "/times/applied_at"])),
+    text("occurred_at", &["/occurred_at"]),
+    csv_only(text("received_at", &["/received_at"])),
+    csv_only(text("applied_at", &["/applied_at"])),
+    csv_only(text("sku", &["/sku"])),
     text("location", &["/location"]),
-    text("type", &["/cause/type", "/type"]),
+    text("type", &["/cause/type"]),
     text("delta", &["/delta"]),
-    number(
-        "on_hand",
-        &["/balance/on_hand", "/level/on_hand", "/on_hand"],
-    ),
-    number(
-        "available",
-        &["/balance/available", "/level/available", "/available"],
-    ),
-    text("source", &["/cause/source", "/source"]),
-    csv_only(text("id", &["/cause/id", "/id"])),
+    number("on_hand", &["/balance/on_hand"]),
+    number("available", &["/balance/available"]),
+    text("source", &["/cause/source"]),
+    csv_only(text("id", &["/cause/id"])),
     spare(text("reason", &["/reason"])),
     spare(text("reference", &["/reference"])),
     csv_only(text("note", &["/note"])),
     csv_only(text("position", &["/position"])),
+];
+
+/// A change of the feed, or a level of its snapshot.
+const CHANGE: &[Column] = &[
+    text("at", &["/at"]),
+    text("sku", &["/sku"]),
+    text("location", &["/location"]),
+    number("sequence", &["/sequence"]),
+    text("type", &["/cause/type"]),
+    text("source", &["/cause/source"]),
+    text("id", &["/cause/id"]),
+    text("delta", &["/delta"]),
+    number("on_hand", &["/level/on_hand", "/on_hand"]),
+    number("available", &["/level/available", "/available"]),
+    number("reserved", &["/level/reserved", "/reserved"]),
+    number("committed", &["/level/committed", "/committed"]),
+    number("damaged", &["/level/damaged", "/damaged"]),
+    number(
+        "quality_control",
+        &["/level/quality_control", "/quality_control"],
+    ),
+    text("position", &["/position"]),
 ];
 
 const OUTCOME: &[Column] = &[
@@ -132,9 +147,19 @@ const OUTCOME: &[Column] = &[
     text("source", &["/source"]),
     text("status", &["/outcome", "/status", "/state"]),
     spare(text("first", &["/first/outcome", "/first/status"])),
-    spare(text("reservation", &["/reservation/reservation"])),
+    spare(text(
+        "reservation",
+        &["/reservation/reservation", "/first/reservation/reservation"],
+    )),
+    spare(text(
+        "lines",
+        &["/reservation/lines", "/first/reservation/lines"],
+    )),
+    spare(text("expires_at", &["/reservation/expires_at"])),
     spare(text("reason", &["/reason", "/first/reason"])),
     spare(text("numbers", &["/lines", "/first/lines"])),
+    spare(text("hold", &["/hold", "/first/hold"])),
+    spare(text("dead_letter", &["/dead_letter", "/first/dead_letter"])),
     spare(number("counted", &["/counted"])),
     spare(number("expected", &["/expected"])),
     spare(number("drift", &["/drift"])),
@@ -173,7 +198,7 @@ const CONFLICT: &[Column] = &[
     spare(text("reservation", &["/reservation"])),
     spare(text("source", &["/source"])),
     text("since", &["/since", "/counted_at", "/at"]),
-    csv_only(text("state", &["/state"])),
+    spare(text("state", &["/state"])),
     csv_only(text("id", &["/id"])),
 ];
 
@@ -200,6 +225,7 @@ impl Columns {
         match self {
             Columns::Level => LEVEL,
             Columns::History => HISTORY,
+            Columns::Change => CHANGE,
             Columns::Outcome => OUTCOME,
             Columns::Reservation => RESERVATION,
             Columns::Conflict => CONFLICT,
@@ -235,6 +261,9 @@ fn plain(value: &Value) -> String {
     }
 }
 
+/// What may stand against what was asked, in a refusal's line.
+pub(crate) const STOOD: &[&str] = &["available", "open", "done", "on_hand", "declared"];
+
 /// A reservation's line reads as `2 x SKU at place`; anything else as [`plain`].
 fn line(value: &Value) -> String {
     let get = |names: &[&str]| {
@@ -248,16 +277,31 @@ fn line(value: &Value) -> String {
     if sku.is_empty() {
         return plain(value);
     }
-    let quantity = get(&["granted", "requested", "quantity"]);
+    let (granted, requested) = (get(&["granted"]), get(&["requested", "expected"]));
+    // What was granted of it, where that is less. All that was ever granted may be more, in a
+    // reservation that was stated anew.
+    let less = |a: &str, b: &str| {
+        let number = |text: &str| text.parse::<f64>().ok();
+        number(a).zip(number(b)).is_some_and(|(a, b)| a < b)
+    };
+    let quantity = if less(&granted, &requested) {
+        format!("{granted} of {requested}")
+    } else if requested.is_empty() {
+        granted
+    } else {
+        requested
+    };
     let location = get(&["location"]);
     let mut said = format!("{quantity} x {sku}");
     if !location.is_empty() {
         said.push_str(&format!(" at {location}"));
     }
     // Of a refusal: what there was.
-    let available = get(&["available"]);
-    if !available.is_empty() {
-        said.push_str(&format!(", available {available}"));
+    for name in STOOD {
+        let stood = get(&[name]);
+        if !stood.is_empty() {
+            said.push_str(&format!(", {} {stood}", name.replace('_', " ")));
+        }
     }
     for state in ["reserved", "committed", "shipped", "given_back"] {
         let units = get(&[state]);
@@ -320,7 +364,7 @@ impl Output {
         }
     }
 
-    /// Prints lines for people, or the same facts as one JSON object.
+    /// Prints lines for people, or all facts: as one JSON object, or a figure a line of CSV.
     pub(crate) fn summary(&self, lines: &[(String, String)], facts: &Value) -> Result<()> {
         let mut stdout = std::io::stdout().lock();
         match self.format {
@@ -328,7 +372,9 @@ impl Output {
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(stdout);
                 writer.write_record(["figure", "value"])?;
-                for (name, value) in lines {
+                let mut figures = Vec::new();
+                flatten("", facts, &mut figures);
+                for (name, value) in figures {
                     writer.write_record([name, value])?;
                 }
                 writer.flush()?;
@@ -433,10 +479,9 @@ impl Listing {
             .iter()
             .enumerate()
             .filter(|(at, column)| {
-                let empty = |row: &Vec<String>| {
-                    row.get(*at)
-                        .is_none_or(|cell| cell.is_empty() || cell == "0")
-                };
+                // Of an item with decimals, nothing is 0.00.
+                let nothing = |cell: &String| cell.chars().all(|c| matches!(c, '0' | '.'));
+                let empty = |row: &Vec<String>| row.get(*at).is_none_or(nothing);
                 !(column.csv_only || column.spare && rows.iter().all(empty))
             })
             .collect();
@@ -455,6 +500,30 @@ impl Listing {
             }
         }
         writeln!(std::io::stdout().lock(), "{}", table.trim_fmt()).context("cannot write to stdout")
+    }
+}
+
+/// Every figure with the way to it, as `kinds.shipments.lines`; numbers as machines read them.
+fn flatten(path: &str, value: &Value, figures: &mut Vec<(String, String)>) {
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                flatten(&below(name), member, figures);
+            }
+        }
+        Value::Array(items) => {
+            for (place, item) in items.iter().enumerate() {
+                flatten(&below(&place.to_string()), item, figures);
+            }
+        }
+        other => figures.push((path.to_owned(), plain(other))),
     }
 }
 
@@ -500,10 +569,14 @@ mod tests {
         let lines = json!([
             {"sku": "A", "granted": 2, "location": "shop", "reserved": 2, "shipped": 0},
             {"sku": "B", "requested": 1, "available": 0},
+            {"sku": "C", "requested": 3, "granted": 1, "reserved": 1},
+            {"sku": "D", "requested": "2.50", "granted": "6.00", "shipped": "2.50"},
+            {"sku": "E", "expected": 3, "on_hand": 4},
         ]);
         assert_eq!(
             plain(&lines),
-            "2 x A at shop, reserved 2; 1 x B, available 0"
+            "2 x A at shop, reserved 2; 1 x B, available 0; 1 of 3 x C, reserved 1; 2.50 x D, \
+             shipped 2.50; 3 x E, on hand 4"
         );
         assert_eq!(
             plain(&json!({"on_hand": -2, "available": -2})),
@@ -516,6 +589,25 @@ mod tests {
         let column = text("on_hand", &["/balance/on_hand", "/level/on_hand"]);
         assert_eq!(column.value(&json!({"level": {"on_hand": 4}})), "4");
         assert_eq!(column.value(&json!({})), "");
+    }
+
+    #[test]
+    fn figures_are_flattened_with_the_way_to_them() {
+        let mut figures = Vec::new();
+        let facts = json!({"lines": 1200, "kinds": {"moves": {"units": "1.5"}}, "files": ["a"]});
+        flatten("", &facts, &mut figures);
+        let figures: Vec<(&str, &str)> = figures
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            figures,
+            [
+                ("files.0", "a"),
+                ("kinds.moves.units", "1.5"),
+                ("lines", "1200")
+            ]
+        );
     }
 
     #[test]

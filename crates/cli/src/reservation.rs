@@ -11,16 +11,43 @@ use crate::output::{Columns, Output};
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReservationCommand {
     /// Ask for one or more lines; all or nothing unless --partial
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand reservation create 85123A=2 22423=1@london --reservation basket-1 --ttl 600",
+        "\n  onhand reservation create 85123A=50 --partial",
+    ))]
     Create(CreateArgs),
     /// One reservation as it stands
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand reservation get basket-1",
+    ))]
     Get(GetArgs),
     /// List reservations
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand reservation ls --state granted --sku 85123A",
+    ))]
     Ls(LsArgs),
     /// The order is firm: what is reserved becomes committed
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand reservation confirm basket-1",
+        "\n  onhand reservation confirm basket-1 1=2    two of line 1",
+    ))]
     Confirm(StepArgs),
     /// Give back what is still held
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand reservation release basket-1",
+        "\n  onhand reservation release basket-1 2=1    one of line 2",
+    ))]
     Release(StepArgs),
     /// Keep it longer
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand reservation extend basket-1 --ttl 1800",
+    ))]
     Extend(ExtendArgs),
 }
 
@@ -47,6 +74,7 @@ pub(crate) struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
+    /// Its name
     reservation: String,
 }
 
@@ -71,6 +99,7 @@ pub(crate) struct LsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StepArgs {
+    /// Its name
     reservation: String,
     /// Only this much of these lines: LINE=QUANTITY [default: all that is open]
     #[arg(value_name = "LINE", value_parser = part_of_line)]
@@ -81,10 +110,11 @@ pub(crate) struct StepArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExtendArgs {
+    /// Its name
     reservation: String,
-    /// How long from now, in seconds
+    /// How long from now, in seconds [default: the node's, 900]
     #[arg(long, env = "ONHAND_TTL", value_name = "SECONDS")]
-    ttl: u64,
+    ttl: Option<u64>,
     #[command(flatten)]
     identity: Identity,
 }

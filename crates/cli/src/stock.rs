@@ -12,24 +12,71 @@ use crate::output::{Columns, Format, Output};
 #[derive(Debug, Subcommand)]
 pub(crate) enum StockCommand {
     /// List levels, all unless filtered
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand stock ls --location london --below 5",
+        "\n  onhand stock ls --as-of 2026-01-31T00:00:00Z -o csv",
+    ))]
     Ls(LsArgs),
     /// The levels of one SKU, at all locations or one
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand stock get 85123A",
+        "\n  onhand stock get 85123A london --known-at 2026-01-31T08:00:00Z",
+    ))]
     Get(GetArgs),
     /// Every entry about a SKU, in log order
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand stock history 85123A --location london",
+        "\n  onhand stock history 85123A --from 2026-01-31T00:00:00Z -o csv",
+    ))]
     History(HistoryArgs),
     /// Changes as they happen; goes on where it was after a broken connection
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand stock watch --snapshot",
+        "\n  onhand stock watch --sku 85123A --since earliest -o ndjson",
+    ))]
     Watch(WatchArgs),
     /// Stock came in
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand stock receive 85123A london 10 --reference delivery/88",
+    ))]
     Receive(ReceiveArgs),
     /// Stock went out, by a sale or against a reservation
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand stock ship 85123A london 6 --reason sale --reference invoice/536365",
+        "\n  onhand stock ship 85123A london 2 --reservation basket-1",
+    ))]
     Ship(ShipArgs),
     /// A customer brought it back
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand stock return 85123A london 1 --state quality_control",
+    ))]
     Return(FactArgs),
     /// More or less is there than was known, by a signed quantity
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand stock adjust 85123A london -3 --reason damage --note \"fell off the shelf\"",
+    ))]
     Adjust(FactArgs),
     /// From one location or state to another
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand stock move 85123A 4 --from london --to leeds",
+        "\n  onhand stock move 85123A 1 --from london --to london:damaged",
+    ))]
     Move(MoveArgs),
     /// So many were seen at that time
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand stock count 85123A london 37 --occurred-at 2026-01-31T18:00:00Z",
+        "\n  onhand stock count 85123A london 100 --reason opening",
+    ))]
     Count(FactArgs),
 }
 
@@ -64,6 +111,7 @@ pub(crate) struct LsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
+    /// The article, as your systems call it
     sku: String,
     /// Only this location
     #[arg(env = "ONHAND_LOCATION")]
@@ -98,6 +146,7 @@ impl When {
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
+    /// The article, as your systems call it
     sku: String,
     /// Only this location
     #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
@@ -190,8 +239,11 @@ impl State {
 
 #[derive(Debug, Args)]
 pub(crate) struct FactArgs {
+    /// The article, as your systems call it
     sku: String,
+    /// The place, as your systems call it
     location: String,
+    /// How many: 6, or 1.5 where the article is declared with decimals; -3 for an adjustment down
     #[arg(allow_hyphen_values = true)]
     quantity: Quantity,
     /// The state it is in
@@ -240,7 +292,9 @@ pub(crate) struct ShipArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MoveArgs {
+    /// The article, as your systems call it
     sku: String,
+    /// How many
     quantity: Quantity,
     /// From where: LOCATION or LOCATION:STATE
     #[arg(long, value_name = "PLACE", value_parser = place)]
@@ -391,7 +445,7 @@ async fn watch(client: &Client, args: &WatchArgs, out: &Output) -> Result<()> {
         .only("location", args.location.as_deref());
     let mut left = args.limit.unwrap_or(u64::MAX);
     let table = out.format() == Format::Table;
-    let mut listing = (!table).then(|| out.listing(&Columns::History));
+    let mut listing = (!table).then(|| out.listing(&Columns::Change));
     while left > 0 {
         match feed.next().await? {
             Message::Level(level) | Message::Change(level) if table => {
@@ -406,7 +460,12 @@ async fn watch(client: &Client, args: &WatchArgs, out: &Output) -> Result<()> {
                 left -= 1;
             }
             Message::SnapshotEnd => eprintln!("that was the stock; from here on what changes"),
-            Message::Resumed { why } => eprintln!("the feed broke ({why}); resumed without a gap"),
+            Message::Resumed { why, anew: false } => {
+                eprintln!("the feed broke ({why}); resumed without a gap");
+            }
+            Message::Resumed { why, anew: true } => {
+                eprintln!("the feed broke ({why}); the stock is shown anew, from its beginning");
+            }
         }
     }
     match listing {

@@ -778,7 +778,10 @@ fn a_full_disk_refuses_new_commands_keeps_reading_and_loses_nothing() {
         (answer.status() == 200).then_some(())
     });
     assert_eq!(sum(&node), there + 1);
-    assert_eq!(node.get("/readyz").status(), 200);
+    // The open segment may take one command before there is room for the next segment.
+    until("the node is ready", || {
+        (node.get("/readyz").status() == 200).then_some(())
+    });
     let release = json!({"source": "shop", "id": "done"});
     assert_eq!(
         node.post("/v1/reservations/basket/release", &release)

@@ -75,7 +75,6 @@ impl Position {
             .map(|(_, number)| *number)
     }
 
-    #[cfg(test)]
     pub(crate) fn token(&self) -> String {
         let mut out = Vec::new();
         write(&mut out, self.epoch, self.whole, &self.numbers, self.place);

@@ -40,8 +40,9 @@ pub(crate) enum Message {
     Change(Value),
     /// The snapshot is complete.
     SnapshotEnd,
-    /// The connection broke; what follows goes on after the last position.
-    Resumed { why: String },
+    /// The connection broke; what follows goes on after the last position, or `anew` with the levels
+    /// where the snapshot was not complete.
+    Resumed { why: String, anew: bool },
 }
 
 /// A reader of the feed. Messages come in order; after a broken connection it goes on after the
@@ -142,7 +143,14 @@ impl<'a> Feed<'a> {
             };
             self.lines = None;
             self.reconnect(why.clone()).await?;
-            return Ok(Message::Resumed { why });
+            return Ok(self.resumed(why));
+        }
+    }
+
+    fn resumed(&self, why: String) -> Message {
+        Message::Resumed {
+            why,
+            anew: self.in_snapshot,
         }
     }
 
@@ -174,7 +182,7 @@ impl<'a> Feed<'a> {
             Err(error) if self.connected_once && stop::is_unreachable(&error) => {
                 let why = error.to_string();
                 self.reconnect(why.clone()).await?;
-                Ok(Some(Message::Resumed { why }))
+                Ok(Some(self.resumed(why)))
             }
             Err(error) => Err(error),
         }
@@ -301,7 +309,7 @@ mod tests {
             let mut feed = Feed::new(&client, Start::Since("latest".into())).only("sku", Some("A"));
             let change = |n: i64| Message::Change(serde_json::json!({"delta": {"on_hand": n}}));
             assert_eq!(feed.next().await.expect("first"), change(1));
-            assert!(matches!(feed.next().await.expect("resumed"), Message::Resumed { .. }));
+            assert!(matches!(feed.next().await.expect("resumed"), Message::Resumed { anew: false, .. }));
             assert_eq!(feed.next().await.expect("second"), change(2));
             assert_eq!(feed.position.as_deref(), Some("p4"));
             let requests = serving.await.expect("served");
@@ -326,7 +334,7 @@ mod tests {
             assert_eq!(feed.next().await.expect("a level"), level());
             assert!(matches!(
                 feed.next().await.expect("cut"),
-                Message::Resumed { .. }
+                Message::Resumed { anew: true, .. }
             ));
             assert_eq!(feed.next().await.expect("again"), level());
             assert_eq!(feed.next().await.expect("its end"), Message::SnapshotEnd);

@@ -4,6 +4,7 @@ use hyper::header::RETRY_AFTER;
 use serde_json::Value;
 
 use super::{Answer, excerpt};
+use crate::output::STOOD;
 use crate::stop;
 
 /// The answer as an error: its detail, or its title, or what else it says.
@@ -58,13 +59,21 @@ pub(crate) fn numbers(problem: &Value) -> Vec<String> {
     let sentence = |line: &Value| {
         let sku = line.get("sku").and_then(Value::as_str)?;
         let place = line.get("location").and_then(Value::as_str);
+        let (name, stood) = STOOD
+            .iter()
+            .find_map(|name| line.get(*name).map(|stood| (*name, stood)))?;
+        let (word, asked) = match line.get("expected") {
+            Some(expected) => ("expected", Some(expected)),
+            None => ("asked", line.get("requested")),
+        };
         Some(format!(
-            "{sku}{}: {} asked, {} available",
+            "{sku}{}: {} {word}, {} {}",
             place
                 .map(|place| format!(" at {place}"))
                 .unwrap_or_default(),
-            shown(line.get("requested")),
-            shown(line.get("available")),
+            shown(asked),
+            shown(Some(stood)),
+            name.replace('_', " "),
         ))
     };
     lines.into_iter().flatten().filter_map(sentence).collect()
@@ -102,6 +111,18 @@ mod tests {
         assert_eq!(
             sentence(&answer(502, "bad gateway")),
             "the node answered 502: bad gateway"
+        );
+    }
+
+    #[test]
+    fn the_numbers_of_a_refusal_are_said_as_what_they_are() {
+        let body = r#"{"detail":"no","lines":[
+            {"sku":"A","location":"m","requested":3,"available":1},
+            {"sku":"A","expected":3,"on_hand":5},
+            {"line":7,"reason":"unknown_line"}]}"#;
+        assert_eq!(
+            sentence(&answer(409, body)),
+            "no; A at m: 3 asked, 1 available; A: 3 expected, 5 on hand (status 409)"
         );
     }
 }

@@ -10,7 +10,7 @@ mod stage;
 mod trade;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Seed of the day
+    /// Which day: the same number plays the same day again
     #[arg(long, env = "ONHAND_SEED", default_value_t = 7, value_name = "N")]
     seed: u64,
     /// Where to listen; port 0 takes a free one
@@ -56,6 +56,15 @@ async fn perform(args: &DemoArgs) -> Result<()> {
     // Taken first, so that Ctrl-C cleans up at any time.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let told_to_end = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    };
+    let mut told_to_end = std::pin::pin!(told_to_end);
     let home = Home::new(args.data.as_deref())?;
     let reading_along = std::io::stdout().is_terminal();
     tokio::select! {
@@ -64,15 +73,18 @@ async fn perform(args: &DemoArgs) -> Result<()> {
             if !reading_along {
                 return Ok(());
             }
-            let mut node = Node::start(&home, &listen)?;
+            let node = Node::start(&home, &listen)?;
             invite(&node);
-            // The terminal sends Ctrl-C to the node as well: both stop.
-            interrupt.recv().await;
-            println!();
-            node.wait().map(|_| ())
+            told_to_end.await;
+            let status = node.stop()?;
+            ensure!(
+                status.success(),
+                "the node ended with {status}; its words are in {}",
+                home.words().display()
+            );
+            Ok(())
         }
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        () = told_to_end.as_mut() => Ok(()),
     }
 }
 
@@ -131,9 +143,12 @@ async fn play(args: &DemoArgs, home: &Home, reading_along: bool) -> Result<Strin
 /// What to try while the node stays up.
 fn invite(node: &Node) {
     let url = &node.url;
+    let path = not_on_path().map_or_else(String::new, |dir| {
+        format!("export PATH=\"{}:$PATH\"\n", dir.display())
+    });
     println!(
         "\nthe node is up again on {url}, with the day in it; in another terminal:\n\n\
-         export ONHAND_URL={url}\n\
+         {path}export ONHAND_URL={url}\n\
          onhand stock ls --sku game-x\n\
          onhand stock history scarf-grey --location south --limit 5\n\
          onhand stock watch --snapshot --sku mug-blue &\n\
@@ -143,4 +158,19 @@ fn invite(node: &Node) {
          curl -N '{url}/v1/changes?since=earliest'\n\n\
          Ctrl-C ends it."
     );
+}
+
+/// Where this program is, unless a shell finds it under its name.
+fn not_on_path() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?.canonicalize().ok()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join("onhand"))
+        .find(|candidate| candidate.is_file())
+        .and_then(|found| found.canonicalize().ok());
+    if found.as_ref() == Some(&own) {
+        None
+    } else {
+        own.parent().map(Path::to_owned)
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -93,6 +94,8 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(words)
+            // Ctrl-C reaches the demo alone, which stops the node: a second signal would cut it short.
+            .process_group(0)
             .spawn()
             .context("cannot start a node")?;
         let stdout = child
@@ -148,7 +151,7 @@ impl Node {
     }
 
     /// Waits until it has ended, for a bounded time.
-    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+    fn wait(&mut self) -> Result<ExitStatus> {
         let until = Instant::now() + STOP_MAX;
         loop {
             if let Some(status) = self

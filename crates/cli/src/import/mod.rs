@@ -47,7 +47,11 @@ const ONLINE_RETAIL: &str = include_str!("../../mappings/online-retail.toml");
 
 #[derive(Debug, Args)]
 #[command(after_long_help = concat!(
-    "A mapping file says how a line of CSV becomes a command. This one is shipped as \
+    "Examples:",
+    "\n  onhand import sales.csv.gz --format online-retail",
+    "\n  onhand import stock.csv --format csv --map stock.toml --location london",
+    "\n  zcat facts.ndjson.gz | onhand import - --format ndjson --source-name facts.ndjson",
+    "\n\nA mapping file says how a line of CSV becomes a command. This one is shipped as \
      --format online-retail:\n\n",
     include_str!("../../mappings/online-retail.toml")
 ))]

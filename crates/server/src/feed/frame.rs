@@ -67,20 +67,31 @@ impl Form {
         }
     }
 
-    /// What is no change: `heartbeat`, `snapshot_end`, `closed`.
-    pub(crate) fn event(self, out: &mut Vec<u8>, name: &str, token: &str, reason: Option<&str>) {
+    /// What is no change: `heartbeat`, `snapshot_end`, `closed`. `token` is where to resume from; within
+    /// a snapshot there is no such place, and what a client remembers from before stays as it is.
+    pub(crate) fn event(
+        self,
+        out: &mut Vec<u8>,
+        name: &str,
+        token: Option<&str>,
+        reason: Option<&str>,
+    ) {
         if self == Self::Sse {
             out.extend_from_slice(b"event: ");
             out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\nid: ");
-            out.extend_from_slice(token.as_bytes());
+            if let Some(token) = token {
+                out.extend_from_slice(b"\nid: ");
+                out.extend_from_slice(token.as_bytes());
+            }
             out.extend_from_slice(b"\ndata: ");
         }
         let mut object = Object::open(out);
         if self == Self::Ndjson {
             text(object.key("event"), name);
         }
-        object.text("position", token).some_text("reason", reason);
+        object
+            .some_text("position", token)
+            .some_text("reason", reason);
         object.close();
         out.extend_from_slice(if self == Self::Sse { b"\n\n" } else { b"\n" });
     }
@@ -103,7 +114,8 @@ mod tests {
         form.change(&mut out, Some(b"t"), b"{}");
         form.change(&mut out, None, b"{}");
         form.level(&mut out, b"{}");
-        form.event(&mut out, "closed", "u", Some("slow"));
+        form.event(&mut out, "closed", Some("u"), Some("slow"));
+        form.event(&mut out, "closed", None, Some("slow"));
         String::from_utf8(out).unwrap()
     }
 
@@ -112,7 +124,8 @@ mod tests {
         assert_eq!(
             written(Form::Sse),
             "id: t\ndata: {}\n\ndata: {}\n\nevent: level\ndata: {}\n\n\
-             event: closed\nid: u\ndata: {\"position\":\"u\",\"reason\":\"slow\"}\n\n"
+             event: closed\nid: u\ndata: {\"position\":\"u\",\"reason\":\"slow\"}\n\n\
+             event: closed\ndata: {\"reason\":\"slow\"}\n\n"
         );
     }
 
@@ -127,6 +140,6 @@ mod tests {
                 "{line}"
             );
         }
-        assert_eq!(text.lines().count(), 4);
+        assert_eq!(text.lines().count(), 5);
     }
 }

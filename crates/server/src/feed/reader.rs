@@ -22,6 +22,8 @@ pub(crate) struct Wanted {
     pub(crate) form: Form,
     /// Where it begins.
     pub(crate) from: Seen,
+    /// It begins at what is newest, and its reader has no position yet.
+    pub(crate) is_new: bool,
     pub(crate) snapshot: bool,
 }
 
@@ -92,13 +94,19 @@ pub(crate) async fn serve(
     };
     let reason = match &end {
         End::Gone => return,
+        End::Slow if seen.is_none() => {
+            "slow: the connection took nothing for too long; take the snapshot anew"
+        }
         End::Slow => "slow: the connection took nothing for too long; resume from this position",
+        End::Stopping if seen.is_none() => {
+            "stopping: the node shuts down; take the snapshot anew when it is up"
+        }
         End::Stopping => "stopping: the node shuts down; resume from this position when it is up",
         End::Trouble(problem) => &problem.detail,
     };
     let mut line = Vec::new();
-    let token = seen.as_ref().map(Seen::token).unwrap_or_default();
-    form.event(&mut line, "closed", &token, Some(reason));
+    let token = seen.as_ref().map(Seen::token);
+    form.event(&mut line, "closed", token.as_deref(), Some(reason));
     closing.send(Bytes::from(line));
     drop(place);
     if matches!(end, End::Slow) {
@@ -130,10 +138,15 @@ async fn try_feed(
         filter,
         form,
         from,
+        is_new,
         snapshot,
     } = wanted;
     let mut hello = Vec::new();
     form.hello(&mut hello);
+    if is_new && !snapshot {
+        // Cut before the first change, it resumes from here: nothing is missed.
+        form.event(&mut hello, "heartbeat", Some(&from.token()), None);
+    }
     out.send(hello).await?;
     let partitions = partitions(app, &filter);
     let mut at = from;
@@ -192,7 +205,7 @@ async fn levels(
     // Within the snapshot nothing can be resumed from: its end is the first position.
     let at = catch(app, catch_up, &numbers, out, &mut None).await?;
     let mut end = Vec::new();
-    form.event(&mut end, "snapshot_end", &at.token(), None);
+    form.event(&mut end, "snapshot_end", Some(&at.token()), None);
     out.send(end).await?;
     Ok(at)
 }
@@ -260,7 +273,7 @@ async fn follow_live(
         match timeout_at(next_beat, follow.next()).await {
             Err(_) => {
                 let mut line = Vec::new();
-                form.event(&mut line, "heartbeat", &at.token(), None);
+                form.event(&mut line, "heartbeat", Some(&at.token()), None);
                 out.send(line).await?;
                 next_beat = Instant::now() + beat;
             }

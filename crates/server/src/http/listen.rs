@@ -24,8 +24,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub(crate) struct Cut(pub(crate) Arc<Notify>);
 
-/// Serves until `stop` turns true; then takes no new connection and lets those under way finish, at
-/// most for the drain time.
+/// How long a request that came on a new connection while the node was stopping may still take.
+const LATE: Duration = Duration::from_millis(500);
+
+/// Serves until `stop` turns true; then lets the connections under way finish, at most for the drain
+/// time. Meanwhile it still answers new ones, so that whoever asks is told that it is not ready.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(app.limits.connections));
     let mut connections = JoinSet::new();
@@ -40,7 +43,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch:
             Ok((stream, slot)) => {
                 let (app, stop) = (Arc::clone(&app), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, app, stop).await;
+                    connection(stream, app, Some(stop)).await;
                     drop(slot);
                 });
             }
@@ -50,11 +53,33 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch:
             }
         }
     }
-    drop(listener);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(app.limits.drain, all).await.is_err() {
-        tracing::warn!("connections cut off after the drain time");
+    let mut late = JoinSet::new();
+    let drained = tokio::time::sleep(app.limits.drain);
+    let mut drained = std::pin::pin!(drained);
+    loop {
+        tokio::select! {
+            ended = connections.join_next() => if ended.is_none() { break },
+            accepted = accept(&listener, &slots) => match accepted {
+                Ok((stream, slot)) => {
+                    let app = Arc::clone(&app);
+                    late.spawn(async move {
+                        connection(stream, app, None).await;
+                        drop(slot);
+                    });
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+            () = drained.as_mut() => {
+                tracing::warn!("connections cut off after the drain time");
+                break;
+            }
+        }
+        while late.try_join_next().is_some() {}
     }
+    drop(listener);
+    let answered = async { while late.join_next().await.is_some() {} };
+    // Who opened a connection and asked nothing is not waited for.
+    let _ = tokio::time::timeout(LATE, answered).await;
 }
 
 /// The next connection, once there is room for it: the others wait in the kernel's queue.
@@ -72,7 +97,8 @@ async fn accept(
     Ok((stream, slot))
 }
 
-async fn connection(stream: TcpStream, app: Arc<App>, mut stop: watch::Receiver<bool>) {
+/// Serves one connection until it ends or `stop` turns true; without `stop`, one request of it.
+async fn connection(stream: TcpStream, app: Arc<App>, stop: Option<watch::Receiver<bool>>) {
     let idle = app.limits.request_idle;
     let cut = Arc::new(Notify::new());
     let handle = Cut(Arc::clone(&cut));
@@ -84,14 +110,21 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut stop: watch::Receiver<
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
+        .keep_alive(stop.is_some())
         .max_buf_size(READ_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
+    let stopping = async {
+        match stop {
+            Some(mut stop) => stopped(&mut stop).await,
+            None => std::future::pending().await,
+        }
+    };
     // Cancellation: dropping the connection closes its socket.
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = cut.notified() => return,
-        () = stopped(&mut stop) => {
+        () = stopping => {
             serving.as_mut().graceful_shutdown();
             serving.as_mut().await
         }

@@ -84,6 +84,7 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
         filter,
         form,
         from,
+        is_new: !begins,
         snapshot,
     };
     tokio::spawn(reader::serve(Arc::clone(app), wanted, pieces, place, cut));
@@ -196,11 +197,14 @@ async fn resume(app: &App, name: &str, token: &str, filter: &Filter) -> Result<S
             }
             Some(number) => *newest = number,
             None if wanted => {
-                return Err(Problem::parameter(
-                    name,
-                    "does not speak of all that is asked for; send a feed's position, or keep to \
-                     its SKU with sku=",
-                ));
+                let why = if filter.skus.is_empty() {
+                    "does not speak of all SKUs; send a feed's position, or keep to its own SKU \
+                     with sku="
+                } else {
+                    "does not speak of the SKUs asked for; send a feed's position, or one of a \
+                     level, outcome or history line of each of them"
+                };
+                return Err(Problem::parameter(name, why));
             }
             // Nothing of it passes the filter: where it stands does not matter.
             None => {}

@@ -74,6 +74,13 @@ pub(crate) async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Respon
 async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
     let (parts, body) = request.into_parts();
     let (endpoint, named) = router::find(&parts.method, parts.uri.path())?;
+    let begins_something = parts.method == Method::POST || endpoint == Endpoint::Changes;
+    if begins_something && !app.is_ready() {
+        return Err(Problem::new(
+            Kind::STOPPED,
+            "the node is shutting down; use another one",
+        ));
+    }
     let query = Query::parse(parts.uri.query())?;
     let call = Call {
         parts,

@@ -1,8 +1,9 @@
 //! Levels as they were: what was known at a position or time, and what is known now of a time.
 //!
-//! Both read the SKU's partition of the log up to where the question ends.
+//! Both read the partitions of the SKUs asked for, up to where the question ends: many SKUs of one
+//! partition cost as much as one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use onhand_ledger::{MovementKind, Time};
@@ -19,25 +20,33 @@ use crate::wire::problem::{Kind, Problem};
 use crate::wire::write::{Object, rfc3339};
 
 /// What is asked of the past.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Past {
     /// With all that is known now, at that event time.
     AsOf(Time),
     /// What the ledger said at that log time.
     KnownAtTime(Time),
-    /// What the ledger said after that decision of the SKU's partition.
-    KnownAtNumber(u64),
+    /// What the ledger said after those decisions, each of its own partition.
+    KnownAt(Position),
 }
 
 impl Past {
     /// Says in the answer what was asked.
-    pub(super) fn write(self, object: &mut Object<'_>) {
+    pub(super) fn write(&self, object: &mut Object<'_>) {
         match self {
-            Self::AsOf(time) => object.time("as_of", time),
-            Self::KnownAtTime(time) => object.time("known_at", time),
-            Self::KnownAtNumber(_) => object,
+            Self::AsOf(time) => object.time("as_of", *time),
+            Self::KnownAtTime(time) => object.time("known_at", *time),
+            Self::KnownAt(position) => object.text("known_at", &position.token()),
         };
     }
+}
+
+/// Where the reading of one partition ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    AsOf(Time),
+    Time(Time),
+    Number(u64),
 }
 
 /// A level of the past.
@@ -81,7 +90,7 @@ impl PastLevel {
 }
 
 /// Reads `as_of` and `known_at`.
-pub(super) async fn read(app: &App, query: &mut Query, sku: &str) -> Result<Option<Past>, Problem> {
+pub(super) fn read(app: &App, query: &mut Query) -> Result<Option<Past>, Problem> {
     let (as_of, known_at) = (query.one("as_of")?, query.one("known_at")?);
     match (as_of, known_at) {
         (None, None) => Ok(None),
@@ -91,7 +100,14 @@ pub(super) async fn read(app: &App, query: &mut Query, sku: &str) -> Result<Opti
         )),
         (Some(text), None) => Ok(Some(Past::AsOf(time(app, "as_of", &text)?))),
         (None, Some(text)) => match Position::parse(&text) {
-            Ok(position) => known_at_position(app, &position, sku).await.map(Some),
+            Ok(position) => known_at_position(app, position).map(Some),
+            // Every time begins with the digits of its year, in which no position begins.
+            Err(error) if !text.starts_with(|first: char| first.is_ascii_digit()) => {
+                Err(Problem::parameter(
+                    "known_at",
+                    format!("{error}, or a time such as 2026-01-31T08:26:00Z"),
+                ))
+            }
             Err(_) => Ok(Some(Past::KnownAtTime(time(app, "known_at", &text)?))),
         },
     }
@@ -110,45 +126,57 @@ fn time(app: &App, name: &str, text: &str) -> Result<Time, Problem> {
     Ok(time)
 }
 
-async fn known_at_position(app: &App, position: &Position, sku: &str) -> Result<Past, Problem> {
+fn known_at_position(app: &App, position: Position) -> Result<Past, Problem> {
     if position.epoch != app.engine.epoch {
         return Err(Problem::new(
             Kind::GONE,
             "known_at is a position of another epoch of this log, which is not held; ask by time",
         ));
     }
-    let partition = app.engine.partition_of(sku);
-    let Some(number) = position.number(partition) else {
-        return Err(Problem::parameter(
-            "known_at",
-            "does not speak of this SKU's partition; send a feed's position or one of this SKU",
-        ));
-    };
-    let newest = app
-        .engine
-        .query(partition, |stock| stock.state().number())
-        .await?;
-    if number > newest {
-        return Err(Problem::parameter(
-            "known_at",
-            "is in the future; send a position seen before",
-        ));
-    }
-    Ok(Past::KnownAtNumber(number))
+    Ok(Past::KnownAt(position))
 }
 
-/// The SKU's levels of the past, in byte order of location.
+impl Past {
+    async fn end(&self, app: &App, partition: u16) -> Result<End, Problem> {
+        let position = match self {
+            Self::AsOf(time) => return Ok(End::AsOf(*time)),
+            Self::KnownAtTime(time) => return Ok(End::Time(*time)),
+            Self::KnownAt(position) => position,
+        };
+        let Some(number) = position.number(partition) else {
+            return Err(Problem::parameter(
+                "known_at",
+                "does not speak of all that is asked for; send a feed's position, or keep to one of \
+                 its SKUs",
+            ));
+        };
+        let newest = app
+            .engine
+            .query(partition, |stock| stock.state().number())
+            .await?;
+        if number > newest {
+            return Err(Problem::parameter(
+                "known_at",
+                "is in the future; send a position seen before",
+            ));
+        }
+        Ok(End::Number(number))
+    }
+}
+
+/// The levels of the past of these SKUs of one partition, by SKU, each in byte order of location. A SKU
+/// that had none then is absent.
 pub(super) async fn levels(
     app: &App,
     partition: u16,
-    sku: &str,
+    skus: BTreeSet<String>,
     past: &Past,
-) -> Result<Vec<PastLevel>, Problem> {
+) -> Result<BTreeMap<String, Vec<PastLevel>>, Problem> {
     let origin = app.engine.origin(partition);
-    let (sku, past) = (sku.to_owned(), *past);
+    let end = past.end(app, partition).await?;
     let read = app
         .engine
-        .scan(move |log| fold(log, origin, &sku, past))
+        .scan(move |log| fold(log, origin, &skus, end))
         .await?;
     read.map_err(|earliest| {
         let earliest = rfc3339(earliest);
@@ -164,38 +192,40 @@ pub(super) async fn levels(
 fn fold(
     log: &DecisionLog,
     origin: Origin,
-    sku: &str,
-    past: Past,
-) -> Result<Result<Vec<PastLevel>, Time>, DecisionError> {
+    skus: &BTreeSet<String>,
+    end: End,
+) -> Result<Result<BTreeMap<String, Vec<PastLevel>>, Time>, DecisionError> {
     if let Some(earliest) = earliest(log, origin.partition)?
-        && match past {
-            Past::AsOf(time) | Past::KnownAtTime(time) => time < earliest.time,
-            Past::KnownAtNumber(number) => number < earliest.number,
+        && match end {
+            End::AsOf(time) | End::Time(time) => time < earliest.time,
+            End::Number(number) => number < earliest.number,
         }
     {
         return Ok(Err(earliest.time));
     }
-    let mut levels: BTreeMap<String, PastLevel> = BTreeMap::new();
-    let to = match past {
-        Past::KnownAtNumber(number) => number,
-        Past::AsOf(_) | Past::KnownAtTime(_) => u64::MAX,
+    let mut levels: BTreeMap<String, BTreeMap<String, PastLevel>> = BTreeMap::new();
+    let to = match end {
+        End::Number(number) => number,
+        End::AsOf(_) | End::Time(_) => u64::MAX,
     };
     log.scan(origin.partition, 0, to, |decision| {
-        if let Past::KnownAtTime(time) = past
+        if let End::Time(time) = end
             && decision.at > time
         {
             // Log time never falls.
             return ControlFlow::Break(());
         }
-        for entry in entries(decision, origin).filter(|entry| entry.sku == sku) {
+        for entry in entries(decision, origin).filter(|entry| skus.contains(entry.sku)) {
             let level = levels
+                .entry(entry.sku.to_owned())
+                .or_default()
                 .entry(entry.location.to_owned())
                 .or_insert_with(|| PastLevel::new(entry.location));
             level.decimals = decision.decimals;
             let after = entry.level.map(Figures::from);
-            let taken = match past {
-                Past::AsOf(time) => as_of(&mut level.figures, after, decision, entry.index, time),
-                Past::KnownAtTime(_) | Past::KnownAtNumber(_) => {
+            let taken = match end {
+                End::AsOf(time) => as_of(&mut level.figures, after, decision, entry.index, time),
+                End::Time(_) | End::Number(_) => {
                     level.figures = after.unwrap_or(level.figures);
                     true
                 }
@@ -211,8 +241,12 @@ fn fold(
     })?;
     // What did not exist then is not there, rather than zero.
     Ok(Ok(levels
-        .into_values()
-        .filter(|level| level.there)
+        .into_iter()
+        .map(|(sku, levels)| {
+            let there = levels.into_values().filter(|level| level.there);
+            (sku, there.collect::<Vec<_>>())
+        })
+        .filter(|(_, levels)| !levels.is_empty())
         .collect()))
 }
 

@@ -1,12 +1,13 @@
 //! `GET /v1/stock...`: levels as they are, and as they were.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hyper::{Response, header};
 use onhand_ledger::{Amount, Level};
 
 use super::Call;
-use super::page::{self, Items, LOOKED_AT_MAX};
+use super::page::{self, Found, Items, LOOKED_AT_MAX};
 use super::past::{self, Past, PastLevel};
 use crate::app::App;
 use crate::http::request::Query;
@@ -44,17 +45,14 @@ impl Filter {
         })
     }
 
-    fn takes(&self, level: &Level) -> bool {
-        let here = self
-            .location
-            .as_ref()
-            .is_none_or(|l| l == level.location.as_str());
-        let available = level.available();
+    fn takes(&self, level: &LevelView<'_>) -> bool {
+        let here = self.location.as_ref().is_none_or(|l| l == level.location);
+        let available = level.figures.available();
         let low = self.below.is_none_or(|limit| {
             // Compared in millionths, so that any declared decimals fit.
             scaled(available, level.decimals) < scaled(limit.mantissa, limit.decimals)
         });
-        here && low && (!self.negative || available < 0 || level.on_hand < 0)
+        here && low && (!self.negative || available < 0 || level.figures.on_hand < 0)
     }
 }
 
@@ -62,52 +60,82 @@ fn scaled(units: i64, decimals: u8) -> i128 {
     i128::from(units) * 10i128.pow(u32::from(field::DECIMALS_MAX.saturating_sub(decimals)))
 }
 
+/// A page of levels being filled.
+struct Levels {
+    filter: Filter,
+    limit: usize,
+    epoch: u64,
+    items: Items,
+    /// Where the next page begins, once this one is full.
+    next: Option<String>,
+}
+
+impl Levels {
+    /// Adds the levels of a SKU, in byte order of location, those up to `beyond` left out.
+    fn put<'l>(
+        &mut self,
+        sku: &str,
+        levels: impl IntoIterator<Item = LevelView<'l>>,
+        beyond: Option<&str>,
+    ) {
+        for level in levels {
+            let passed = beyond.is_some_and(|beyond| level.location <= beyond);
+            if passed || !self.filter.takes(&level) {
+                continue;
+            }
+            self.items.push(|out| level.write(out, self.epoch));
+            if self.items.count == self.limit {
+                self.next = Some(page::cursor(&[sku, level.location]));
+                return;
+            }
+        }
+    }
+}
+
+/// SKUs that one page of the past looks at: each step of them reads the log.
+const LOOKED_AT_IN_THE_PAST_MAX: usize = 1_000;
+
 pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
     let filter = Filter::read(&mut call.query)?;
     let sku = call.query.one("sku")?;
     let prefix = call.query.one("sku_prefix")?.unwrap_or_default();
+    let past = past::read(app, &mut call.query)?;
     let limit = call.query.limit()?;
     let cursor = call.query.one("cursor")?;
     call.query.finish()?;
-    let mut items = Items::default();
-    let epoch = app.engine.epoch;
-    let mut after: Option<String> = None;
-    let mut put = |sku: &str, partition: u16, levels: &[Level], beyond: Option<&str>| {
-        for level in levels {
-            let location = level.location.as_str();
-            if beyond.is_some_and(|beyond| location <= beyond) || !filter.takes(level) {
-                continue;
-            }
-            items.push(|out| LevelView::of(sku, partition, level).write(out, epoch));
-            if items.count == limit {
-                return Some(page::cursor(&[sku, location]));
-            }
-        }
-        None
+    let mut page = Levels {
+        filter,
+        limit,
+        epoch: app.engine.epoch,
+        items: Items::default(),
+        next: None,
     };
-    let mut next = None;
+    let mut after: Option<String> = None;
     if let Some(cursor) = cursor {
         // The page before may have ended between two locations of one SKU.
         let [last_sku, last_location] = page::read_cursor::<2>(&cursor)?;
-        let partition = app.engine.partition_of(&last_sku);
-        let levels = levels(app, partition, last_sku.clone())
-            .await?
-            .unwrap_or_default();
-        next = put(&last_sku, partition, &levels, Some(&last_location));
+        put_one(
+            app,
+            &mut page,
+            &last_sku,
+            past.as_ref(),
+            Some(&last_location),
+        )
+        .await?;
         after = Some(last_sku);
     }
     if let Some(sku) = sku {
         if after.is_none() && sku.starts_with(&prefix) {
-            let partition = app.engine.partition_of(&sku);
-            let levels = levels(app, partition, sku.clone())
-                .await?
-                .unwrap_or_default();
-            next = put(&sku, partition, &levels, None);
+            put_one(app, &mut page, &sku, past.as_ref(), None).await?;
         }
-        return Ok(respond::json(200, page::body(&items.json, next.as_deref())));
+        return Ok(listed(&page));
     }
+    let most = match past {
+        None => LOOKED_AT_MAX,
+        Some(_) => LOOKED_AT_IN_THE_PAST_MAX,
+    };
     let mut looked_at = 0;
-    while next.is_none() {
+    while page.next.is_none() {
         let prefix = prefix.clone();
         let (found, bound) =
             page::step(&app.engine, after.as_deref(), move |stock, after, step| {
@@ -122,24 +150,101 @@ pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body
             })
             .await?;
         looked_at += found.len();
+        let then = match &past {
+            None => None,
+            Some(past) => Some(levels_then(app, &found, past).await?),
+        };
         for one in &found {
-            next = put(&one.key, one.partition, &one.value, None);
-            if next.is_some() {
+            let (sku, partition) = (&one.key, one.partition);
+            match &then {
+                None => {
+                    let levels = one.value.iter();
+                    page.put(sku, levels.map(|l| LevelView::of(sku, partition, l)), None);
+                }
+                Some(then) => {
+                    let levels = then.get(sku).into_iter().flatten();
+                    page.put(sku, levels.map(|level| level.view(sku, partition)), None);
+                }
+            }
+            if page.next.is_some() {
                 break;
             }
         }
-        if next.is_some() || bound.is_none() {
+        if page.next.is_some() || bound.is_none() {
             break;
         }
-        if looked_at >= LOOKED_AT_MAX
+        if looked_at >= most
             && let Some(bound) = &bound
         {
             // No location is above this one: the SKU itself has been looked at.
-            next = Some(page::cursor(&[bound, "\u{10ffff}"]));
+            page.next = Some(page::cursor(&[bound, "\u{10ffff}"]));
         }
         after = bound;
     }
-    Ok(respond::json(200, page::body(&items.json, next.as_deref())))
+    Ok(listed(&page))
+}
+
+fn listed(page: &Levels) -> Response<Body> {
+    respond::json(200, page::body(&page.items.json, page.next.as_deref()))
+}
+
+/// Adds the levels of one SKU, as they are or as they were.
+async fn put_one(
+    app: &App,
+    page: &mut Levels,
+    sku: &str,
+    past: Option<&Past>,
+    beyond: Option<&str>,
+) -> Result<(), Problem> {
+    let partition = app.engine.partition_of(sku);
+    match past {
+        None => {
+            let levels = levels(app, partition, sku.to_owned()).await?;
+            let levels = levels.iter().flatten();
+            page.put(
+                sku,
+                levels.map(|l| LevelView::of(sku, partition, l)),
+                beyond,
+            );
+        }
+        Some(past) => {
+            let levels = levels_of_one_then(app, partition, sku, past).await?;
+            let levels = levels.iter();
+            page.put(sku, levels.map(|level| level.view(sku, partition)), beyond);
+        }
+    }
+    Ok(())
+}
+
+/// The levels of the past of all these SKUs: each partition is read once.
+async fn levels_then<T>(
+    app: &App,
+    found: &[Found<T>],
+    past: &Past,
+) -> Result<BTreeMap<String, Vec<PastLevel>>, Problem> {
+    let mut wanted: BTreeMap<u16, BTreeSet<String>> = BTreeMap::new();
+    for one in found {
+        wanted
+            .entry(one.partition)
+            .or_default()
+            .insert(one.key.clone());
+    }
+    let mut levels = BTreeMap::new();
+    for (partition, skus) in wanted {
+        levels.extend(past::levels(app, partition, skus, past).await?);
+    }
+    Ok(levels)
+}
+
+async fn levels_of_one_then(
+    app: &App,
+    partition: u16,
+    sku: &str,
+    past: &Past,
+) -> Result<Vec<PastLevel>, Problem> {
+    let wanted = BTreeSet::from([sku.to_owned()]);
+    let levels = past::levels(app, partition, wanted, past).await?;
+    Ok(levels.into_values().next().unwrap_or_default())
 }
 
 async fn levels(app: &App, partition: u16, sku: String) -> Result<Option<Vec<Level>>, Problem> {
@@ -150,14 +255,14 @@ async fn levels(app: &App, partition: u16, sku: String) -> Result<Option<Vec<Lev
 
 pub(super) async fn of_sku(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
     let sku = call.named(0);
-    let past = past::read(app, &mut call.query, &sku).await?;
+    let past = past::read(app, &mut call.query)?;
     call.query.finish()?;
     let partition = app.engine.partition_of(&sku);
     let mut out = Vec::with_capacity(512);
     if let Some(past) = past {
-        let levels = past::levels(app, partition, &sku, &past).await?;
+        let levels = levels_of_one_then(app, partition, &sku, &past).await?;
         if levels.is_empty() {
-            return Err(not_then(&sku));
+            return Err(not_then(app, partition, &sku, None).await?);
         }
         let views: Vec<_> = levels
             .iter()
@@ -203,17 +308,16 @@ fn write_sku(
 
 pub(super) async fn at_location(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
     let (sku, location) = (call.named(0), call.named(1));
-    let past = past::read(app, &mut call.query, &sku).await?;
+    let past = past::read(app, &mut call.query)?;
     call.query.finish()?;
     let partition = app.engine.partition_of(&sku);
     let epoch = app.engine.epoch;
     let mut out = Vec::with_capacity(512);
     if let Some(past) = past {
-        let levels = past::levels(app, partition, &sku, &past).await?;
-        let level: &PastLevel = levels
-            .iter()
-            .find(|level| level.location == location)
-            .ok_or_else(|| not_then(&sku))?;
+        let levels = levels_of_one_then(app, partition, &sku, &past).await?;
+        let Some(level) = levels.iter().find(|level| level.location == location) else {
+            return Err(not_then(app, partition, &sku, Some(&location)).await?);
+        };
         level.view(&sku, partition).write(&mut out, epoch);
         return Ok(respond::json(200, out));
     }
@@ -224,11 +328,7 @@ pub(super) async fn at_location(app: &Arc<App>, mut call: Call) -> Result<Respon
         .iter()
         .find(|level| level.location.as_str() == location)
     else {
-        let known = levels.iter().map(|level| level.location.as_str());
-        return Err(near_problem(
-            &format!("no stock of this SKU has ever been at {location:?}"),
-            &near(&location, known),
-        ));
+        return Err(unknown_location(&location, &levels));
     };
     let view = LevelView::of(&sku, partition, level);
     let etag = view.etag(epoch);
@@ -237,7 +337,14 @@ pub(super) async fn at_location(app: &Arc<App>, mut call: Call) -> Result<Respon
         .headers
         .get(header::IF_NONE_MATCH)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(',').any(|one| one.trim() == etag));
+        .is_some_and(|value| {
+            // Compared weakly, as RFC 9110 says of this header.
+            let named = |one: &str| one.strip_prefix("W/").unwrap_or(one) == etag;
+            value
+                .split(',')
+                .map(str::trim)
+                .any(|one| one == "*" || named(one))
+        });
     let response = if same {
         respond::json(304, Vec::new())
     } else {
@@ -247,10 +354,33 @@ pub(super) async fn at_location(app: &Arc<App>, mut call: Call) -> Result<Respon
     Ok(respond::with_header(response, header::ETAG, &etag))
 }
 
-fn not_then(sku: &str) -> Problem {
-    Problem::new(
+/// 404 of the past: not there then, or never there at all.
+async fn not_then(
+    app: &App,
+    partition: u16,
+    sku: &str,
+    location: Option<&str>,
+) -> Result<Problem, Problem> {
+    let Some(now) = levels(app, partition, sku.to_owned()).await? else {
+        return unknown_sku(app, sku).await;
+    };
+    if let Some(location) = location
+        && !now.iter().any(|level| level.location.as_str() == location)
+    {
+        return Ok(unknown_location(location, &now));
+    }
+    Ok(Problem::new(
         Kind::NOT_FOUND,
         format!("{sku:?} had no stock there then; ask for a later time, or read /v1/history"),
+    ))
+}
+
+/// 404, with the SKU's locations of nearest spelling.
+fn unknown_location(location: &str, levels: &[Level]) -> Problem {
+    let known = levels.iter().map(|level| level.location.as_str());
+    near_problem(
+        &format!("no stock of this SKU has ever been at {location:?}"),
+        &near(location, known),
     )
 }
 

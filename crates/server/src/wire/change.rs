@@ -1,6 +1,6 @@
 //! Changes of levels: what feeds and histories show of a decision.
 
-use onhand_ledger::{AskKind, Body, Decision, Input, LevelAfter, MovementKind, Place};
+use onhand_ledger::{AskKind, Body, Decision, Input, LevelAfter, MovementKind, Outcome, Place};
 
 use super::level::{Figures, LevelView};
 use super::outcome::{self, Origin, sku_of};
@@ -187,8 +187,9 @@ impl<'d> Change<'d, '_> {
 }
 
 impl Entry<'_, '_> {
-    /// Writes the history's line: three times, what moved, the balance after, and why.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+    /// Writes the history's line: three times, what moved, the balance after, and why. `balance` is
+    /// `None` where decisions are not held back to the last that changed the level.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, balance: Option<Figures>) {
         let decision = self.decision;
         let mut object = Object::open(out);
         object.text("sku", self.sku).text("location", self.location);
@@ -204,11 +205,14 @@ impl Entry<'_, '_> {
         write_cause(object.key("cause"), &decision.input);
         let delta = Delta::of(decision, self.index);
         delta.write(object.key("delta"), decision.decimals);
-        if let Some(level) = self.level {
+        if let Some(figures) = balance {
             let mut balance = Object::open(object.key("balance"));
-            Figures::from(level).write(&mut balance, decision.decimals);
+            figures.write(&mut balance, decision.decimals);
             balance.close();
-        } else {
+        }
+        if let Some(Outcome::Applied(notes)) = &decision.outcome
+            && notes.absorbed
+        {
             object.flag("absorbed", true);
         }
         if let Some(count) = decision.count.filter(|count| count.location == self.index) {

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
 use onhand_ledger::{Amount, Time};
 use unicode_normalization::is_nfc;
 
@@ -185,118 +184,143 @@ pub(crate) fn time(value: &Value<'_>) -> Result<Time, Wrong> {
 }
 
 /// The rule of [`time`] for text that came another way than in a field. Finer parts than
-/// milliseconds are cut off.
+/// milliseconds are cut off, towards the past.
+///
+/// Read here and not by a general parser: that one also takes forms which RFC 3339 does not have, and
+/// its calendar ends a day before the year 9999 does, whose last second many systems send for "never".
 pub(crate) fn parse_time(text: &str) -> Result<Time, Wrong> {
-    if let Some(time) = common_time(text.as_bytes()) {
-        return Ok(time);
-    }
     let wrong = |why: &str| {
         format!("{text:?} {why}; send RFC 3339 with an offset, such as \"2026-01-31T08:26:00Z\"")
     };
-    if !shaped_as_rfc3339(text.as_bytes()) {
-        return Err(wrong("is no time of the years 0001 to 9999 with an offset"));
-    }
-    let at: Timestamp = text.parse().map_err(|_| wrong("is no time that exists"))?;
-    if text.starts_with("0000") {
+    let parts = TimeParts::read(text.as_bytes())
+        .ok_or_else(|| wrong("is no time of the years 0001 to 9999 with an offset"))?;
+    let time = parts
+        .time()
+        .ok_or_else(|| wrong("is no time that exists"))?;
+    if time < TIME_MIN {
         return Err(wrong("is before the year 0001"));
     }
-    // Towards the past, so that times before 1970 are cut as those after it are.
-    Ok(Time(
-        at.as_nanosecond()
-            .div_euclid(1_000_000)
-            .try_into()
-            .map_err(|_| wrong("is outside of what can be kept"))?,
-    ))
+    if time > TIME_MAX {
+        return Err(wrong("is after the year 9999"));
+    }
+    Ok(time)
 }
 
-/// `YYYY-MM-DDTHH:MM:SS`, an optional fraction, `Z` or an offset of hours and minutes: the general
-/// parser also reads forms that RFC 3339 does not have.
-fn shaped_as_rfc3339(text: &[u8]) -> bool {
-    let pattern = b"dddd-dd-ddTdd:dd:dd";
-    let Some((head, mut rest)) = text.split_at_checked(pattern.len()) else {
-        return false;
-    };
-    let fits = |(byte, shape): (&u8, &u8)| match shape {
-        b'd' => byte.is_ascii_digit(),
-        b'T' => matches!(byte, b'T' | b't' | b' '),
-        other => byte == other,
-    };
-    if !head.iter().zip(pattern).all(fits) {
-        return false;
-    }
-    if let [b'.', fraction @ ..] = rest {
-        let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
-        if digits == 0 || digits > 9 {
-            return false;
+/// 0001-01-01T00:00:00Z.
+const TIME_MIN: Time = Time(-62_135_596_800_000);
+/// 9999-12-31T23:59:59.999Z.
+const TIME_MAX: Time = Time(253_402_300_799_999);
+
+/// The numbers of `YYYY-MM-DDTHH:MM:SS`, an optional fraction, `Z` or an offset of hours and minutes.
+struct TimeParts {
+    year: i64,
+    month: i64,
+    day: i64,
+    hour: i64,
+    minute: i64,
+    second: i64,
+    millisecond: i64,
+    /// Minutes that the clock is ahead of UTC.
+    offset: i64,
+}
+
+impl TimeParts {
+    /// `None` for every other form.
+    fn read(text: &[u8]) -> Option<Self> {
+        let (
+            [
+                y1,
+                y2,
+                y3,
+                y4,
+                b'-',
+                mo1,
+                mo2,
+                b'-',
+                d1,
+                d2,
+                b'T' | b't' | b' ',
+                h1,
+                h2,
+                b':',
+                mi1,
+                mi2,
+                b':',
+                s1,
+                s2,
+            ],
+            mut rest,
+        ) = text.split_first_chunk()?
+        else {
+            return None;
+        };
+        let mut millisecond = 0;
+        if let [b'.', fraction @ ..] = rest {
+            let length = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
+            if !(1..=9).contains(&length) {
+                return None;
+            }
+            let digit = |at: usize| fraction.get(at).filter(|_| at < length).unwrap_or(&b'0');
+            millisecond = digits(&[*digit(0), *digit(1), *digit(2)])?;
+            rest = fraction.get(length..).unwrap_or_default();
         }
-        rest = fraction.get(digits..).unwrap_or_default();
+        let offset = match rest {
+            [b'Z' | b'z'] => 0,
+            [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
+                let (hours, minutes) = (digits(&[*h1, *h2])?, digits(&[*m1, *m2])?);
+                // None exists beyond a day.
+                if hours > 23 || minutes > 59 {
+                    return None;
+                }
+                let ahead = hours * 60 + minutes;
+                if *sign == b'-' { -ahead } else { ahead }
+            }
+            _ => return None,
+        };
+        Some(Self {
+            year: digits(&[*y1, *y2, *y3, *y4])?,
+            month: digits(&[*mo1, *mo2])?,
+            day: digits(&[*d1, *d2])?,
+            hour: digits(&[*h1, *h2])?,
+            minute: digits(&[*mi1, *mi2])?,
+            second: digits(&[*s1, *s2])?,
+            millisecond,
+            offset,
+        })
     }
-    match rest {
-        [b'Z' | b'z'] => true,
-        [b'+' | b'-', h1, h2, b':', m1, m2] => [h1, h2, m1, m2].iter().all(|b| b.is_ascii_digit()),
-        _ => false,
-    }
-}
 
-/// The form that nearly all senders use, `2010-12-01T08:26:00Z` with or without milliseconds, without
-/// the general parser. `None` for every other form and for what does not exist: the general parser
-/// then says what is wrong.
-fn common_time(text: &[u8]) -> Option<Time> {
-    let (head, milliseconds) = match text {
-        [head @ .., b'.', a, b, c, b'Z'] if head.len() == 19 => (head, digits(&[*a, *b, *c])?),
-        [head @ .., b'Z'] if head.len() == 19 => (head, 0),
-        _ => return None,
-    };
-    let [
-        y1,
-        y2,
-        y3,
-        y4,
-        b'-',
-        mo1,
-        mo2,
-        b'-',
-        d1,
-        d2,
-        b'T',
-        h1,
-        h2,
-        b':',
-        mi1,
-        mi2,
-        b':',
-        s1,
-        s2,
-    ] = head
-    else {
-        return None;
-    };
-    let year = digits(&[*y1, *y2, *y3, *y4])?;
-    let month = digits(&[*mo1, *mo2])?;
-    let day = digits(&[*d1, *d2])?;
-    let (hour, minute, second) = (
-        digits(&[*h1, *h2])?,
-        digits(&[*mi1, *mi2])?,
-        digits(&[*s1, *s2])?,
-    );
-    // Days that not every month has are left to the general parser.
-    if year == 0 || !(1..=12).contains(&month) || !(1..=28).contains(&day) {
-        return None;
+    /// `None` where the calendar or the clock has no such time.
+    fn time(&self) -> Option<Time> {
+        let leap = self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0);
+        let days = match self.month {
+            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+            4 | 6 | 9 | 11 => 30,
+            2 if leap => 29,
+            2 => 28,
+            _ => return None,
+        };
+        // A leap second is the second before it: log time has none.
+        if !(1..=days).contains(&self.day) || self.hour > 23 || self.minute > 59 || self.second > 60
+        {
+            return None;
+        }
+        // Days since 1970 of a date in the Gregorian calendar, with the year beginning in March.
+        let years = if self.month > 2 {
+            self.year
+        } else {
+            self.year - 1
+        };
+        let era = years.div_euclid(400);
+        let year_of_era = years.rem_euclid(400);
+        let day_of_year = (153 * ((self.month + 9) % 12) + 2) / 5 + self.day - 1;
+        let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100
+            + day_of_year
+            - 719_468;
+        let minutes = (days * 24 + self.hour) * 60 + self.minute - self.offset;
+        Some(Time(
+            (minutes * 60 + self.second.min(59)) * 1_000 + self.millisecond,
+        ))
     }
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    // Days since 1970 of a date in the Gregorian calendar, with the year beginning in March.
-    let years = if month > 2 { year } else { year - 1 };
-    let era = years / 400;
-    let year_of_era = years % 400;
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100
-        + day_of_year
-        - 719_468;
-    Some(Time(
-        (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + milliseconds,
-    ))
 }
 
 fn digits(bytes: &[u8]) -> Option<i64> {
@@ -308,6 +332,8 @@ fn digits(bytes: &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     fn text(s: &str) -> Value<'_> {
@@ -389,25 +415,36 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_form_of_a_time_agrees_with_the_general_parser() {
+    fn times_agree_with_a_general_parser_wherever_that_one_has_them() {
         let mut checked = 0;
         for year in [
             1, 1582, 1899, 1900, 1969, 1970, 1972, 2000, 2010, 2024, 2100, 9999,
         ] {
             for month in 1..=12 {
-                for day in [1, 2, 27, 28] {
-                    let common = format!("{year:04}-{month:02}-{day:02}T23:59:58.123Z");
-                    let general: Timestamp = common.parse().unwrap();
-                    assert_eq!(
-                        common_time(common.as_bytes()),
-                        Some(Time(general.as_millisecond())),
-                        "{common}"
-                    );
-                    checked += 1;
+                for day in [1, 2, 27, 28, 29, 30, 31] {
+                    for rest in [
+                        "00:00:00Z",
+                        "23:59:58.123Z",
+                        "12:30:00+05:30",
+                        "12:30:60-23:59",
+                    ] {
+                        let text = format!("{year:04}-{month:02}-{day:02}T{rest}");
+                        // Its calendar ends earlier.
+                        if year == 9999 && month == 12 && day > 29 {
+                            continue;
+                        }
+                        let general: Option<i64> = text
+                            .parse::<Timestamp>()
+                            .ok()
+                            .map(|at| at.as_nanosecond().div_euclid(1_000_000).try_into().unwrap());
+                        let read = parse_time(&text).ok().map(|time| time.0);
+                        assert_eq!(read, general, "{text}");
+                        checked += 1;
+                    }
                 }
             }
         }
-        assert_eq!(checked, 12 * 12 * 4);
+        assert_eq!(checked, (12 * 12 * 7 - 2) * 4);
     }
 
     #[test]
@@ -426,6 +463,12 @@ mod tests {
         );
         assert_eq!(parse_time("1969-12-31T23:59:59.9999Z").unwrap(), Time(-1));
         assert!(parse_time("2024-02-29T00:00:00Z").is_ok());
+        // What many systems send for "never", and the first second there is.
+        assert_eq!(
+            parse_time("9999-12-31T23:59:59Z").unwrap(),
+            Time(253_402_300_799_000)
+        );
+        assert_eq!(parse_time("0001-01-01T00:00:00Z").unwrap(), TIME_MIN);
         for bad in [
             "",
             "2010-12-01",
@@ -435,6 +478,14 @@ mod tests {
             "+099999-01-01T00:00:00Z",
             "-000001-01-01T00:00:00Z",
             "0000-01-01T00:00:00Z",
+            "0001-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:59-00:01",
+            "2010-12-01T08:26:00+24:00",
+            "2010-12-01T08:60:00Z",
+            "2010-12-01T08:26:61Z",
+            "2010-00-01T08:26:00Z",
+            "2010-12-00T08:26:00Z",
+            "2010-12-01T08:26:00.1234567890Z",
             "2023-02-29T00:00:00Z",
             "2023-02-30T00:00:00Z",
             "2023-13-01T00:00:00Z",

@@ -354,23 +354,51 @@ pub(crate) fn figure(figure: Figure) -> &'static str {
 fn rejected(object: &mut Object<'_>, rejection: &Rejection<'_>) {
     object.text("reason", reason(rejection.reason));
     if !rejection.lines.is_empty() {
-        list(object.key("lines"), &rejection.lines, numbers);
+        let names = number_names(rejection.reason);
+        list(object.key("lines"), &rejection.lines, |out, line| {
+            numbers(out, line, names);
+        });
     }
 }
 
-fn numbers(out: &mut Vec<u8>, line: &LineNumbers<'_>) {
+/// What the two numbers of a refusal's lines are: what was asked for, and what stood against it.
+fn number_names(reason: Reason) -> (&'static str, &'static str) {
+    match reason {
+        Reason::NotAsExpected => ("expected", "on_hand"),
+        Reason::DecimalsFixed => ("requested", "declared"),
+        Reason::LessThanDone => ("requested", "done"),
+        Reason::MoreThanOpen
+        | Reason::NothingOpen
+        | Reason::UnknownLine
+        | Reason::Expired
+        | Reason::Released
+        | Reason::Fulfilled => ("requested", "open"),
+        _ => ("requested", "available"),
+    }
+}
+
+fn numbers(out: &mut Vec<u8>, line: &LineNumbers<'_>, (asked, stood): (&str, &str)) {
     let mut object = Object::open(out);
     if line.line > 0 {
         uint(object.key("line"), u64::from(line.line));
     }
-    object
-        .text("sku", line.sku.as_str())
-        .some_text(
-            "location",
-            line.location.as_ref().map(|location| location.as_str()),
-        )
-        .amount("requested", line.requested.0, line.decimals)
-        .amount("available", line.available.0, line.decimals);
+    // There are no numbers of a line that is not there.
+    if line.reason != Reason::UnknownLine {
+        // These count decimals: they are no amounts of the item.
+        let decimals = if line.reason == Reason::DecimalsFixed {
+            0
+        } else {
+            line.decimals
+        };
+        object
+            .text("sku", line.sku.as_str())
+            .some_text(
+                "location",
+                line.location.as_ref().map(|location| location.as_str()),
+            )
+            .amount(asked, line.requested.0, decimals)
+            .amount(stood, line.available.0, decimals);
+    }
     if line.reason != Reason::None {
         object.text("reason", reason(line.reason));
     }

@@ -60,6 +60,15 @@ pub(crate) fn write(out: &mut Vec<u8>, record: &ReservationRecord<'_>, origin: O
             object.time(key, time);
         }
     }
+    // Nothing is held for a commit that came after the release: whoever reads `applied` sees it here.
+    if let Some(commit) = &record.conflict {
+        let mut conflict = Object::open(object.key("conflict"));
+        conflict
+            .text("kind", "commit_after_release")
+            .text("source", commit.source.as_str())
+            .text("id", commit.id.as_str());
+        conflict.close();
+    }
     let token = object.key("position");
     token.push(b'"');
     write_position(token, origin, record.number, &record.decided_by);

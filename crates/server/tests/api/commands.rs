@@ -1,5 +1,7 @@
 //! Commands one at a time: what is taken, what is refused, and what a repeat is told.
 
+use serde_json::Value;
+
 use crate::support::Node;
 
 const RECEIVE: &str =
@@ -200,7 +202,9 @@ fn only_a_source_of_truth_sets() {
     let unexpected = set("erp", "1", 4);
     assert_eq!(unexpected.status, 409);
     assert_eq!(unexpected.json()["reason"], "not_as_expected");
-    assert_eq!(unexpected.json()["lines"][0]["available"], 5);
+    let numbers = unexpected.json()["lines"][0].clone();
+    assert_eq!(numbers["expected"], 4);
+    assert_eq!(numbers["on_hand"], 5);
     assert_eq!(set("erp", "2", 5).status, 200);
     assert_eq!(node.get("/v1/stock/A/main").json()["on_hand"], 9);
 }
@@ -279,4 +283,113 @@ fn the_node_says_how_it_is() {
         .json();
     assert_eq!(records["items"][0]["decisions"][0]["sku"], "A");
     assert_eq!(node.get("/v1/topics/none/records").status, 404);
+}
+
+#[test]
+fn the_numbers_of_a_refusal_are_named_by_what_they_are() {
+    let node = Node::start();
+    node.command(RECEIVE);
+    let reserve = |id: &str, quantity: u32| {
+        node.command(&format!(
+            r#"{{"id":"{id}","source":"w","type":"reserve","reservation":"r","lines":[{{"sku":"A","quantity":{quantity}}}]}}"#
+        ))
+    };
+    assert_eq!(reserve("1", 3).status, 200);
+    let of = |kind: &str, id: &str, line: &str| {
+        let answer = node.command(&format!(
+            r#"{{"id":"{id}","source":"w","type":"{kind}","reservation":"r","lines":[{line}]}}"#
+        ));
+        assert_eq!(answer.status, 409, "{}", answer.text());
+        answer.json()["lines"][0].clone()
+    };
+    let over = of("confirm", "2", r#"{"line":1,"quantity":4}"#);
+    assert_eq!((&over["requested"], &over["open"]), (&4.into(), &3.into()));
+    assert!(over.get("available").is_none(), "{over}");
+    // A line that is not there has no numbers, and no SKU either.
+    let unknown = of("release", "3", r#"{"line":7,"quantity":1}"#);
+    assert_eq!(
+        unknown,
+        serde_json::json!({"line": 7, "reason": "unknown_line"})
+    );
+    let confirmed = r#"{"id":"4","source":"w","type":"confirm","reservation":"r","lines":[{"line":1,"quantity":2}]}"#;
+    assert_eq!(node.command(confirmed).status, 200);
+    let less = reserve("5", 1).json()["lines"][0].clone();
+    assert_eq!((&less["requested"], &less["done"]), (&1.into(), &2.into()));
+    // How many decimals an item has is no amount of it.
+    let kilos = |id: &str, decimals: u8| {
+        node.command(&format!(
+            r#"{{"id":"{id}","type":"item","sku":"K","decimals":{decimals}}}"#
+        ))
+    };
+    assert_eq!(kilos("6", 2).status, 200);
+    node.command(r#"{"id":"7","type":"receive","sku":"K","location":"main","quantity":"1.5"}"#);
+    let fixed = kilos("8", 3).json()["lines"][0].clone();
+    assert_eq!(
+        (&fixed["requested"], &fixed["declared"]),
+        (&3.into(), &2.into())
+    );
+}
+
+/// The members of `value` that the schema does not name, and those within them.
+fn undescribed(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
+    let schema = match schema.get("$ref").and_then(Value::as_str) {
+        Some(pointer) => document
+            .pointer(pointer.trim_start_matches('#'))
+            .unwrap_or_else(|| panic!("{pointer}")),
+        None => schema,
+    };
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let at = format!("{at}/{name}");
+                match schema["properties"].get(name) {
+                    Some(schema) => undescribed(document, schema, member, &at, found),
+                    None if schema["additionalProperties"].is_object() => {}
+                    None => found.push(at),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                undescribed(document, &schema["items"], item, at, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn whatever_an_outcome_says_is_described() {
+    let node = Node::start();
+    let document = node.get("/openapi.json").json();
+    let outcome = &document["components"]["schemas"]["Outcome"];
+    let ahead = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let lines = [
+        RECEIVE.to_owned(),
+        RECEIVE.to_owned(),
+        RECEIVE.replace("\"type\"", "\"note\":\"x\",\"type\""),
+        format!(r#"{{"id":"2","type":"return","sku":"A","location":"x","quantity":1,"occurred_at":"{ahead}"}}"#),
+        r#"{"id":"3","type":"count","sku":"A","location":"x","quantity":4,"state":"damaged"}"#.to_owned(),
+        r#"{"id":"4","type":"ship","sku":"A","location":"x","quantity":1,"occurred_at":"2026-01-01T00:00:00Z","reservation":"r"}"#.to_owned(),
+        r#"{"id":"5","type":"reserve","reservation":"r","lines":[{"sku":"A","quantity":2}],"channel":"web"}"#.to_owned(),
+        r#"{"id":"6","type":"reserve","reservation":"q","lines":[{"sku":"A","quantity":200}]}"#.to_owned(),
+        r#"{"id":"7","type":"confirm","reservation":"r","lines":[{"line":1,"quantity":9}]}"#.to_owned(),
+        r#"{"id":"8","type":"release","reservation":"r"}"#.to_owned(),
+        r#"{"id":"9","type":"ship","sku":"A","location":"x","quantity":1.5}"#.to_owned(),
+    ];
+    let mut found = Vec::new();
+    for line in &lines {
+        let answer = node.command(line);
+        if answer.status < 400 {
+            undescribed(&document, outcome, &answer.json(), "", &mut found);
+        }
+    }
+    for line in node.stream("", &lines.join("\n")) {
+        if line.get("totals").is_none() {
+            undescribed(&document, outcome, &line, "", &mut found);
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert!(found.is_empty(), "not in /openapi.json: {found:?}");
 }

@@ -179,9 +179,10 @@ fn ndjson_tells_the_same() {
     for n in 0..20 {
         receive(&node, &n.to_string(), &format!("S{}", n % 3));
     }
+    let mut next = || -> Value { serde_json::from_str(&ndjson.line().unwrap()).unwrap() };
+    assert_eq!(next()["event"], "heartbeat");
     for _ in 0..20 {
-        let line: Value = serde_json::from_str(&ndjson.line().unwrap()).unwrap();
-        assert_eq!(line, sse.change().unwrap().data);
+        assert_eq!(next(), sse.change().unwrap().data);
     }
     assert_eq!(node.feed("", &["Accept: image/png"]).status, 422);
 }
@@ -329,4 +330,33 @@ fn above_the_number_of_readers_the_next_is_told_to_come_again() {
     let answer = node.get("/v1/changes");
     assert_eq!(answer.status, 429);
     assert_eq!(answer.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn a_new_reader_has_a_position_before_anything_changes() {
+    let node = Node::start();
+    let lines = |n: u32| {
+        node.command(&format!(
+            r#"{{"id":"{n}","type":"receive","sku":"A","location":"m","quantity":1}}"#
+        ));
+    };
+    lines(1);
+    let mut feed = node.feed("", &[]);
+    let first = feed.event().unwrap();
+    assert_eq!(first.name, "heartbeat");
+    let position = first.id.unwrap();
+    drop(feed);
+    // What changes while it is away is there when it comes again.
+    lines(2);
+    let last = format!("Last-Event-ID: {position}");
+    let mut feed = node.feed("", &[&last]);
+    let change = feed.event().unwrap();
+    assert_eq!(
+        (change.name.as_str(), &change.data["sequence"]),
+        ("", &2.into())
+    );
+    let mut ndjson = node.feed("", &["Accept: application/x-ndjson"]);
+    let line: Value = serde_json::from_str(&ndjson.line().unwrap()).unwrap();
+    assert_eq!(line["event"], "heartbeat");
+    assert!(line["position"].is_string());
 }

@@ -50,6 +50,8 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
         (with("ship", "count").replace(":1", ":-1"), "quantity", "below 0"),
         // Times.
         (ship(r#","occurred_at":"99999-01-01T00:00:00Z""#), "occurred_at", "9999"),
+        (ship(r#","occurred_at":"9999-12-31T23:59:59-01:00""#), "occurred_at", "after the year 9999"),
+        (ship(r#","occurred_at":"0001-01-01T00:00:00+14:00""#), "occurred_at", "before the year 0001"),
         (ship(r#","occurred_at":"2026-01-01T00:00:00""#), "occurred_at", "offset"),
         (ship(r#","occurred_at":"2026-02-30T00:00:00Z""#), "occurred_at", "exists"),
         (ship(r#","occurred_at":1291191960"#), "occurred_at", "integer"),
@@ -233,4 +235,17 @@ fn every_type_is_taken_with_all_its_fields() {
         let answer = node.command(&format!(r#"{{"id":"{place}",{line},{common}}}"#));
         assert_eq!(answer.status, 200, "{line}: {}", answer.text());
     }
+}
+
+#[test]
+fn a_clock_that_is_ahead_is_told_and_the_last_second_of_the_calendar_exists() {
+    let node = Node::start();
+    // What some systems send for "never": later than now, like any other wrong clock.
+    let line = r#"{"id":"1","type":"receive","sku":"A","location":"m","quantity":1,"occurred_at":"9999-12-31T23:59:59Z"}"#;
+    let answer = node.command(line);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.json()["clock_ahead_s"].as_u64().unwrap() > 200_000_000_000);
+    let to = node.get("/v1/history?sku=A&to=9999-12-31T23:59:59Z");
+    assert_eq!(to.status, 200, "{}", to.text());
+    assert_eq!(to.json()["items"].as_array().unwrap().len(), 1);
 }

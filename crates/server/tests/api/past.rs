@@ -310,3 +310,158 @@ fn history_tells_every_entry_and_pages() {
         Value::Array(Vec::new())
     );
 }
+
+#[test]
+fn every_entry_of_the_history_has_its_balance() {
+    let node = Node::start();
+    let at = |time: &str| format!("\"location\":\"m\",\"occurred_at\":\"2026-01-05T{time}:00Z\"");
+    let facts = [
+        format!("\"type\":\"receive\",\"quantity\":10,{}", at("09:00")),
+        format!("\"type\":\"count\",\"quantity\":10,{}", at("10:00")),
+        format!("\"type\":\"ship\",\"quantity\":1,{}", at("09:50")),
+        format!("\"type\":\"ship\",\"quantity\":2,{}", at("10:30")),
+    ];
+    for (id, fact) in facts.iter().enumerate() {
+        send(&node, &id.to_string(), fact);
+        // So that their log times differ.
+        std::thread::sleep(std::time::Duration::from_millis(3));
+    }
+    let history = node.get("/v1/history?sku=A").json();
+    let entries = history["items"].as_array().unwrap();
+    let balances: Vec<&Value> = entries.iter().map(|e| &e["balance"]["on_hand"]).collect();
+    assert_eq!(balances, [10, 10, 10, 8], "{history}");
+    // A count that found what was there is no fact that a count had seen before.
+    assert!(entries[1].get("absorbed").is_none(), "{}", entries[1]);
+    assert_eq!(entries[2]["absorbed"], true);
+    assert_eq!(entries[2]["balance"]["available"], 10);
+
+    // The same page by page, also where a page begins with an entry that changed nothing.
+    let mut paged = Vec::new();
+    let mut query = "/v1/history?sku=A&limit=1".to_owned();
+    loop {
+        let page = node.get(&query).json();
+        paged.extend(page["items"].as_array().unwrap().iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(cursor) => query = format!("/v1/history?sku=A&limit=1&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(&paged, entries);
+    // And from a time on.
+    let from = entries[2]["applied_at"].as_str().unwrap();
+    let later = node.get(&format!("/v1/history?sku=A&from={from}")).json();
+    assert_eq!(later["items"].as_array().unwrap(), &entries[2..]);
+    // Where nothing has ever changed, nothing is there.
+    node.command(r#"{"id":"c","type":"count","sku":"B","location":"m","quantity":0}"#);
+    let counted = node.get("/v1/history?sku=B").json();
+    assert_eq!(counted["items"][0]["balance"]["on_hand"], 0, "{counted}");
+}
+
+#[test]
+fn a_list_may_be_of_the_past() {
+    let node = Node::start();
+    let mut positions = Vec::new();
+    for n in 0..30 {
+        let sku = format!("S{n:02}");
+        let fact = |id: &str, day: &str, location: &str, quantity: u32| {
+            let answer = node.command(&format!(
+                r#"{{"id":"{id}","type":"receive","sku":"{sku}","location":"{location}","quantity":{quantity},"occurred_at":"2026-01-{day}T00:00:00Z"}}"#
+            ));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            answer.json()["position"].as_str().unwrap().to_owned()
+        };
+        positions.push(fact("1", "01", "a", n + 1));
+        fact("2", "01", "b", 1);
+        fact("3", "10", "a", 100);
+    }
+    let list = |query: &str| {
+        let answer = node.get(&format!("/v1/stock?{query}"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let then = list("as_of=2026-01-05T00:00:00Z&limit=1000");
+    let items = then["items"].as_array().unwrap().clone();
+    assert_eq!(items.len(), 60);
+    assert_eq!(items[0]["on_hand"], 1);
+    assert_eq!(items[58]["on_hand"], 30);
+    // Each is what its own address says.
+    for item in items.iter().step_by(7) {
+        let (sku, location) = (
+            item["sku"].as_str().unwrap(),
+            item["location"].as_str().unwrap(),
+        );
+        let one = node.get(&format!(
+            "/v1/stock/{sku}/{location}?as_of=2026-01-05T00:00:00Z"
+        ));
+        assert_eq!(&one.json(), item);
+    }
+    // Page by page it is the same list.
+    let mut paged = Vec::new();
+    let mut query = "as_of=2026-01-05T00:00:00Z&limit=7".to_owned();
+    loop {
+        let page = list(&query);
+        paged.extend(page["items"].as_array().unwrap().iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(cursor) => query = format!("as_of=2026-01-05T00:00:00Z&limit=7&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(paged, items);
+    // With every filter.
+    let count = |query: &str| list(query)["items"].as_array().unwrap().len();
+    assert_eq!(count("as_of=2026-01-05T00:00:00Z&location=a&below=4"), 3);
+    assert_eq!(count("as_of=2026-01-05T00:00:00Z&sku_prefix=S1"), 20);
+    assert_eq!(count("as_of=2026-01-05T00:00:00Z&sku=S03"), 2);
+    assert_eq!(count("as_of=2026-01-05T00:00:00Z&negative=true"), 0);
+    assert_eq!(count("as_of=2025-01-05T00:00:00Z"), 0);
+    // What was known at a time, or at a position: of one SKU where it speaks of one only.
+    let now = jiff::Timestamp::now();
+    assert_eq!(
+        list(&format!("known_at={now}&limit=1000"))["items"],
+        list("limit=1000")["items"]
+    );
+    let of_one = format!("known_at={}&sku=S03", positions[3]);
+    assert_eq!(list(&of_one)["items"].as_array().unwrap().len(), 1);
+    assert_eq!(list(&of_one)["items"][0]["on_hand"], 4);
+    let of_all = node.get(&format!("/v1/stock?known_at={}", positions[3]));
+    assert_eq!(of_all.status, 422, "{}", of_all.text());
+    assert_eq!(node.get("/v1/stock?as_of=2999-01-01T00:00:00Z").status, 422);
+}
+
+#[test]
+fn names_that_never_were_are_told_from_what_was_not_there_then() {
+    let node = Node::start();
+    node.command(r#"{"id":"1","type":"receive","sku":"85123A","location":"london","quantity":1}"#);
+    let detail = |path: &str| {
+        let answer = node.get(path);
+        assert_eq!(answer.status, 404, "{}", answer.text());
+        answer.json()["detail"].as_str().unwrap().to_owned()
+    };
+    let then = "as_of=2020-01-01T00:00:00Z";
+    assert!(detail(&format!("/v1/stock/85123A?{then}")).contains("then"));
+    assert!(detail(&format!("/v1/stock/85123A/london?{then}")).contains("then"));
+    assert!(detail(&format!("/v1/stock/85123B?{then}")).contains("did you mean \"85123A\""));
+    assert!(detail(&format!("/v1/stock/85123A/londno?{then}")).contains("did you mean \"london\""));
+    let nonsense = node.get("/v1/stock/85123A?known_at=nonsense");
+    assert_eq!(nonsense.status, 422);
+    let said = nonsense.json()["detail"].as_str().unwrap().to_owned();
+    assert!(said.contains("position") && said.contains("time"), "{said}");
+}
+
+#[test]
+fn a_reader_that_has_the_level_is_not_sent_it_again() {
+    let node = Node::start();
+    node.command(r#"{"id":"1","type":"receive","sku":"A","location":"m","quantity":1}"#);
+    let tag = node.get("/v1/stock/A/m").header("etag").unwrap().to_owned();
+    let status = |known: &str| {
+        let header = format!("If-None-Match: {known}");
+        node.send("GET", "/v1/stock/A/m", &[&header], b"").status
+    };
+    assert_eq!(status(&tag), 304);
+    assert_eq!(status(&format!("W/{tag}")), 304);
+    assert_eq!(status(&format!("\"x\", {tag}")), 304);
+    assert_eq!(status("*"), 304);
+    assert_eq!(status("\"x\""), 200);
+    node.command(r#"{"id":"2","type":"receive","sku":"A","location":"m","quantity":1}"#);
+    assert_eq!(status(&tag), 200);
+}

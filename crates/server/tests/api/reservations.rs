@@ -251,3 +251,26 @@ fn of_two_hundred_who_ask_for_the_last_unit_one_gets_it() {
         assert_eq!(refused["lines"][0]["available"], 0);
     }
 }
+
+#[test]
+fn a_commit_after_the_release_says_that_nothing_is_held() {
+    let node = Node::start();
+    node.command(r#"{"id":"0","type":"receive","sku":"A","location":"m","quantity":5}"#);
+    let commit = |id: &str| {
+        let answer = node.command(&format!(
+            r#"{{"id":"{id}","source":"market","type":"commit","reservation":"r","lines":[{{"sku":"A","quantity":2,"location":"m"}}]}}"#
+        ));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["reservation"].clone()
+    };
+    let first = commit("1");
+    assert_eq!(first["lines"][0]["committed"], 2);
+    assert!(first.get("conflict").is_none(), "{first}");
+    node.command(r#"{"id":"2","type":"release","reservation":"r"}"#);
+    let late = commit("3");
+    assert_eq!(late["state"], "released");
+    assert_eq!(late["conflict"]["kind"], "commit_after_release");
+    assert_eq!(late["conflict"]["id"], "3");
+    let read = node.get("/v1/reservations/r").json();
+    assert_eq!(read["conflict"], late["conflict"]);
+}

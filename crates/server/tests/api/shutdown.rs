@@ -1,8 +1,9 @@
 //! Ends and beginnings: what was taken is finished, feeds say where they were, and all is there again.
 
+use std::io::Write as _;
 use std::time::Duration;
 
-use crate::support::Node;
+use crate::support::{Answer, Node};
 
 #[test]
 fn a_clean_end_closes_feeds_with_their_positions_and_keeps_everything() {
@@ -77,4 +78,36 @@ fn an_address_in_use_is_told() {
         .block_on(onhand_server::run(config, std::future::pending(), |_| {}))
         .unwrap_err();
     assert!(error.to_string().contains("--listen"), "{error}");
+}
+
+#[test]
+fn while_it_finishes_what_is_under_way_it_says_that_it_is_not_ready() {
+    let mut node = Node::start();
+    let line = r#"{"id":"1","type":"receive","sku":"A","location":"m","quantity":4}"#;
+    // A command whose second half has not come yet.
+    let (begun, rest) = line.split_at(20);
+    let mut under_way = node.connect();
+    let head = format!(
+        "POST /v1/commands HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{begun}",
+        line.len()
+    );
+    under_way.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    node.begin_stop();
+    // A connection that is opened in the very moment of the stop is closed.
+    std::thread::sleep(Duration::from_millis(300));
+    let ready = node.get("/readyz");
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    assert!(ready.header("retry-after").is_some());
+    assert_eq!(node.get("/livez").status, 200);
+    let refused = node.command(&line.replace("\"1\"", "\"2\""));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.json()["type"], "urn:onhand:problem:stopped");
+    assert_eq!(node.get("/v1/changes").status, 503);
+    // What was begun is finished.
+    under_way.write_all(rest.as_bytes()).unwrap();
+    let answer = Answer::read(under_way);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["levels"][0]["on_hand"], 4);
 }

@@ -1,0 +1,261 @@
+//! What stands in a line: the types of command, the fields, and which of them each type has.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::wire::field;
+use crate::wire::refusal::{Refusal, nearest};
+use crate::wire::value::{Key, Value};
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum $name { $($variant,)* }
+
+        impl $name {
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            pub(crate) fn parse(text: &str) -> Option<Self> {
+                match text {
+                    $($text => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+
+            pub(crate) fn text(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+    };
+}
+
+names! {
+    /// The types of command that this version takes.
+    Kind {
+        Receive = "receive",
+        Ship = "ship",
+        Return = "return",
+        Adjust = "adjust",
+        Move = "move",
+        Count = "count",
+        Set = "set",
+        Item = "item",
+        Commit = "commit",
+        Reserve = "reserve",
+        Confirm = "confirm",
+        Release = "release",
+        Extend = "extend",
+    }
+}
+
+names! {
+    /// The fields of all types together.
+    Field {
+        Id = "id",
+        Source = "source",
+        Type = "type",
+        OccurredAt = "occurred_at",
+        Reason = "reason",
+        Note = "note",
+        Reference = "reference",
+        Data = "data",
+        Seq = "seq",
+        Sku = "sku",
+        Location = "location",
+        Quantity = "quantity",
+        State = "state",
+        Reservation = "reservation",
+        Line = "line",
+        Lines = "lines",
+        From = "from",
+        To = "to",
+        ExpectedQuantity = "expected_quantity",
+        Decimals = "decimals",
+        Unit = "unit",
+        Name = "name",
+        Channel = "channel",
+        TtlS = "ttl_s",
+        Partial = "partial",
+        Lot = "lot",
+        Tenant = "tenant",
+        Supply = "supply",
+        Shipment = "shipment",
+        Final = "final",
+        Due = "due",
+        Of = "of",
+        Fact = "fact",
+        Scope = "scope",
+        Values = "values",
+    }
+}
+
+pub(super) const FIELDS: usize = Field::ALL.len();
+
+/// Fields that every type has.
+pub(super) const COMMON: &[Field] = &[
+    Field::Id,
+    Field::Source,
+    Field::Type,
+    Field::OccurredAt,
+    Field::Reason,
+    Field::Note,
+    Field::Reference,
+    Field::Data,
+];
+
+impl Kind {
+    /// The fields of this type besides the common ones.
+    pub(super) fn own(self) -> &'static [Field] {
+        use Field as F;
+        match self {
+            Self::Receive | Self::Return | Self::Adjust | Self::Count => {
+                &[F::Seq, F::Sku, F::Location, F::Quantity, F::State]
+            }
+            Self::Ship => &[
+                F::Seq,
+                F::Sku,
+                F::Location,
+                F::Quantity,
+                F::State,
+                F::Reservation,
+                F::Line,
+            ],
+            Self::Move => &[F::Seq, F::Sku, F::Quantity, F::From, F::To],
+            Self::Set => &[
+                F::Seq,
+                F::Sku,
+                F::Location,
+                F::Quantity,
+                F::ExpectedQuantity,
+            ],
+            Self::Item => &[F::Seq, F::Sku, F::Decimals, F::Unit, F::Name],
+            Self::Commit => &[F::Reservation, F::Lines, F::Channel],
+            Self::Reserve => &[F::Reservation, F::Lines, F::TtlS, F::Channel, F::Partial],
+            Self::Confirm | Self::Release => &[F::Reservation, F::Lines],
+            Self::Extend => &[F::Reservation, F::TtlS],
+        }
+    }
+
+    pub(super) fn has(self, field: Field) -> bool {
+        COMMON.contains(&field) || self.own().contains(&field)
+    }
+}
+
+/// The known fields of a line, and what else stood in it.
+pub(super) struct Fields<'a> {
+    pub(super) values: [Option<Value<'a>>; FIELDS],
+    pub(super) data: Option<&'a RawValue>,
+    /// The first unknown one.
+    pub(super) unknown: Option<String>,
+    /// The first one given twice.
+    pub(super) repeated: Option<Field>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn take(&mut self, field: Field) -> Option<Value<'a>> {
+        self.values.get_mut(field as usize).and_then(Option::take)
+    }
+
+    fn peek(&self, field: Field) -> Option<&Value<'a>> {
+        self.values.get(field as usize).and_then(Option::as_ref)
+    }
+
+    pub(super) fn peek_text(&self, field: Field) -> Option<&str> {
+        match self.peek(field) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields {
+                    values: [const { None }; FIELDS],
+                    data: None,
+                    unknown: None,
+                    repeated: None,
+                };
+                while let Some(key) = map.next_key::<Key<'de>>()? {
+                    let Some(field) = Field::parse(&key.0) else {
+                        map.next_value::<IgnoredAny>()?;
+                        fields.unknown.get_or_insert_with(|| key.0.into_owned());
+                        continue;
+                    };
+                    let value = if field == Field::Data {
+                        fields.data = Some(map.next_value()?);
+                        Value::Null
+                    } else {
+                        map.next_value()?
+                    };
+                    if let Some(slot) = fields.values.get_mut(field as usize)
+                        && slot.replace(value).is_some()
+                    {
+                        fields.repeated.get_or_insert(field);
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+pub(super) fn put<'a>(
+    slot: &mut Option<Value<'a>>,
+    value: Value<'a>,
+    within: &str,
+    key: &str,
+) -> Result<(), Refusal> {
+    if slot.replace(value).is_some() {
+        return Err(Refusal::invalid(
+            format!("{within}/{key}"),
+            "is given twice; send it once",
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn unknown_member(within: &str, key: &str, known: &[&str]) -> Refusal {
+    let shown: String = key.chars().take(64).collect();
+    let detail = match nearest(key, known.iter().copied()) {
+        Some(near) => format!("is no field here; did you mean \"{near}\"?"),
+        None => format!("is no field here; send only {}", known.join(", ")),
+    };
+    Refusal::invalid(format!("{within}/{shown}"), detail)
+}
+
+/// An optional field. An explicit `null` is a wrong value like any other.
+pub(super) fn opt<'a, T>(
+    fields: &mut Fields<'a>,
+    which: Field,
+    read: impl FnOnce(Value<'a>) -> Result<T, field::Wrong>,
+) -> Result<Option<T>, Refusal> {
+    fields
+        .take(which)
+        .map(|value| read(value).map_err(|why| Refusal::invalid(which.text(), why)))
+        .transpose()
+}
+
+pub(super) fn need<'a, T>(
+    fields: &mut Fields<'a>,
+    which: Field,
+    read: impl FnOnce(Value<'a>) -> Result<T, field::Wrong>,
+) -> Result<T, Refusal> {
+    opt(fields, which, read)?
+        .ok_or_else(|| Refusal::invalid(which.text(), format!("is missing; send {}", which.text())))
+}
