@@ -81,9 +81,6 @@ impl StorageFile for WatchedFile {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         self.file.write_at(bytes, at)
     }
-    fn reserve(&self, bytes: u64) -> io::Result<()> {
-        self.file.reserve(bytes)
-    }
     fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }

@@ -6,7 +6,7 @@
 //! That is the worker's thread ([`drive`]), or, while it sleeps, a caller who would only have to wake
 //! it and wait ([`drive_here`]): two hand-overs between threads cost as much as a sync.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,8 +49,27 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) next_ticket: u64,
     pub(crate) snapshots: Option<SnapshotDir>,
     pub(crate) snapshot_every: u64,
-    /// Per partition the due time for which a tick was last written: it is written once for each.
-    pub(crate) ticked: BTreeMap<u16, i64>,
+    /// One for each task.
+    pub(crate) standings: Vec<Standing>,
+}
+
+/// What every round asks of every task, kept side by side: reading it in the tasks themselves would
+/// touch all of their memory for a command that concerns one.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Standing {
+    /// When the task wants a tick.
+    due: Option<i64>,
+    /// The due time for which a tick was last written: it is written once for each.
+    ticked: Option<i64>,
+    stopped: bool,
+}
+
+impl Standing {
+    /// When a tick is wanted that was not written yet.
+    fn tick_wanted(self) -> Option<i64> {
+        let due = self.due.filter(|_| !self.stopped);
+        due.filter(|_| due != self.ticked)
+    }
 }
 
 /// The worker's thread: round after round until the stop.
@@ -170,11 +189,29 @@ impl<P: Processor> Round<P> {
         shared.rounds.fetch_add(1, Ordering::Relaxed);
         let tickets = self.tickets.len() as u64;
         shared.tickets.store(tickets, Ordering::Relaxed);
-        let stopped = self.tasks.iter().filter(|task| task.stopped().is_some());
-        let stopped = stopped.count() as u64;
+        let standings = self.standings.iter();
+        let stopped = standings.clone().filter(|one| one.stopped).count() as u64;
         shared.stopped_tasks.store(stopped, Ordering::Relaxed);
-        let due = self.due().unwrap_or(i64::MAX);
-        shared.due.store(due, Ordering::SeqCst);
+        let due = standings.filter_map(|one| one.tick_wanted()).min();
+        shared.due.store(due.unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Looks at every task.
+    pub(crate) fn note_all(&mut self) {
+        let partitions: Vec<u16> = self.partitions().collect();
+        for partition in partitions {
+            self.note(partition);
+        }
+    }
+
+    /// Looks at a task again after something was done with it.
+    fn note(&mut self, partition: u16) {
+        let place = usize::from(partition / self.thread_count);
+        if let (Some(task), Some(standing)) = (self.tasks.get(place), self.standings.get_mut(place))
+        {
+            standing.due = task.processor.due();
+            standing.stopped = task.stopped().is_some();
+        }
     }
 
     /// Reopens the tasks after an append that did not end well. Returns whether they go on.
@@ -323,6 +360,7 @@ impl<P: Processor> Round<P> {
                     self.tickets.fail_partition(partition);
                 }
             }
+            self.note(partition);
         }
     }
 
@@ -335,6 +373,7 @@ impl<P: Processor> Round<P> {
         if let Err(error) = task.reopen(&log, empty) {
             task.stop(error.to_string());
         }
+        self.note(partition);
     }
 
     /// After an append that did not end well: what came after it in memory may never have happened.
@@ -363,6 +402,7 @@ impl<P: Processor> Round<P> {
                 if let Some(task) = self.task(partition) {
                     task.stop("somebody else owns this partition now".to_owned());
                 }
+                self.note(partition);
                 continue;
             }
             self.reopen(partition);
@@ -384,6 +424,7 @@ impl<P: Processor> Round<P> {
             return;
         }
         let reply = query(&mut task.processor);
+        self.note(partition);
         in_flight.after(Box::new(move |good| {
             if good {
                 reply(Ok(()));
@@ -395,31 +436,15 @@ impl<P: Processor> Round<P> {
         }));
     }
 
-    /// When the next tick is wanted.
-    fn due(&self) -> Option<i64> {
-        self.tasks
-            .iter()
-            .filter_map(|task| self.tick_wanted(task))
-            .min()
-    }
-
-    fn tick_wanted(&self, task: &Task<P>) -> Option<i64> {
-        let due = task.stopped().is_none().then(|| task.processor.due())??;
-        (self.ticked.get(&task.spec().partition) != Some(&due)).then_some(due)
-    }
-
     /// Writes a tick to every partition where something is due and nothing else came.
     fn write_tick(&mut self, stirred: &mut Stirred) {
         let now = self.log.now();
         let mut batches = Vec::new();
-        for place in 0..self.tasks.len() {
-            let Some(task) = self.tasks.get(place) else {
+        for (task, standing) in self.tasks.iter().zip(&mut self.standings) {
+            let Some(due) = standing.tick_wanted().filter(|due| *due <= now) else {
                 continue;
             };
             let partition = task.spec().partition;
-            let Some(due) = self.tick_wanted(task).filter(|due| *due <= now) else {
-                continue;
-            };
             if stirred.contains(partition) {
                 continue;
             }
@@ -430,7 +455,7 @@ impl<P: Processor> Round<P> {
                 partition,
             };
             batches.extend(batch.finish().map(|batch| (at, batch)));
-            self.ticked.insert(partition, due);
+            standing.ticked = Some(due);
         }
         if batches.is_empty() {
             return;

@@ -12,7 +12,7 @@ use onhand_log::{Log, Progress};
 use crate::inbox::{Shared, SubmitError, WorkerHandle};
 use crate::processor::Processor;
 use crate::restore::{RestoreError, Restored};
-use crate::round::{Round, drive};
+use crate::round::{Round, Standing, drive};
 use crate::snapshot::SnapshotDir;
 use crate::task::{Task, TaskSpec, Topics};
 
@@ -108,7 +108,8 @@ impl<P: Processor> Worker<P> {
         let mut threads = Vec::new();
         for (number, (shared, tasks)) in shared.iter().zip(per_thread).enumerate() {
             let token = log.claim(&format!("{name}-intake/{number}"))?;
-            let round = Round {
+            let standings = vec![Standing::default(); tasks.len()];
+            let mut round = Round {
                 log: Arc::clone(log),
                 token,
                 topics,
@@ -121,8 +122,9 @@ impl<P: Processor> Worker<P> {
                 next_ticket: (number as u64) << 48,
                 snapshots: snapshots.clone(),
                 snapshot_every: config.snapshot_every,
-                ticked: std::collections::BTreeMap::new(),
+                standings,
             };
+            round.note_all();
             let (log, shared) = (Arc::clone(log), Arc::clone(shared));
             let mut held = shared.round.lock().unwrap_or_else(PoisonError::into_inner);
             *held = Some(round);

@@ -283,7 +283,7 @@ impl Journal {
             Some(recovered) => recovered,
             None => {
                 let make = || {
-                    let spare: Spare = spares.take_or_reserve()?;
+                    let spare: Spare = spares.take_now()?;
                     first_segment(&*storage, &spare, random(), config.segment_bytes)
                 };
                 make().map_err(OpenError::io("create the first segment"))?;

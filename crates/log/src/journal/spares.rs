@@ -106,8 +106,10 @@ impl Spares {
         }
     }
 
-    /// A spare now, reserved but not written: for the journal's very first segment.
-    pub(super) fn take_or_reserve(&self) -> io::Result<Spare> {
+    /// A spare now, prepared here if none is ready: for the journal's very first segment. Space that is
+    /// only reserved is not enough: each first write into it changes the file's map of blocks, and
+    /// its sync then took half as long again.
+    pub(super) fn take_now(&self) -> io::Result<Spare> {
         let mut inner = self.lock();
         if let Some(spare) = inner.ready.pop_front() {
             self.ready.store(inner.ready.len(), Ordering::Release);
@@ -115,9 +117,8 @@ impl Spares {
         }
         let name = spare_name(inner.next_number);
         inner.next_number += 1;
-        let file = self.storage.create(&name)?;
-        file.reserve(self.segment_bytes)?;
-        file.sync()?;
+        drop(inner);
+        let file = self.prepare(&name, false)?;
         Ok(Spare { name, file })
     }
 
@@ -195,7 +196,7 @@ impl Spares {
             let name = spare_name(inner.next_number);
             inner.next_number += 1;
             drop(inner);
-            let prepared = self.prepare(&name);
+            let prepared = self.prepare(&name, true);
             inner = self.lock();
             match prepared {
                 Ok(file) => {
@@ -218,7 +219,9 @@ impl Spares {
         }
     }
 
-    fn prepare(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+    /// Writes a file of zeros. Overwriting such a file later changes no metadata, which makes each sync
+    /// about twice as fast as growing one. With `rests` the disk is left alone after each piece.
+    fn prepare(&self, name: &str, rests: bool) -> io::Result<Arc<dyn StorageFile>> {
         let file = self.storage.create(name)?;
         let piece = vec![0; usize::try_from(SYNC_PIECE.min(self.segment_bytes)).unwrap_or(0)];
         let mut at = 0;
@@ -233,7 +236,8 @@ impl Spares {
             file.sync()?;
             at += zeros.len() as u64;
             let inner = self.lock();
-            if at < self.segment_bytes && !inner.halted && !self.hurried.load(Ordering::Acquire) {
+            let hurried = !rests || self.hurried.load(Ordering::Acquire);
+            if at < self.segment_bytes && !inner.halted && !hurried {
                 let rested = self.changed.wait_timeout(inner, began.elapsed() * REST);
                 drop(rested.expect("no holder of the spares panics"));
             }

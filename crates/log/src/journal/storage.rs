@@ -69,12 +69,6 @@ pub trait StorageFile: Send + Sync + Debug {
     /// See [`StorageFile::size`].
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
 
-    /// Makes sure that `bytes` of space exist from the file's start on, reading as zeros.
-    ///
-    /// # Errors
-    /// See [`StorageFile::size`].
-    fn reserve(&self, bytes: u64) -> io::Result<()>;
-
     /// Makes content and size durable.
     ///
     /// # Errors
@@ -228,35 +222,7 @@ impl StorageFile for DiskFile {
         self.file.write_all_at(bytes, at)
     }
 
-    fn reserve(&self, bytes: u64) -> io::Result<()> {
-        let flags = rustix::fs::FallocateFlags::empty();
-        match rustix::fs::fallocate(&self.file, flags, 0, bytes) {
-            Ok(()) => Ok(()),
-            // A file system that cannot reserve gets its zeros written.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                write_zeros(self, bytes)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
-}
-
-/// Zeros are written in pieces of this size: large enough for the disk, small enough for a cache.
-const ZEROS: usize = 1 << 20;
-
-/// Writes `bytes` of zeros from the start on. Overwriting such a file later changes no metadata,
-/// which makes each sync about twice as fast as growing one.
-pub(crate) fn write_zeros(file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS];
-    let mut at = 0;
-    while at < bytes {
-        let length = usize::try_from(bytes - at).map_or(ZEROS, |rest| rest.min(ZEROS));
-        file.write_at(zeros.get(..length).expect("length is at most ZEROS"), at)?;
-        at += length as u64;
-    }
-    Ok(())
 }

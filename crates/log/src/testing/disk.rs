@@ -423,12 +423,6 @@ impl StorageFile for FaultFile {
         if last { Err(stopped()) } else { Ok(()) }
     }
 
-    fn reserve(&self, bytes: u64) -> io::Result<()> {
-        let size = self.size()?;
-        let missing = usize::try_from(bytes.saturating_sub(size)).map_err(io::Error::other)?;
-        self.write_at(&vec![0; missing], size)
-    }
-
     fn sync(&self) -> io::Result<()> {
         let time = self.disk.lock().sync_time;
         if !time.is_zero() {
