@@ -144,3 +144,27 @@ fn a_time_whose_segment_is_released_is_looked_for_in_what_is_held() {
     assert!(bounds.start > 5);
     assert_eq!(found, Some(bounds.start));
 }
+
+#[test]
+fn a_time_is_not_found_in_what_was_released_though_it_is_still_in_memory() {
+    let config = JournalConfig {
+        segment_bytes: 64 << 10,
+        max_append_bytes: 16 << 10,
+        ..JournalConfig::new("a disk in memory")
+    };
+    let journal = Journal::open_on(Arc::new(FaultDisk::new()), config).unwrap();
+    let at = TopicPartition {
+        topic: topic(&journal, "t", 1),
+        partition: 0,
+    };
+    let token = journal.claim("filler").unwrap();
+    append_and_wait(&journal, &token, vec![(at, batch_of(1_000, b"early"))]);
+    for i in 0..200 {
+        append_and_wait(&journal, &token, vec![(at, batch_of(i, &[3; 900]))]);
+    }
+    assert_eq!(journal.offset_at(at, 500).unwrap(), Some(0));
+    journal
+        .release(*journal.segments().last().unwrap())
+        .unwrap();
+    assert_eq!(journal.offset_at(at, 500).unwrap(), None);
+}

@@ -43,15 +43,16 @@ pub(super) fn fetch_of(from: Offset, batches: Vec<RecordBatch>) -> Fetch {
     Fetch { batches, next }
 }
 
-/// The first record of these batches at or after `time`.
+/// The first record of these batches at or behind `start` that is at or after `time`.
 pub(super) fn first_at<'a>(
     batches: impl IntoIterator<Item = &'a RecordBatch>,
+    start: Offset,
     time: Timestamp,
 ) -> Option<Offset> {
     let late = batches
         .into_iter()
-        .filter(|batch| batch.max_timestamp() >= time);
+        .filter(|batch| batch.max_timestamp() >= time && batch.next_offset() > start);
     late.flat_map(RecordBatch::records)
-        .find(|r| r.timestamp >= time)
+        .find(|r| r.timestamp >= time && r.offset >= start)
         .map(|r| r.offset)
 }

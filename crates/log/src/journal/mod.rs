@@ -707,8 +707,9 @@ impl Log for Journal {
         };
         let find = || -> Step { shared.lock().shelf.find_time(slot, start, time) };
         if let Some(batches) = fetch::batches(&**shared, find)? {
-            return Ok(fetch::first_at(&batches, time));
+            return Ok(fetch::first_at(&batches, start, time));
         }
+        // The tail may still hold what was released.
         let tail: Vec<_> = {
             let state = shared.lock();
             let tail = state.partitions.get(slot).map(|partition| &partition.tail);
@@ -717,7 +718,7 @@ impl Log for Journal {
                 .map(|(_, batch)| batch.clone())
                 .collect()
         };
-        Ok(fetch::first_at(&tail, time))
+        Ok(fetch::first_at(&tail, start, time))
     }
 
     fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {

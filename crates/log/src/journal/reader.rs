@@ -129,7 +129,7 @@ impl JournalReader {
         let (slot, start, _) = self.partition(at)?;
         let find = || self.lock().find_time(slot, start, time);
         let batches = fetch::batches(self, find)?;
-        Ok(batches.and_then(|batches| fetch::first_at(&batches, time)))
+        Ok(batches.and_then(|batches| fetch::first_at(&batches, start, time)))
     }
 
     fn partition(&self, at: TopicPartition) -> Result<(usize, Offset, Offset), ReadError> {
