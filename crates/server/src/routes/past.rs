@@ -113,17 +113,21 @@ pub(super) fn read(app: &App, query: &mut Query) -> Result<Option<Past>, Problem
     }
 }
 
+/// A caller's clock may be so much ahead of the log's, ms: what it calls now is now.
+const AHEAD_MS: i64 = 1_000;
+
 fn time(app: &App, name: &str, text: &str) -> Result<Time, Problem> {
     // A space stands for the plus of an offset that came without percent-encoding.
     let text = text.replace(' ', "+");
     let time = field::parse_time(&text).map_err(|why| Problem::parameter(name, why))?;
-    if time.0 > app.engine.now() {
+    let now = app.engine.now();
+    if time.0 > now.saturating_add(AHEAD_MS) {
         return Err(Problem::parameter(
             name,
             "is in the future; ask for a time up to now",
         ));
     }
-    Ok(time)
+    Ok(Time(time.0.min(now)))
 }
 
 fn known_at_position(app: &App, position: Position) -> Result<Past, Problem> {

@@ -228,7 +228,7 @@ fn quantities_with_decimals_are_strings_both_ways() {
     assert_eq!(fixed.status, 409);
     assert_eq!(fixed.json()["reason"], "decimals_fixed");
     assert_eq!(fixed.json()["lines"][0]["requested"], 2);
-    assert_eq!(fixed.json()["lines"][0]["available"], 3);
+    assert_eq!(fixed.json()["lines"][0]["declared"], 3);
     let low = node.get("/v1/stock?below=1.3").json();
     assert_eq!(low["items"].as_array().unwrap().len(), 1);
     assert_eq!(
