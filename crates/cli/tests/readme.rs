@@ -1,4 +1,5 @@
-//! Promise: the commands of the README work as printed.
+//! Promise: the commands of the README work as printed, and the files that the architecture page sends
+//! its reader to are there, with what it names in them.
 //!
 //! The failure it retells: the first five minutes of a new user, spent on an example that stopped
 //! being true two releases ago.
@@ -93,4 +94,43 @@ fn the_commands_of_the_readme_run_as_printed() {
         "{shown}"
     );
     node.stop_and_verify();
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_route_of_the_architecture_page_is_the_codes() {
+    let root = common::root();
+    let page = std::fs::read_to_string(root.join("docs/ARCHITECTURE.md")).expect("the page");
+    let mut steps = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        if !cells[1].chars().all(|c| c.is_ascii_digit()) || cells[1].is_empty() {
+            continue;
+        }
+        steps += 1;
+        assert_eq!(cells[1], steps.to_string(), "steps are numbered: {row}");
+        let (mut folder, mut text) = (root.clone(), String::new());
+        for name in quoted(cells[2]) {
+            if name.ends_with(".rs") {
+                // A neighbour of the file before it, or of its folder.
+                let places = [root.join(name), folder.join(name), folder.join("..").join(name)];
+                let place = places.iter().find(|place| place.is_file());
+                let place = place.unwrap_or_else(|| panic!("{name} of step {steps} is not there"));
+                folder = place.parent().unwrap().to_path_buf();
+                text.push_str(&std::fs::read_to_string(place).unwrap());
+                continue;
+            }
+            let last = name.rsplit("::").next().unwrap();
+            let there = [format!("fn {last}"), format!("struct {last}")]
+                .iter()
+                .any(|item| text.contains(item.as_str()));
+            assert!(there, "{name} of step {steps} is not in its file");
+        }
+        assert!(!text.is_empty(), "step {steps} names a file");
+    }
+    assert!(steps >= 10, "the page has a route");
 }

@@ -232,12 +232,16 @@ impl State {
         self.ids.len()
     }
 
-    /// How far back names are known now, ms of log time; `None` when none is kept. What is older than
-    /// the setting is not known though it may still be kept.
-    pub fn ids_reach_ms(&self) -> Option<i64> {
-        let oldest = self.ids.oldest()?;
-        let reach = self.log_time.0.saturating_sub(oldest.0);
-        Some(reach.min(self.settings.ids_age_ms))
+    /// How far back names are known now, ms of log time: as the setting says, unless there were so many
+    /// that younger ones had to go.
+    pub fn ids_reach_ms(&self) -> i64 {
+        let age = self.settings.ids_age_ms;
+        match self.ids.oldest() {
+            Some(oldest) if self.ids.len() >= u64::from(self.settings.ids_max) => {
+                self.log_time.0.saturating_sub(oldest.0).min(age)
+            }
+            _ => age,
+        }
     }
 
     /// About how much memory it takes, in bytes, allocator overhead included. Walks every SKU.

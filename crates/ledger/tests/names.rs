@@ -49,7 +49,7 @@ fn a_name_is_known_for_its_age_and_new_after_it() {
         Outcome::Duplicate { first: 3 }
     );
     assert_eq!(state.level("85123A", "london").unwrap().on_hand, 2);
-    assert_eq!(state.ids_reach_ms(), Some(SECOND - 1));
+    assert_eq!(state.ids_reach_ms(), 60 * SECOND);
 }
 
 #[test]
@@ -59,10 +59,13 @@ fn above_the_number_kept_the_oldest_names_go_first() {
         ..Settings::default()
     };
     let mut state = State::new(home(0, 1), settings);
+    let settings_age = Settings::default().ids_age_ms;
     let ids: Vec<String> = (0..500).map(|n| n.to_string()).collect();
     for (n, id) in (0..).zip(&ids) {
         assert!(applied(&receive(&mut state, id, n)));
         assert!(state.ids_count() <= 100);
+        let reach = if n < 99 { settings_age } else { 99 };
+        assert_eq!(state.ids_reach_ms(), reach, "after {n}");
     }
     assert_eq!(
         receive(&mut state, "400", 500),

@@ -88,7 +88,7 @@ pub(crate) struct Held {
     reservations: u64,
     ids: u64,
     /// How far back every partition knows the names of commands, ms.
-    ids_reach_ms: Option<i64>,
+    ids_reach_ms: i64,
 }
 
 /// Asks every owner.
@@ -107,18 +107,18 @@ pub(crate) async fn held(engine: &Engine) -> Result<Held, Problem> {
             }
         })
         .await?;
-    Ok(parts.into_iter().fold(Held::default(), |sum, part| Held {
+    let none = Held {
+        ids_reach_ms: i64::MAX,
+        ..Held::default()
+    };
+    Ok(parts.into_iter().fold(none, |sum, part| Held {
         skus: sum.skus + part.skus,
         levels: sum.levels + part.levels,
         negative: sum.negative + part.negative,
         oversold: sum.oversold + part.oversold,
         reservations: sum.reservations + part.reservations,
         ids: sum.ids + part.ids,
-        // A partition that has heard of nothing yet has forgotten nothing either.
-        ids_reach_ms: match (sum.ids_reach_ms, part.ids_reach_ms) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        },
+        ids_reach_ms: sum.ids_reach_ms.min(part.ids_reach_ms),
     }))
 }
 
@@ -261,8 +261,8 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
         ),
         (
             "ids_reach_seconds",
-            "How far back repeats are known; 0 while nothing came. Below 3600 somebody should look",
-            u64::try_from(held.ids_reach_ms.unwrap_or(0) / 1_000).unwrap_or(0),
+            "How far back repeats are known. Below 3600 somebody should look",
+            u64::try_from(held.ids_reach_ms / 1_000).unwrap_or(0),
         ),
         (
             "ready",

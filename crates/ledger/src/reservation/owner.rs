@@ -351,7 +351,8 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
         };
         // A fact is never refused: it is kept whole, to be sent again.
         let outcome = if fact {
-            let text = "too many commands wait for this reservation; redrive when they are decided";
+            let text = "too many commands wait for this reservation; when they are decided, send it \
+                        again under a new id";
             Outcome::Parked { panic: text.into() }
         } else {
             Outcome::Rejected(Rejection {

@@ -506,14 +506,16 @@ fn unreadable<'a>(taken: &Taken<'a>, refusal: &Rejection<'a>) -> Outcome<'a> {
     match refusal.reason {
         Reason::UnknownSku => parked(format!(
             "line {line} names a SKU that was never named: declare it with an `item` command, then \
-             redrive"
+             send it again under a new id"
         )),
         Reason::UnknownLocation => parked(format!(
             "line {line} names a location where neither its SKU nor any kept with it has a level: \
-             receive or count it there while the node takes unknown names, then redrive"
+             receive or count it there while the node takes unknown names, then send it \
+             again under a new id"
         )),
         Reason::Parked => parked(format!(
-            "processing line {line} panicked at the owner of its SKU; redrive after an upgrade"
+            "processing line {line} panicked at the owner of its SKU; send it again under \
+             a new id after an upgrade"
         )),
         reason => Outcome::Invalid(Invalid {
             field: format!("lines/{place}/quantity").into(),

@@ -520,8 +520,8 @@ pub(crate) fn what_to_do(reason: Reason) -> &'static str {
         }
         Reason::UnknownReservation => "there is no reservation of this name; check its spelling",
         Reason::UnknownLine => "the reservation has no such line; look at its lines",
-        Reason::NoAnswer => "the owner of a SKU did not answer in time; try again",
-        Reason::Contended => "others were asking for the same stock; try again",
+        Reason::NoAnswer => "the owner of a SKU did not answer in time; ask again under a new id",
+        Reason::Contended => "others were asking for the same stock; ask again under a new id",
         Reason::Expired => "its time has passed; reserve anew",
         Reason::Released => "it was released; use a new reservation",
         Reason::Fulfilled => "all of it has shipped; use a new reservation",
@@ -541,7 +541,7 @@ pub(crate) fn what_to_do(reason: Reason) -> &'static str {
         }
         Reason::Parked => "it could not be processed; look into dead-letters",
         Reason::NothingOpen => "nothing of it is open; look at its lines",
-        Reason::TooManyWaiting => "too many commands wait for this reservation; try again",
+        Reason::TooManyWaiting => "too many commands wait for this reservation; ask again under a new id",
         Reason::RepeatedLine => "number each line once, and name a SKU twice only with locations",
         Reason::QuantityRange => "send a quantity of the sign that this type takes",
         Reason::TimeRange => "send a time of the years 0001 to 9999",

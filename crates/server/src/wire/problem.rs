@@ -179,19 +179,8 @@ pub(crate) fn of_refusal(refusal: &Refusal) -> Vec<u8> {
 /// The kind and the sentence of an outcome that is a problem.
 pub(crate) fn of_judged(judged: &Outcome<'_>) -> (Kind, String) {
     match judged {
-        Outcome::Rejected(rejection) => {
-            let retryable = matches!(
-                rejection.reason,
-                Reason::NoAnswer | Reason::Contended | Reason::TooManyWaiting
-            );
-            (
-                Kind {
-                    retryable,
-                    ..Kind::REJECTED
-                },
-                rejection_sentence(rejection.reason),
-            )
-        }
+        // Decided once: the very same request gets the same answer, whatever has changed meanwhile.
+        Outcome::Rejected(rejection) => (Kind::REJECTED, rejection_sentence(rejection.reason)),
         Outcome::Invalid(invalid) if invalid.reason == Reason::IdReused => (
             Kind::ID_REUSED,
             outcome::what_to_do(invalid.reason).to_owned(),
