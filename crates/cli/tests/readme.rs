@@ -117,7 +117,11 @@ fn the_route_of_the_architecture_page_is_the_codes() {
         for name in quoted(cells[2]) {
             if name.ends_with(".rs") {
                 // A neighbour of the file before it, or of its folder.
-                let places = [root.join(name), folder.join(name), folder.join("..").join(name)];
+                let places = [
+                    root.join(name),
+                    folder.join(name),
+                    folder.join("..").join(name),
+                ];
                 let place = places.iter().find(|place| place.is_file());
                 let place = place.unwrap_or_else(|| panic!("{name} of step {steps} is not there"));
                 folder = place.parent().unwrap().to_path_buf();

@@ -155,10 +155,9 @@ fn known<'a>(draft: &Draft<'_, 'a>, locations: &[&Location<'a>]) -> Step<'a, ()>
     }
     let unknown = locations.iter().find(|l| !draft.knows_location(l.as_str()));
     let text = match (draft.sku(), unknown) {
-        (None, _) => {
-            "the SKU was never named: declare it with an `item` command, then \
-             send it again under a new id".into()
-        }
+        (None, _) => "the SKU was never named: declare it with an `item` command, then \
+             send it again under a new id"
+            .into(),
         (_, Some(location)) => format!(
             "neither this SKU nor any kept with it has a level at the location `{location}`: \
              receive or count it there while the node takes unknown names, then send it \

@@ -49,7 +49,7 @@ pub enum RunError {
 /// took, closes the feeds with their positions, and seals the log. `ready` is told the address once
 /// the node is restored and listens.
 ///
-/// Needs a tokio runtime with several threads.
+/// Needs a tokio runtime of the kind with several threads: one of them may be blocked for a sync.
 ///
 /// # Errors
 /// [`RunError`] says what is wrong and what to do. After a failed write or sync of the log nothing more

@@ -77,6 +77,8 @@ pub struct Delivery {
     pub number: u64,
     /// How many follow each other from there.
     pub count: u32,
+    /// How many of these say that the outcome comes later, in a delivery of its own.
+    pub undecided: u32,
 }
 
 /// The part of an answer that the processor states.

@@ -41,6 +41,9 @@ const REDO_BYTES_MIN: usize = 64 << 10;
 const CHANGELOG_BATCH_BYTES: usize = 256 << 10;
 const CHANGELOG_APPEND_BYTES: usize = 512 << 10;
 
+/// What a record takes in a batch beside its key and value, at most.
+const RECORD_OVERHEAD: usize = 24;
+
 /// The topics of a topology.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Topics {
@@ -346,7 +349,7 @@ impl<P: Processor> Task<P> {
             pack = Bytes::from(value);
             self.redo_bytes += pack.len();
             self.redo_records += 1;
-            let mut batch = BatchBuilder::new();
+            let mut batch = BatchBuilder::with_capacity(pack.len() + RECORD_OVERHEAD);
             batch.push(now, None, Some(&pack), &[]);
             batches.extend(
                 batch
@@ -355,7 +358,8 @@ impl<P: Processor> Task<P> {
             );
         }
         for (partition, values) in std::mem::take(&mut step.sends) {
-            let mut batch = BatchBuilder::new();
+            let bytes = values.iter().map(|value| value.len() + RECORD_OVERHEAD);
+            let mut batch = BatchBuilder::with_capacity(bytes.sum());
             for value in &values {
                 batch.push(now, None, Some(value), &[]);
             }
@@ -390,6 +394,13 @@ impl<P: Processor> Task<P> {
         }
         let mut deliveries: Vec<(Arc<dyn Ticket>, Delivery)> = Vec::new();
         for (to, place) in &step.answers {
+            let undecided = match to {
+                AnswerTo::Ticket(number) => {
+                    let pending = step.pending.iter();
+                    pending.filter(|(_, ticket)| ticket == number).count()
+                }
+                AnswerTo::Pending(_) => 0,
+            };
             if let Some(ticket) = around.tickets.answer(self.spec.partition, *to) {
                 let delivery = Delivery {
                     partition: self.spec.partition,
@@ -397,6 +408,7 @@ impl<P: Processor> Task<P> {
                     offset: place.offset,
                     number: place.number,
                     count: place.count,
+                    undecided: u32::try_from(undecided).unwrap_or(u32::MAX),
                 };
                 deliveries.push((ticket, delivery));
             }

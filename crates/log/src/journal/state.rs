@@ -95,6 +95,8 @@ pub(super) struct State {
     pub(super) kicked: bool,
     /// The writer's thread sleeps without a limit: who queues must wake it.
     pub(super) asleep: bool,
+    /// How many appenders wait for room: without any, no system call tells nobody of it.
+    wait_for_room: u32,
     pub(super) halted: bool,
     pub(super) closing: bool,
     stopped: Option<String>,
@@ -335,8 +337,10 @@ impl Shared {
                     self.spares.hurry();
                     self.kick(&mut state);
                     // Spares become ready without this condition's notice.
+                    state.wait_for_room += 1;
                     let waited = self.room.wait_timeout(state, TICK);
                     state = waited.expect("no holder of the journal's state panics").0;
+                    state.wait_for_room -= 1;
                 }
             }
         }
@@ -436,8 +440,10 @@ impl Shared {
             state.writing_bytes = 0;
             state.syncs += 1;
             (state.remaining, state.capacity) = room_of(writer);
+            if state.wait_for_room > 0 {
+                self.room.notify_all();
+            }
         }
-        self.room.notify_all();
         for on_end in ends {
             on_end(Ending::Durable);
         }

@@ -55,48 +55,44 @@ async fn outcome_of(app: &App, inbox: &Inbox, partition: u16) -> Result<Answer, 
     let mut pending: Option<u64> = None;
     loop {
         let delivery = delivered(inbox.next().await)?;
+        if delivery.undecided > 0 {
+            pending = Some(delivery.number);
+            continue;
+        }
         let found = with_decision(&delivery, |decision| {
             let said = match pending {
                 None => Said::own(decision, origin),
                 Some(of) => Said::late(decision, of, origin),
             };
-            match said {
-                None => Found::Later(decision.number),
-                Some(said) => match said.first() {
-                    None => Found::Answer(answer(app, &said, None)),
-                    Some((number, name)) => Found::Repeats(number, name),
-                },
-            }
+            said.map(|said| match said.first() {
+                None => Found::Answer(answer(app, &said, None)),
+                Some((number, name)) => Found::Repeats(number, name),
+            })
         })?;
-        match found {
-            Found::Answer(answer) => return Ok(answer),
-            Found::Later(number) => {
-                pending.get_or_insert(number);
-            }
-            Found::Repeats(number, name) => {
-                let wanted = BTreeMap::from([(number, name)]);
-                let first = app
-                    .engine
-                    .lookup(move |log| firsts(log, origin, &wanted, Detail::Whole))
-                    .await?
-                    .remove(&number);
-                return with_decision(&delivery, |decision| {
-                    let said = match pending {
-                        None => Said::own(decision, origin),
-                        Some(of) => Said::late(decision, of, origin),
-                    };
-                    said.map(|said| answer(app, &said, first.as_ref()))
-                })?
-                .ok_or_else(|| internal("an outcome was there and is gone"));
-            }
-        }
+        let (number, name) = match found {
+            Some(Found::Answer(answer)) => return Ok(answer),
+            Some(Found::Repeats(number, name)) => (number, name),
+            None => return Err(internal("a delivery does not hold its outcome")),
+        };
+        let wanted = BTreeMap::from([(number, name)]);
+        let first = app
+            .engine
+            .lookup(move |log| firsts(log, origin, &wanted, Detail::Whole))
+            .await?
+            .remove(&number);
+        return with_decision(&delivery, |decision| {
+            let said = match pending {
+                None => Said::own(decision, origin),
+                Some(of) => Said::late(decision, of, origin),
+            };
+            said.map(|said| answer(app, &said, first.as_ref()))
+        })?
+        .ok_or_else(|| internal("an outcome was there and is gone"));
     }
 }
 
 enum Found {
     Answer(Answer),
-    /// The outcome comes later, as one of that decision's.
-    Later(u64),
     /// A duplicate of what that decision decided, under that name.
     Repeats(u64, u128),
 }

@@ -541,7 +541,9 @@ pub(crate) fn what_to_do(reason: Reason) -> &'static str {
         }
         Reason::Parked => "it could not be processed; look into dead-letters",
         Reason::NothingOpen => "nothing of it is open; look at its lines",
-        Reason::TooManyWaiting => "too many commands wait for this reservation; ask again under a new id",
+        Reason::TooManyWaiting => {
+            "too many commands wait for this reservation; ask again under a new id"
+        }
         Reason::RepeatedLine => "number each line once, and name a SKU twice only with locations",
         Reason::QuantityRange => "send a quantity of the sign that this type takes",
         Reason::TimeRange => "send a time of the years 0001 to 9999",
