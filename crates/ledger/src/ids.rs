@@ -18,6 +18,8 @@ use crate::values::Time;
 pub(crate) const CHUNK: u64 = 256;
 /// Bytes of an entry, in memory and in a record.
 pub(crate) const ENTRY_BYTES: usize = 40;
+/// What a chunk that has gone takes in a changelog, about.
+const GONE_BYTES: usize = 24;
 /// Names forgotten per decision at most: after a long silence the old ones go bit by bit, not all
 /// in front of the first command.
 const FORGET_MAX: usize = 64;
@@ -59,6 +61,8 @@ pub(crate) struct Ids {
     index: Index,
     /// Numbers of chunks changed since the last drain, the evicted ones among them.
     touched: Vec<u64>,
+    /// How many of these are still held.
+    touched_held: usize,
 }
 
 fn name_of(entry: &Entry) -> u128 {
@@ -171,6 +175,7 @@ impl Ids {
         if !last.touched {
             last.touched = true;
             self.touched.push(chunk);
+            self.touched_held += 1;
         }
         self.index.insert(hash_of(name), slot_of(n));
         self.next = n + 1;
@@ -203,6 +208,7 @@ impl Ids {
         if !chunk.touched {
             chunk.touched = true;
             self.touched.push(n / CHUNK);
+            self.touched_held += 1;
         }
     }
 
@@ -220,8 +226,10 @@ impl Ids {
             self.index.remove(hash_of(name), slot_of(self.first));
             self.first += 1;
             if self.first.is_multiple_of(CHUNK) {
-                if self.chunks.pop_front().is_some_and(|chunk| !chunk.touched) {
-                    self.touched.push(self.chunk_first);
+                match self.chunks.pop_front() {
+                    Some(chunk) if chunk.touched => self.touched_held -= 1,
+                    Some(_) => self.touched.push(self.chunk_first),
+                    None => {}
                 }
                 self.chunk_first += 1;
             }
@@ -250,14 +258,18 @@ impl Ids {
             + self.touched.capacity() * size_of::<u64>()
     }
 
-    /// About how many bytes the chunks changed since the last drain have.
+    /// About how many bytes the chunks changed since the last drain have. One that has gone is a key
+    /// without a value: were it counted as what it held, names that come and go would put off the
+    /// drain for ever.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched.len() * usize::try_from(CHUNK).expect("it is small") * RECORD_ENTRY_BYTES
+        let held = usize::try_from(CHUNK).expect("it is small") * RECORD_ENTRY_BYTES;
+        self.touched_held * held + (self.touched.len() - self.touched_held) * GONE_BYTES
     }
 
     /// The numbers of the chunks changed since the last call.
     pub(crate) fn drain_touched(&mut self) -> Vec<u64> {
         let touched = std::mem::take(&mut self.touched);
+        self.touched_held = 0;
         for chunk in &touched {
             let i = chunk
                 .checked_sub(self.chunk_first)
@@ -391,6 +403,7 @@ impl Ids {
             chunks,
             index,
             touched: Vec::new(),
+            touched_held: 0,
         };
         (whole && ids.index.len() as u64 <= ids.len()).then_some(ids)
     }
@@ -664,6 +677,22 @@ mod tests {
             assert_eq!(loaded.index.len(), ids.index.len());
             assert_eq!(loaded.get(name(3), at(5)), ids.get(name(3), at(5)));
         }
+    }
+
+    #[test]
+    fn names_that_come_and_go_count_for_no_more_than_those_that_are_kept() {
+        let mut ids = Ids::default();
+        for n in 0..100_000 {
+            ids.insert(name(n), n, n + 1, at(n), false);
+            ids.forget(at(0), 1_000);
+        }
+        let kept = ids.chunk_numbers().count();
+        assert!(kept <= 5, "{kept} chunks are held");
+        let gone = 100_000 / 256;
+        let most = (kept * 256 * RECORD_ENTRY_BYTES) + gone * GONE_BYTES;
+        assert!(ids.touched_bytes() <= most, "{}", ids.touched_bytes());
+        assert_eq!(ids.drain_touched().len(), 100_000_usize.div_ceil(256));
+        assert_eq!(ids.touched_bytes(), 0);
     }
 
     #[test]
