@@ -21,6 +21,10 @@ const PACK_BYTES_MAX: usize = 256 << 10;
 /// its changelog records. No state key begins with this byte.
 const IDS_DUMP: &[u8] = b"\x01ids";
 
+/// The key in a snapshot of the keys that were touched since the last round of the changelog. It comes
+/// last: what it names must be there.
+const TOUCHED: &[u8] = b"\x01touched";
+
 /// The rules that decide. [`onhand_ledger::decide`] everywhere but in tests that make it fail.
 pub type Decide = for<'a> fn(&State, &Stamped<'a>) -> Decision<'a>;
 
@@ -231,6 +235,13 @@ impl Processor for Stock {
         if let (IDS_DUMP, Some(ids)) = (key, value) {
             return self.state.restore_ids(ids);
         }
+        if let (TOUCHED, Some(keys)) = (key, value) {
+            let keys: Vec<&[u8]> = postcard::from_bytes(keys)
+                .map_err(|error| format!("the touched keys in the snapshot: {error}"))?;
+            return keys
+                .into_iter()
+                .try_for_each(|key| self.state.touch_key(&StateKey(key.to_vec())));
+        }
         let record = value
             .map(postcard::from_bytes::<StateRecord<'_>>)
             .transpose()
@@ -281,6 +292,12 @@ impl Processor for Stock {
         bytes.clear();
         self.state.dump_ids(&mut bytes);
         put(IDS_DUMP, &bytes);
+        bytes.clear();
+        let touched = self.state.touched_keys();
+        // As bytes, which this encoding writes as it does lists of them.
+        let touched: Vec<&[u8]> = touched.iter().map(|key| key.0.as_slice()).collect();
+        pack::put(&mut bytes, &touched);
+        put(TOUCHED, &bytes);
     }
 }
 

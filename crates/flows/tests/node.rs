@@ -305,15 +305,19 @@ fn a_restart_from_the_changelog_finds_levels_counts_holds_and_names() {
         };
         Arc::new(Journal::open(config).unwrap())
     };
-    let config = |decide| NodeConfig {
+    let config = |decide, snapshots: bool| NodeConfig {
         partitions: Some(2),
+        worker: WorkerConfig {
+            snapshot_dir: snapshots.then(|| temp.path().join("snapshots")),
+            ..WorkerConfig::default()
+        },
         decide,
         restored: |_, restored| {
             CHANGELOG_RECORDS.fetch_add(restored.changelog_records, Ordering::SeqCst);
         },
         ..NodeConfig::default()
     };
-    let mut node = start(open(), &config(onhand_ledger::decide)).unwrap();
+    let mut node = start(open(), &config(onhand_ledger::decide, true)).unwrap();
     // What is said at length is decided at length, so that the changelog is due every few facts.
     let note = "n".repeat(900);
     let skus = ["mug", "plate", "bowl", "cup", "jar"];
@@ -343,14 +347,15 @@ fn a_restart_from_the_changelog_finds_levels_counts_holds_and_names() {
             );
             reserved += u32::from(outcome == Outcome::Granted);
         }
-        if n % 1_000 == 999 {
-            // As after a kill: no snapshot is written, the state comes from the log alone.
+        if n % 500 == 499 {
+            // From the log alone, and then from a snapshot, from which it goes on.
             let before = hashes(&node);
             node.stop().unwrap();
-            let restored = start(open(), &config(never)).unwrap();
+            let restored = start(open(), &config(never, false)).unwrap();
             assert_eq!(hashes(&restored), before, "after {n}");
             restored.stop().unwrap();
-            node = start(open(), &config(onhand_ledger::decide)).unwrap();
+            node = start(open(), &config(onhand_ledger::decide, true)).unwrap();
+            assert_eq!(hashes(&node), before, "after {n}");
         }
     }
     node.stop().unwrap();

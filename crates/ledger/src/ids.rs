@@ -266,6 +266,26 @@ impl Ids {
         self.touched_held * held + (self.touched.len() - self.touched_held) * GONE_BYTES
     }
 
+    /// The numbers of the chunks changed since the last drain.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = u64> {
+        self.touched.iter().copied()
+    }
+
+    /// Notes that a chunk is to be drained, as a snapshot says, or that it is gone.
+    pub(crate) fn touch(&mut self, number: u64) {
+        let i = number.checked_sub(self.chunk_first);
+        let i = i.and_then(|i| usize::try_from(i).ok());
+        match i.and_then(|i| self.chunks.get_mut(i)) {
+            Some(chunk) if chunk.touched => return,
+            Some(chunk) => {
+                chunk.touched = true;
+                self.touched_held += 1;
+            }
+            None => {}
+        }
+        self.touched.push(number);
+    }
+
     /// The numbers of the chunks changed since the last call.
     pub(crate) fn drain_touched(&mut self) -> Vec<u64> {
         let touched = std::mem::take(&mut self.touched);

@@ -267,6 +267,62 @@ impl State {
         each(&key(META, &[]), Some(&self.meta_record()));
     }
 
+    /// The keys of everything touched since the last drain: a snapshot keeps them beside the state.
+    pub fn touched_keys(&self) -> Vec<StateKey> {
+        let skus = self.touched.iter();
+        let skus = skus.map(|slot| key(SKU, self.skus.name(*slot).as_bytes()));
+        let positions = self.touched_positions.iter().map(|(slot, location)| {
+            position_key(self.skus.name(*slot), self.skus.locations.get(*location))
+        });
+        let holds = self.holds.touched();
+        let holds = holds.map(|(slot, id)| hold_key(self.skus.name(slot), id));
+        let reservations = self.reservations.touched();
+        let reservations = reservations.map(|id| key(RESERVATION, id.as_bytes()));
+        let ids = self.ids.touched();
+        let ids = ids.map(|chunk| key(IDS, &chunk.to_be_bytes()));
+        skus.chain(positions)
+            .chain(holds)
+            .chain(reservations)
+            .chain(ids)
+            .collect()
+    }
+
+    /// Notes, behind everything loaded, that the part of this key is to be drained: it is one of
+    /// [`State::touched_keys`] of when the state was exported.
+    ///
+    /// # Errors
+    /// When it is no key of a part.
+    pub fn touch_key(&mut self, key: &StateKey) -> Result<(), String> {
+        let unfit = || format!("state key `{}` is not one of ours", key.0.escape_ascii());
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| unfit());
+        let (kind, name) = key.0.split_first().ok_or_else(unfit)?;
+        match *kind {
+            SKU => {
+                let slot = self.skus.find(text(name)?).ok_or_else(unfit)?;
+                self.touch_sku(slot);
+            }
+            POSITION => {
+                let (sku, location) = split_names(name).ok_or_else(unfit)?;
+                let slot = self.skus.find(text(sku)?).ok_or_else(unfit)?;
+                let location = self.skus.locations.find(text(location)?);
+                self.touch_position(slot, location.ok_or_else(unfit)?);
+            }
+            HOLD => {
+                let (sku, reservation) = split_names(name).ok_or_else(unfit)?;
+                // Also of one that has gone: the changelog must hear of that.
+                let (slot, _) = self.skus.entry(text(sku)?);
+                crate::hold::touch(self, slot, text(reservation)?);
+            }
+            RESERVATION => self.reservations.touch_again(text(name)?),
+            IDS => {
+                let chunk = name.try_into().map_err(|_| unfit())?;
+                self.ids.touch(u64::from_be_bytes(chunk));
+            }
+            _ => return Err(unfit()),
+        }
+        Ok(())
+    }
+
     /// Gives every part of the state.
     pub fn export(&self, each: &mut dyn FnMut(&StateKey, &StateRecord<'_>)) {
         self.export_without_ids(each);

@@ -38,6 +38,10 @@ fn a_position_with_three_facts_takes_at_most_200_bytes_and_a_name_60() {
             round + 1
         );
         let name = ids as u64 / state.ids_count();
+        println!(
+            "{} facts: {position} bytes a position, {name} a name",
+            round + 1
+        );
         assert!(name <= NAME_BYTES_MAX, "{name} bytes a name");
     }
     assert_eq!(state.position_count(), SKUS as u64);

@@ -48,7 +48,8 @@ pub trait Processor: Send + 'static {
     /// Gives the changelog records of everything touched since the last call. `None`: gone.
     fn drain_touched(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>));
 
-    /// Gives the whole state as records that [`Processor::restore`] takes.
+    /// Gives the whole state as records that [`Processor::restore`] takes, and behind it what was touched
+    /// since the last drain: a task that goes on from a snapshot still owes that to the changelog.
     fn export(&self, put: &mut dyn FnMut(&[u8], &[u8]));
 }
 

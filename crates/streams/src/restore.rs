@@ -28,6 +28,8 @@ pub struct Restored {
     pub redo_records: u64,
     /// Bytes of their values.
     pub redo_bytes: usize,
+    /// Bytes of redo between the last round of the changelog and the snapshot; 0 without one.
+    pub redo_bytes_before: usize,
 }
 
 /// Why a task could not be opened.
@@ -86,6 +88,7 @@ pub(crate) fn restore<P: Processor>(
         }
         redo_from = snapshot.redo_next();
         restored.from_snapshot = true;
+        restored.redo_bytes_before = snapshot.redo_bytes();
     } else {
         let mut round = Vec::new();
         each_batch(log, spec.at(spec.topics.changelog), None, &mut |batch| {

@@ -48,7 +48,7 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) instance: u32,
     pub(crate) next_ticket: u64,
     pub(crate) snapshots: Option<SnapshotDir>,
-    pub(crate) snapshot_every: u64,
+    pub(crate) snapshot_redo_bytes: usize,
     /// One for each task.
     pub(crate) standings: Vec<Standing>,
 }
@@ -480,7 +480,7 @@ impl<P: Processor> Round<P> {
             let due = self
                 .tasks
                 .get(place)
-                .is_some_and(|task| task.redo_records() >= self.snapshot_every);
+                .is_some_and(|task| task.is_snapshot_due(self.snapshot_redo_bytes));
             if due {
                 self.snapshot(place, true);
             }
@@ -502,10 +502,10 @@ impl<P: Processor> Round<P> {
         let Ok(bounds) = log.bounds(redo, View::Latest) else {
             return;
         };
-        let mut builder = SnapshotBuilder::new(epoch, bounds.end);
+        let mut builder = SnapshotBuilder::new(epoch, bounds.end, task.redo_bytes() as u64);
         task.processor
             .export(&mut |key, value| builder.put(key, value));
-        task.snapshot_begun();
+        task.snapshot_begun(builder.len());
         let owner = task.spec().owner();
         let store = move || {
             if let Err(error) = dir.store(&owner, builder) {
@@ -539,7 +539,7 @@ impl<P: Processor> Round<P> {
                 if self
                     .tasks
                     .get(place)
-                    .is_some_and(|t| t.stopped().is_none() && t.redo_records() > 0)
+                    .is_some_and(|t| t.stopped().is_none() && t.is_unsnapped())
                 {
                     self.snapshot(place, false);
                 }

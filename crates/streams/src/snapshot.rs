@@ -3,9 +3,10 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 8 | `ONHSNAP1` |
+//! | 8 | `ONHSNAP2` |
 //! | 8 | the log's epoch, little-endian like all numbers here |
 //! | 8 | the redo offset from which redo records are applied over it |
+//! | 8 | bytes of redo since the last round of the changelog, as of then |
 //! | 4 + 4 + key + value | each record of the state: length of key, length of value, both |
 //! | 4 | CRC-32C of everything before |
 
@@ -15,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use onhand_log::Offset;
 
-const MAGIC: &[u8; 8] = b"ONHSNAP1";
-const HEAD_BYTES: usize = 24;
+const MAGIC: &[u8; 8] = b"ONHSNAP2";
+const HEAD_BYTES: usize = 32;
 
 /// Where the snapshot files of a node lie.
 #[derive(Clone, Debug)]
@@ -26,18 +27,24 @@ pub struct SnapshotDir(PathBuf);
 pub(crate) struct Snapshot {
     bytes: Vec<u8>,
     redo_next: Offset,
+    redo_bytes: u64,
 }
 
 /// A snapshot being collected in memory.
 pub(crate) struct SnapshotBuilder(Vec<u8>);
 
 impl SnapshotBuilder {
-    pub(crate) fn new(epoch: u64, redo_next: Offset) -> Self {
+    pub(crate) fn new(epoch: u64, redo_next: Offset, redo_bytes: u64) -> Self {
         let mut bytes = Vec::with_capacity(1 << 16);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&epoch.to_le_bytes());
         bytes.extend_from_slice(&redo_next.to_le_bytes());
+        bytes.extend_from_slice(&redo_bytes.to_le_bytes());
         Self(bytes)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
@@ -61,7 +68,8 @@ impl Snapshot {
         let (body, sum) = bytes.split_at_checked(body_len)?;
         let (magic, rest) = body.split_first_chunk::<8>()?;
         let (written_epoch, rest) = rest.split_first_chunk::<8>()?;
-        let (redo_next, mut rest) = rest.split_first_chunk::<8>()?;
+        let (redo_next, rest) = rest.split_first_chunk::<8>()?;
+        let (redo_bytes, mut rest) = rest.split_first_chunk::<8>()?;
         let whole = magic == MAGIC
             && u64::from_le_bytes(*written_epoch) == epoch
             && sum == crc32c::crc32c(body).to_le_bytes();
@@ -72,11 +80,21 @@ impl Snapshot {
         while !rest.is_empty() {
             rest = split_record(rest)?.2;
         }
-        Some(Self { bytes, redo_next })
+        let redo_bytes = u64::from_le_bytes(*redo_bytes);
+        Some(Self {
+            bytes,
+            redo_next,
+            redo_bytes,
+        })
     }
 
     pub(crate) fn redo_next(&self) -> Offset {
         self.redo_next
+    }
+
+    /// Bytes of redo between the last round of the changelog and this snapshot.
+    pub(crate) fn redo_bytes(&self) -> usize {
+        usize::try_from(self.redo_bytes).unwrap_or(usize::MAX)
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -146,7 +164,7 @@ mod tests {
     use super::*;
 
     fn stored(dir: &SnapshotDir) -> PathBuf {
-        let mut builder = SnapshotBuilder::new(7, 42);
+        let mut builder = SnapshotBuilder::new(7, 42, 9);
         builder.put(b"a", b"one");
         builder.put(b"bb", b"");
         dir.store("stock/3", builder).unwrap();
@@ -159,7 +177,7 @@ mod tests {
         let dir = SnapshotDir::new(temp.path()).unwrap();
         stored(&dir);
         let snapshot = dir.load("stock/3", 7).unwrap();
-        assert_eq!(snapshot.redo_next(), 42);
+        assert_eq!((snapshot.redo_next(), snapshot.redo_bytes()), (42, 9));
         let records: Vec<_> = snapshot.records().collect();
         assert_eq!(records, [(&b"a"[..], &b"one"[..]), (&b"bb"[..], &b""[..])]);
     }

@@ -33,6 +33,10 @@ const READ_BYTES: usize = 1 << 20;
 /// an eighth of what the redo topic costs.
 const REDO_PER_CHANGELOG: usize = 8;
 
+/// A snapshot is due when the redo behind the last one is so many times as large: it costs the disk at
+/// most a quarter of what the redo topic costs, and what a restart applies again is bounded by it.
+const REDO_PER_SNAPSHOT: usize = 4;
+
 /// Below this much redo the changelog is not worth a record.
 const REDO_BYTES_MIN: usize = 64 << 10;
 
@@ -195,7 +199,10 @@ pub(crate) struct Task<P> {
     pub(crate) processor: P,
     next: Offset,
     redo_bytes: usize,
-    redo_records: u64,
+    /// Redo since the state was last complete in a snapshot, bytes.
+    unsnapped_bytes: usize,
+    /// What that snapshot took; 0: not known.
+    snapshot_bytes: usize,
     /// What is still to be written of the round of the changelog that was begun. Bounded by what the
     /// state takes in the changelog.
     changelog_left: VecDeque<RecordBatch>,
@@ -233,8 +240,9 @@ impl<P: Processor> Task<P> {
             token,
             processor,
             next,
-            redo_bytes: restored.redo_bytes,
-            redo_records: restored.redo_records,
+            redo_bytes: restored.redo_bytes_before + restored.redo_bytes,
+            unsnapped_bytes: restored.redo_bytes,
+            snapshot_bytes: 0,
             changelog_left: VecDeque::new(),
             parked: BTreeMap::new(),
             stopped: None,
@@ -260,13 +268,28 @@ impl<P: Processor> Task<P> {
         &self.spec
     }
 
-    /// Redo records since the state was last complete in a snapshot.
-    pub(crate) fn redo_records(&self) -> u64 {
-        self.redo_records
+    /// Whether anything is in the state that no snapshot has. While a round of the changelog is
+    /// half written none is taken: what the rest of it holds counts as written already.
+    pub(crate) fn is_unsnapped(&self) -> bool {
+        self.unsnapped_bytes > 0 && self.changelog_left.is_empty()
     }
 
-    pub(crate) fn snapshot_begun(&mut self) {
-        self.redo_records = 0;
+    /// Whether a snapshot would shorten a restart by more than it costs; not below `least` bytes of
+    /// redo.
+    pub(crate) fn is_snapshot_due(&self, least: usize) -> bool {
+        let grown = self.snapshot_bytes.saturating_mul(REDO_PER_SNAPSHOT);
+        self.is_unsnapped() && self.unsnapped_bytes >= grown.max(least)
+    }
+
+    /// Bytes of redo since the last round of the changelog.
+    pub(crate) fn redo_bytes(&self) -> usize {
+        self.redo_bytes
+    }
+
+    /// The state, as it is now, is on its way into a snapshot of that size.
+    pub(crate) fn snapshot_begun(&mut self, bytes: usize) {
+        self.unsnapped_bytes = 0;
+        self.snapshot_bytes = bytes;
     }
 
     pub(crate) fn stopped(&self) -> Option<&str> {
@@ -348,7 +371,7 @@ impl<P: Processor> Task<P> {
         if let Some(value) = step.redo.take() {
             pack = Bytes::from(value);
             self.redo_bytes += pack.len();
-            self.redo_records += 1;
+            self.unsnapped_bytes += pack.len();
             let mut batch = BatchBuilder::with_capacity(pack.len() + RECORD_OVERHEAD);
             batch.push(now, None, Some(&pack), &[]);
             batches.extend(

@@ -26,8 +26,9 @@ pub struct WorkerConfig {
     pub inbox_bytes: usize,
     /// Where snapshot files go; `None`: none are written or read.
     pub snapshot_dir: Option<PathBuf>,
-    /// A snapshot of a task is written after this many of its redo records, and when it closes.
-    pub snapshot_every: u64,
+    /// A snapshot of a task is written when this much redo stands behind the last one, and four times
+    /// as much as that took; and when the task closes. Bounds what a restart applies again.
+    pub snapshot_redo_bytes: usize,
 }
 
 impl Default for WorkerConfig {
@@ -36,7 +37,7 @@ impl Default for WorkerConfig {
             threads: 1,
             inbox_bytes: 64 << 20,
             snapshot_dir: None,
-            snapshot_every: 20_000,
+            snapshot_redo_bytes: 8 << 20,
         }
     }
 }
@@ -121,7 +122,7 @@ impl<P: Processor> Worker<P> {
                 instance,
                 next_ticket: (number as u64) << 48,
                 snapshots: snapshots.clone(),
-                snapshot_every: config.snapshot_every,
+                snapshot_redo_bytes: config.snapshot_redo_bytes,
                 standings,
             };
             round.note_all();

@@ -127,6 +127,7 @@ impl Processor for Counting {
     fn restore(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
         let value = value.ok_or("nothing is ever removed")?;
         match key {
+            b"touched" => self.touched = tokens(value).into_iter().collect(),
             b"number" => self.number = u64::from_be_bytes(value.try_into().unwrap()),
             key => {
                 self.seen
@@ -171,6 +172,8 @@ impl Processor for Counting {
             put(&token.to_be_bytes(), b"");
         }
         put(b"number", &self.number.to_be_bytes());
+        let touched: Vec<u64> = self.touched.iter().copied().collect();
+        put(b"touched", &bytes(&touched));
     }
 }
 
@@ -378,7 +381,7 @@ fn a_restart_finds_the_state_from_the_log_with_and_without_snapshots() {
     let temp = tempfile::tempdir().unwrap();
     let config = WorkerConfig {
         snapshot_dir: Some(temp.path().join("snapshots")),
-        snapshot_every: 7,
+        snapshot_redo_bytes: 7 * REDO_PADDED,
         ..WorkerConfig::default()
     };
     let memory = Arc::new(MemoryLog::new());
@@ -474,6 +477,38 @@ fn until_eq<T: PartialEq + std::fmt::Debug>(look: impl Fn() -> T, wanted: &T) {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(look(), *wanted);
+}
+
+#[test]
+fn what_changed_before_a_snapshot_still_comes_into_the_changelog() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = WorkerConfig {
+        snapshot_dir: Some(temp.path().join("snapshots")),
+        ..WorkerConfig::default()
+    };
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = memory.clone();
+    let worker = start(&log, &config);
+    // Two steps: not enough for a round of the changelog. The stop writes a snapshot.
+    send_until_done(&worker, 0, &[1, 2]);
+    send_until_done(&worker, 0, &[3]);
+    let killed: Arc<dyn Log> = Arc::new(memory.reopened());
+    worker.stop().unwrap();
+    assert_eq!(changelog(&killed, 0), (0, 0));
+
+    // Restored from the snapshot, it goes on until rounds are written.
+    let worker = start(&killed, &config);
+    for n in 4..20 {
+        send_until_done(&worker, 0, &[n]);
+    }
+    until_eq(|| changelog(&killed, 0).1 > 0, &true);
+    let wanted = seen(&worker)[0].clone();
+    assert_eq!(wanted.len(), 19);
+    std::mem::forget(worker);
+
+    // Without snapshots everything is there too.
+    let worker = start(&killed, &WorkerConfig::default());
+    assert_eq!(seen(&worker)[0], wanted);
 }
 
 #[test]

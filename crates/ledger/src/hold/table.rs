@@ -121,11 +121,10 @@ impl Holds {
         Some(before)
     }
 
-    /// A record that was written, or that is gone: it counts no more among what changed.
-    fn settle(&mut self, reservation: &str) -> Option<&HoldRecord<'static>> {
+    /// What the record counts for among what changed, to be set.
+    fn touched_mut(&mut self, reservation: &str) -> Option<&mut usize> {
         let kept = self.0.as_mut()?.records.get_mut(reservation)?;
-        kept.touched = 0;
-        Some(&kept.record)
+        Some(&mut kept.touched)
     }
 }
 
@@ -145,6 +144,12 @@ impl HoldIndex {
         self.touched_bytes
     }
 
+    /// Which changed since the last drain, by slot of the SKU.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = (u32, &str)> {
+        let touched = self.touched.iter();
+        touched.map(|(slot, reservation)| (*slot, reservation.as_ref()))
+    }
+
     /// Counts a record among what changed, as it is now and once. `counted` is what it counted for.
     fn touch(&mut self, slot: u32, reservation: &str, counted: usize, bytes: usize) {
         self.touched_bytes = (self.touched_bytes + bytes).saturating_sub(counted);
@@ -161,7 +166,9 @@ pub(crate) fn drain_touched(
 ) {
     state.holds.touched_bytes = 0;
     for (slot, reservation) in std::mem::take(&mut state.holds.touched) {
-        state.skus.get_mut(slot).holds.settle(&reservation);
+        if let Some(touched) = state.skus.get_mut(slot).holds.touched_mut(&reservation) {
+            *touched = 0;
+        }
         let record = state.skus.get(slot).holds.get(&reservation);
         each(state.skus.name(slot), &reservation, record);
     }
@@ -187,6 +194,16 @@ pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) 
     }
     let counted = before.map_or(0, |before| before.touched);
     index.touch(slot, reservation, counted, bytes);
+}
+
+/// Counts a record among what changed, as a snapshot says, or that it is gone.
+pub(crate) fn touch(state: &mut State, slot: u32, reservation: &str) {
+    let mut bytes = state.skus.name(slot).len() + reservation.len() + RECORD_BYTES;
+    let holds = &mut state.skus.get_mut(slot).holds;
+    bytes += holds.get(reservation).map_or(0, HoldRecord::packed_bytes);
+    let touched = holds.touched_mut(reservation);
+    let counted = touched.map_or(0, |touched| std::mem::replace(touched, bytes));
+    state.holds.touch(slot, reservation, counted, bytes);
 }
 
 /// Takes a record away, as a changelog says.

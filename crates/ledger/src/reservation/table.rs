@@ -166,6 +166,20 @@ impl Reservations {
         }
     }
 
+    /// Counts a record among what changed, as a snapshot says, or that it is gone.
+    pub(crate) fn touch_again(&mut self, id: &str) {
+        let kept = self.records.get_mut(id);
+        let packed = kept.as_ref().map_or(0, |kept| kept.record.packed_bytes());
+        let bytes = RECORD_BYTES + id.len() + packed;
+        let counted = kept.map_or(0, |kept| std::mem::replace(&mut kept.touched, bytes));
+        self.touch(id, counted, bytes);
+    }
+
+    /// Which changed since the last drain.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = &str> {
+        self.touched.iter().map(AsRef::as_ref)
+    }
+
     /// About how many bytes the records have that [`Reservations::drain_touched`] gives.
     pub(crate) fn touched_bytes(&self) -> usize {
         self.touched_bytes
