@@ -62,20 +62,6 @@ impl Ticket for Waits {
     }
 }
 
-fn command<'a>(id: &'a str, body: Body<'a>) -> Command<'a> {
-    Command {
-        source: "bench".into(),
-        id: id.into(),
-        seq: None,
-        occurred_at: None,
-        reason: None,
-        note: None,
-        reference: None,
-        data: None,
-        body,
-    }
-}
-
 fn main() {
     let mut args = std::env::args().skip(1);
     let dir = PathBuf::from(args.next().expect("a directory"));
@@ -127,7 +113,12 @@ fn main() {
             quantity: Amount::whole(1_000_000),
             state: StateName::Available,
         };
-        submit(&command(&id, Body::Receive(fact)), &sku, 1, 1_000);
+        submit(
+            &Command::new("bench", id.as_str(), Body::Receive(fact)),
+            &sku,
+            1,
+            1_000,
+        );
     }
     gate.wait();
 
@@ -150,7 +141,7 @@ fn main() {
             partial: false,
         };
         let begins = Instant::now();
-        submit(&command(&id, body), &id, 2, in_flight);
+        submit(&Command::new("bench", id.as_str(), body), &id, 2, in_flight);
         if in_flight == 1 {
             gate.wait();
             times.push(begins.elapsed());

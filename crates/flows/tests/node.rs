@@ -43,20 +43,6 @@ impl Ticket for Channel {
     }
 }
 
-fn command<'a>(source: &'a str, id: &'a str, body: Body<'a>) -> Command<'a> {
-    Command {
-        source: source.into(),
-        id: id.into(),
-        seq: None,
-        occurred_at: None,
-        reason: None,
-        note: None,
-        reference: None,
-        data: None,
-        body,
-    }
-}
-
 fn fact<'a>(sku: &'a str, quantity: i64) -> Fact<'a> {
     Fact {
         sku: sku.into(),
@@ -67,7 +53,7 @@ fn fact<'a>(sku: &'a str, quantity: i64) -> Fact<'a> {
 }
 
 fn receive<'a>(id: &'a str, sku: &'a str, quantity: i64) -> Command<'a> {
-    command("warehouse", id, Body::Receive(fact(sku, quantity)))
+    Command::new("warehouse", id, Body::Receive(fact(sku, quantity)))
 }
 
 fn reserve<'a>(id: &'a str, lines: &[(&'a str, i64)]) -> Command<'a> {
@@ -87,7 +73,7 @@ fn reserve<'a>(id: &'a str, lines: &[(&'a str, i64)]) -> Command<'a> {
         channel: None,
         partial: false,
     };
-    command("web", id, body)
+    Command::new("web", id, body)
 }
 
 /// Sends one command and waits for its outcome.
@@ -487,7 +473,7 @@ fn commit<'a>(id: &'a str, reservation: &'a str, sku: &'a str, location: &'a str
         note: Some("a gift".into()),
         reference: Some("order/9".into()),
         data: Some("{\"page\":3}".into()),
-        ..command("market", id, body)
+        ..Command::new("market", id, body)
     }
 }
 
@@ -503,7 +489,7 @@ fn a_commit_that_names_what_is_not_known_is_kept_whole() {
         unit: None,
         name: None,
     };
-    send(&node, &command("clerk", "i", item));
+    send(&node, &Command::new("clerk", "i", item));
     let unknown = [("1", "order-1", "plate"), ("2", "order-2", "mug")];
     for (id, order, sku) in unknown {
         let sent = commit(id, order, sku, "nowhere");

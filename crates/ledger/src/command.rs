@@ -75,6 +75,23 @@ pub struct Command<'a> {
     pub body: Body<'a>,
 }
 
+impl<'a> Command<'a> {
+    /// A command that says nothing beside who sends it, under which id, and what.
+    pub fn new(source: impl Into<Source<'a>>, id: impl Into<Id<'a>>, body: Body<'a>) -> Self {
+        Self {
+            source: source.into(),
+            id: id.into(),
+            seq: None,
+            occurred_at: None,
+            reason: None,
+            note: None,
+            reference: None,
+            data: None,
+            body,
+        }
+    }
+}
+
 /// What a command says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Body<'a> {

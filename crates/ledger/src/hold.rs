@@ -22,9 +22,7 @@ use crate::decision::LineState;
 use crate::values::{Location, Quantity, ReservationId, Time};
 
 pub(crate) use owner::{ask, park, ship};
-pub(crate) use table::{
-    HoldIndex, Holds, RECORD_BYTES, apply_hold, drain_touched, forget, remove, touch,
-};
+pub(crate) use table::{HoldIndex, Holds, apply_hold, drain_touched, forget, remove, touch};
 
 /// A reservation's lines on one SKU, whole, with all that the SKU's owner keeps for it. A record
 /// without lines, shipped totals and waiting ask says that nothing is kept any more.

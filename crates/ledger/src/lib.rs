@@ -48,7 +48,8 @@ pub mod state;
 mod stock;
 #[cfg(feature = "testing")]
 pub mod testing;
-pub mod values;
+pub mod touched;
+mod values;
 
 pub use command::{
     Answer, Ask, AskKind, AskLine, AskPart, Body, Command, Fact, Figure, Input, LinePart,

@@ -313,7 +313,7 @@ impl State {
                 let (slot, _) = self.skus.entry(text(sku)?);
                 crate::hold::touch(self, slot, text(reservation)?);
             }
-            RESERVATION => self.reservations.touch_again(text(name)?),
+            RESERVATION => self.reservations.touch(text(name)?),
             IDS => {
                 let chunk = name.try_into().map_err(|_| unfit())?;
                 self.ids.touch(u64::from_be_bytes(chunk));

@@ -88,6 +88,7 @@ pub(crate) struct AnswerPlace {
     pub(crate) offset: usize,
     pub(crate) number: u64,
     pub(crate) count: u32,
+    pub(crate) undecided: u32,
 }
 
 /// Whose answer it is.
@@ -118,6 +119,8 @@ pub struct Step {
     pub(crate) answers: Vec<(AnswerTo, AnswerPlace)>,
     /// Commands whose outcome comes later: their number, and the ticket that waits for it.
     pub(crate) pending: Vec<(u64, u64)>,
+    /// How many of them came with the record being processed.
+    pub(crate) undecided: u32,
     pub(crate) ticket: Option<u64>,
     pub(crate) parked: Vec<(u32, String)>,
     pub(crate) working_on: u32,
@@ -162,6 +165,7 @@ impl Step {
                     offset,
                     number,
                     count,
+                    undecided: self.undecided,
                 },
             ));
         }
@@ -171,6 +175,7 @@ impl Step {
     pub fn pend(&mut self, number: u64) {
         if let Some(ticket) = self.ticket {
             self.pending.push((number, ticket));
+            self.undecided += 1;
         }
     }
 
@@ -182,6 +187,7 @@ impl Step {
                 offset,
                 number,
                 count: 1,
+                undecided: 0,
             },
         ));
     }

@@ -41,7 +41,7 @@ const REDO_PER_SNAPSHOT: usize = 4;
 const REDO_BYTES_MIN: usize = 64 << 10;
 
 /// Changelog records are put into batches of about this size, and about so much goes with one append:
-/// with the step's own output it fits any log's, and keeps nobody waiting.
+/// with the step's own output it fits what any log takes at once.
 const CHANGELOG_BATCH_BYTES: usize = 256 << 10;
 const CHANGELOG_APPEND_BYTES: usize = 512 << 10;
 
@@ -320,6 +320,7 @@ impl<P: Processor> Task<P> {
                     continue;
                 }
                 step.ticket = own_ticket(record.key, around.instance);
+                step.undecided = 0;
                 step.parked = self.parked.get(&record.offset).cloned().unwrap_or_default();
                 step.working_on = 0;
                 let processor = &mut self.processor;
@@ -417,13 +418,6 @@ impl<P: Processor> Task<P> {
         }
         let mut deliveries: Vec<(Arc<dyn Ticket>, Delivery)> = Vec::new();
         for (to, place) in &step.answers {
-            let undecided = match to {
-                AnswerTo::Ticket(number) => {
-                    let pending = step.pending.iter();
-                    pending.filter(|(_, ticket)| ticket == number).count()
-                }
-                AnswerTo::Pending(_) => 0,
-            };
             if let Some(ticket) = around.tickets.answer(self.spec.partition, *to) {
                 let delivery = Delivery {
                     partition: self.spec.partition,
@@ -431,7 +425,7 @@ impl<P: Processor> Task<P> {
                     offset: place.offset,
                     number: place.number,
                     count: place.count,
-                    undecided: u32::try_from(undecided).unwrap_or(u32::MAX),
+                    undecided: place.undecided,
                 };
                 deliveries.push((ticket, delivery));
             }

@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hold::HoldRecord;
 use crate::state::State;
+use crate::touched::Touched;
 use crate::values::{Location, ReservationId, Time};
-
-/// What a log takes for a record beside its key and value, about.
-pub(crate) const RECORD_BYTES: usize = 12;
 
 /// The holds on one SKU. Most SKUs have none: then it is one pointer.
 #[derive(Debug, Default)]
@@ -88,7 +86,7 @@ impl Holds {
     }
 
     /// Puts a record in the place of an earlier one, which is given back.
-    fn put(&mut self, record: HoldRecord<'static>, touched: usize) -> Option<Kept> {
+    fn put(&mut self, record: HoldRecord<'static>) -> Option<Kept> {
         let inner = self.0.get_or_insert_default();
         inner.bytes += record.memory_bytes();
         let (undecided, waits_since) = (record.has_undecided(), record.waits_since());
@@ -102,10 +100,10 @@ impl Holds {
             }
             inner
                 .records
-                .insert(name, Box::new(Kept { record, touched }));
+                .insert(name, Box::new(Kept { record, touched: 0 }));
             return None;
         };
-        let before = std::mem::replace(&mut **place, Kept { record, touched });
+        let before = std::mem::replace(&mut **place, Kept { record, touched: 0 });
         let (record, name) = (&before.record, before.record.reservation.as_str());
         inner.bytes = inner.bytes.saturating_sub(record.memory_bytes());
         match (record.has_undecided(), undecided) {
@@ -134,28 +132,19 @@ pub(crate) struct HoldIndex {
     /// Ended records, those first that are forgotten first.
     ended: BTreeMap<(Time, u64, Box<str>), u32>,
     /// Changed since the last drain, by slot of the SKU.
-    touched: Vec<(u32, Box<str>)>,
-    touched_bytes: usize,
+    touched: Touched<(u32, Box<str>)>,
 }
 
 impl HoldIndex {
     /// About how many bytes the records have that [`drain_touched`] gives.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched_bytes
+        self.touched.bytes()
     }
 
     /// Which changed since the last drain, by slot of the SKU.
     pub(crate) fn touched(&self) -> impl Iterator<Item = (u32, &str)> {
-        let touched = self.touched.iter();
+        let touched = self.touched.keys().iter();
         touched.map(|(slot, reservation)| (*slot, reservation.as_ref()))
-    }
-
-    /// Counts a record among what changed, as it is now and once. `counted` is what it counted for.
-    fn touch(&mut self, slot: u32, reservation: &str, counted: usize, bytes: usize) {
-        self.touched_bytes = (self.touched_bytes + bytes).saturating_sub(counted);
-        if counted == 0 {
-            self.touched.push((slot, reservation.into()));
-        }
     }
 }
 
@@ -164,8 +153,7 @@ pub(crate) fn drain_touched(
     state: &mut State,
     each: &mut dyn FnMut(&str, &str, Option<&HoldRecord<'static>>),
 ) {
-    state.holds.touched_bytes = 0;
-    for (slot, reservation) in std::mem::take(&mut state.holds.touched) {
+    for (slot, reservation) in state.holds.touched.drain() {
         if let Some(touched) = state.skus.get_mut(slot).holds.touched_mut(&reservation) {
             *touched = 0;
         }
@@ -177,13 +165,11 @@ pub(crate) fn drain_touched(
 /// Puts a record in the place of an earlier one; one that keeps nothing takes it away.
 pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) {
     let reservation = record.reservation.as_str();
-    let key = state.skus.name(slot).len() + reservation.len() + RECORD_BYTES;
     let holds = &mut state.skus.get_mut(slot).holds;
-    let (before, bytes) = if record.keeps_nothing() {
-        (holds.remove(reservation), key)
+    let before = if record.keeps_nothing() {
+        holds.remove(reservation)
     } else {
-        let bytes = key + record.packed_bytes();
-        (holds.put(record.to_static(), bytes), bytes)
+        holds.put(record.to_static())
     };
     let index = &mut state.holds;
     if let Some(before) = before.as_ref().filter(|before| before.record.ended()) {
@@ -192,18 +178,26 @@ pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) 
     if !record.keeps_nothing() && record.ended() {
         index.ended.insert(end_key(record), slot);
     }
-    let counted = before.map_or(0, |before| before.touched);
-    index.touch(slot, reservation, counted, bytes);
+    touch_counted(state, slot, reservation, before.as_ref());
 }
 
 /// Counts a record among what changed, as a snapshot says, or that it is gone.
 pub(crate) fn touch(state: &mut State, slot: u32, reservation: &str) {
-    let mut bytes = state.skus.name(slot).len() + reservation.len() + RECORD_BYTES;
+    touch_counted(state, slot, reservation, None);
+}
+
+/// Counts a record, as it is now, or that it is gone, among what changed. What stood in its place before
+/// knows what it counted for.
+fn touch_counted(state: &mut State, slot: u32, reservation: &str, before: Option<&Kept>) {
+    let names = state.skus.name(slot).len() + reservation.len();
     let holds = &mut state.skus.get_mut(slot).holds;
-    bytes += holds.get(reservation).map_or(0, HoldRecord::packed_bytes);
-    let touched = holds.touched_mut(reservation);
-    let counted = touched.map_or(0, |touched| std::mem::replace(touched, bytes));
-    state.holds.touch(slot, reservation, counted, bytes);
+    let bytes = names + holds.get(reservation).map_or(0, HoldRecord::packed_bytes);
+    let mut counted = before.map_or(0, |before| before.touched);
+    let key = || (slot, reservation.into());
+    state.holds.touched.count(&mut counted, bytes, key);
+    if let Some(touched) = holds.touched_mut(reservation) {
+        *touched = counted;
+    }
 }
 
 /// Takes a record away, as a changelog says.
@@ -228,9 +222,7 @@ pub(crate) fn forget(state: &mut State) {
             return;
         };
         let before = state.skus.get_mut(slot).holds.remove(&reservation);
-        let bytes = state.skus.name(slot).len() + reservation.len() + RECORD_BYTES;
-        let counted = before.map_or(0, |before| before.touched);
-        state.holds.touch(slot, &reservation, counted, bytes);
+        touch_counted(state, slot, &reservation, before.as_ref());
     }
 }
 

@@ -420,7 +420,7 @@ impl<'a> Wish<'a> {
 }
 
 impl Told<'_> {
-    fn text_bytes(&self) -> usize {
+    pub(crate) fn text_bytes(&self) -> usize {
         let texts = [&self.reason, &self.note, &self.reference, &self.data];
         texts.into_iter().flatten().map(|text| text.len()).sum()
     }

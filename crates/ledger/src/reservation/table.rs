@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::{Body, Command, RequestLine};
-use crate::hold::RECORD_BYTES;
 use crate::reservation::{
     Asked, CommitKey, ReservationLine, ReservationRecord, Step, Taken, Told, Waiting, Wish,
 };
 use crate::state::State;
+use crate::touched::Touched;
 use crate::values::{Location, ReservationId, Time};
 
 /// All reservations of a partition.
@@ -23,8 +23,7 @@ pub(crate) struct Reservations {
     /// Those with a conflict.
     conflicts: BTreeSet<Box<str>>,
     /// Changed since the last drain.
-    touched: Vec<Box<str>>,
-    touched_bytes: usize,
+    touched: Touched<Box<str>>,
     bytes: usize,
 }
 
@@ -93,10 +92,9 @@ impl Reservations {
     /// Puts a record in the place of an earlier one.
     pub(crate) fn apply(&mut self, record: &ReservationRecord<'_>) {
         let id = record.id.as_str();
-        let touched = RECORD_BYTES + id.len() + record.packed_bytes();
         let kept = Kept {
             record: record.to_static(),
-            touched,
+            touched: 0,
         };
         let before = match self.records.get_mut(id) {
             Some(place) => Some(std::mem::replace(&mut **place, kept)),
@@ -105,13 +103,9 @@ impl Reservations {
                 None
             }
         };
-        let counted = before.as_ref().map_or(0, |before| before.touched);
-        self.reindex(
-            id,
-            before.map(|before| before.record).as_ref(),
-            Some(record),
-        );
-        self.touch(id, counted, touched);
+        let known = before.as_ref().map(|before| &before.record);
+        self.reindex(id, known, Some(record));
+        self.touch_counted(id, before.as_ref());
     }
 
     /// Removes a record, as a changelog says.
@@ -119,13 +113,10 @@ impl Reservations {
         self.take_out(id);
     }
 
-    /// Gives back what the record counted for among what changed.
-    fn take_out(&mut self, id: &str) -> usize {
-        let Some(kept) = self.records.remove(id) else {
-            return 0;
-        };
+    fn take_out(&mut self, id: &str) -> Option<Kept> {
+        let kept = *self.records.remove(id)?;
         self.reindex(id, Some(&kept.record), None);
-        kept.touched
+        Some(kept)
     }
 
     /// Keeps the orders and the figures by what became of a record.
@@ -135,54 +126,62 @@ impl Reservations {
         before: Option<&ReservationRecord<'_>>,
         after: Option<&ReservationRecord<'_>>,
     ) {
-        let memory = |record: Option<&ReservationRecord<'_>>| {
-            record.map_or(0, ReservationRecord::memory_bytes)
-        };
+        type Record<'r, 'a> = &'r ReservationRecord<'a>;
+        let memory =
+            |record: Option<Record<'_, '_>>| record.map_or(0, ReservationRecord::memory_bytes);
         self.bytes = (self.bytes + memory(after)).saturating_sub(memory(before));
-        let due = |record: &ReservationRecord<'_>| record.due().map(|at| (at, id.into()));
-        change(&mut self.due, before.and_then(due), after.and_then(due));
-        let ended = |record: &ReservationRecord<'_>| {
+        let due = |record: Record<'_, '_>| record.due();
+        change(
+            &mut self.due,
+            before.and_then(due),
+            after.and_then(due),
+            |at| (at, id.into()),
+        );
+        let ended = |record: Record<'_, '_>| {
             let at = record.forgotten_from();
-            at.map(|at| (at, record.number, id.into()))
+            at.map(|at| (at, record.number))
         };
         change(
             &mut self.ended,
             before.and_then(ended),
             after.and_then(ended),
+            |(at, number)| (at, number, id.into()),
         );
-        let conflict = |record: &ReservationRecord<'_>| {
-            let conflict = record.conflict.as_ref();
-            conflict.map(|_| id.into())
-        };
-        let (before, after) = (before.and_then(conflict), after.and_then(conflict));
-        change(&mut self.conflicts, before, after);
-    }
-
-    /// Counts a record among what changed, as it is now and once. `counted` is what it counted for.
-    fn touch(&mut self, id: &str, counted: usize, bytes: usize) {
-        self.touched_bytes = (self.touched_bytes + bytes).saturating_sub(counted);
-        if counted == 0 {
-            self.touched.push(id.into());
-        }
+        let conflict = |record: Record<'_, '_>| record.conflict.is_some().then_some(());
+        change(
+            &mut self.conflicts,
+            before.and_then(conflict),
+            after.and_then(conflict),
+            |()| id.into(),
+        );
     }
 
     /// Counts a record among what changed, as a snapshot says, or that it is gone.
-    pub(crate) fn touch_again(&mut self, id: &str) {
+    pub(crate) fn touch(&mut self, id: &str) {
+        self.touch_counted(id, None);
+    }
+
+    /// Counts a record, as it is now, or that it is gone, among what changed. What stood in its place
+    /// before knows what it counted for.
+    fn touch_counted(&mut self, id: &str, before: Option<&Kept>) {
         let kept = self.records.get_mut(id);
         let packed = kept.as_ref().map_or(0, |kept| kept.record.packed_bytes());
-        let bytes = RECORD_BYTES + id.len() + packed;
-        let counted = kept.map_or(0, |kept| std::mem::replace(&mut kept.touched, bytes));
-        self.touch(id, counted, bytes);
+        let mut counted = before.map_or(0, |before| before.touched);
+        let bytes = id.len() + packed;
+        self.touched.count(&mut counted, bytes, || id.into());
+        if let Some(kept) = kept {
+            kept.touched = counted;
+        }
     }
 
     /// Which changed since the last drain.
     pub(crate) fn touched(&self) -> impl Iterator<Item = &str> {
-        self.touched.iter().map(AsRef::as_ref)
+        self.touched.keys().iter().map(AsRef::as_ref)
     }
 
     /// About how many bytes the records have that [`Reservations::drain_touched`] gives.
     pub(crate) fn touched_bytes(&self) -> usize {
-        self.touched_bytes
+        self.touched.bytes()
     }
 
     /// Every reservation changed since the last call; `None`: it is gone.
@@ -190,8 +189,7 @@ impl Reservations {
         &mut self,
         each: &mut dyn FnMut(&str, Option<&ReservationRecord<'static>>),
     ) {
-        self.touched_bytes = 0;
-        for id in std::mem::take(&mut self.touched) {
+        for id in self.touched.drain() {
             let kept = self.records.get_mut(&id);
             let record = kept.map(|kept| {
                 kept.touched = 0;
@@ -220,20 +218,25 @@ pub(crate) fn forget(state: &mut State) {
             return;
         }
         let id = id.clone();
-        let counted = reservations.take_out(&id);
-        reservations.touch(&id, counted, RECORD_BYTES + id.len());
+        let before = reservations.take_out(&id);
+        reservations.touch_counted(&id, before.as_ref());
     }
 }
 
-/// Puts one entry of an index in the place of another.
-fn change<K: Ord>(index: &mut BTreeSet<K>, before: Option<K>, after: Option<K>) {
+/// Puts one entry of an index in the place of another, where what orders them differs.
+fn change<P: PartialEq, K: Ord>(
+    index: &mut BTreeSet<K>,
+    before: Option<P>,
+    after: Option<P>,
+    key: impl Fn(P) -> K,
+) {
     if before == after {
         return;
     }
     if let Some(before) = before {
-        index.remove(&before);
+        index.remove(&key(before));
     }
-    index.extend(after);
+    index.extend(after.map(key));
 }
 
 impl<'a> ReservationRecord<'a> {
@@ -312,7 +315,8 @@ impl ReservationRecord<'_> {
         };
         let taken = |taken: &Taken<'_>| {
             let wish = match &taken.wish {
-                Wish::Commit { lines, .. } | Wish::Reserve { lines, .. } => requests(lines),
+                Wish::Commit { lines, told, .. } => requests(lines) + told.text_bytes(),
+                Wish::Reserve { lines, .. } => requests(lines),
                 Wish::Confirm { lines } | Wish::Release { lines } => {
                     lines.as_ref().map_or(0, |lines| 3 * lines.len())
                 }

@@ -566,3 +566,31 @@ impl Dice {
         &list[usize::try_from(self.roll(len)).unwrap()]
     }
 }
+
+/// Every rule holds wherever the owners live.
+pub fn everywhere(test: impl Fn(&mut Booking)) {
+    for partitions in [1, 2, 5, 16] {
+        let mut booking = Booking::new(partitions);
+        test(&mut booking);
+        booking.settle();
+        booking.check_quiet();
+        booking.world.check_restores();
+    }
+}
+
+/// On hand, reserved and committed.
+pub fn levels(booking: &Booking, sku: &str, location: &str) -> (i64, i64, i64) {
+    let level = booking.world.level(sku, location).unwrap();
+    (level.on_hand, level.reserved, level.committed)
+}
+
+/// The numbers of a refusal: requested, available and their decimals.
+pub fn numbers(outcome: &Outcome<'_>) -> Vec<(i64, i64, u8)> {
+    let Outcome::Rejected(refusal) = outcome else {
+        panic!("not rejected: {outcome:?}")
+    };
+    let lines = refusal.lines.iter();
+    lines
+        .map(|line| (line.requested.0, line.available.0, line.decimals))
+        .collect()
+}

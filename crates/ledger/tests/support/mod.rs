@@ -69,15 +69,8 @@ pub(crate) fn command<'a>(
     body: Body<'a>,
 ) -> Command<'a> {
     Command {
-        source: source.into(),
-        id: id.into(),
-        seq: None,
         occurred_at: at.map(Time),
-        reason: None,
-        note: None,
-        reference: None,
-        data: None,
-        body,
+        ..Command::new(source, id, body)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use jiff::civil::Date;
 use onhand_ledger::{Amount, Time};
 use unicode_normalization::is_nfc;
 
@@ -187,7 +188,7 @@ pub(crate) fn time(value: &Value<'_>) -> Result<Time, Wrong> {
 /// milliseconds are cut off, towards the past.
 ///
 /// Read here and not by a general parser: that one also takes forms which RFC 3339 does not have, and
-/// its calendar ends a day before the year 9999 does, whose last second many systems send for "never".
+/// its instants end a day before the year 9999 does, whose last second many systems send for "never".
 pub(crate) fn parse_time(text: &str) -> Result<Time, Wrong> {
     let wrong = |why: &str| {
         format!("{text:?} {why}; send RFC 3339 with an offset, such as \"2026-01-31T08:26:00Z\"")
@@ -206,6 +207,8 @@ pub(crate) fn parse_time(text: &str) -> Result<Time, Wrong> {
     Ok(time)
 }
 
+/// Times count from here.
+const EPOCH: Date = Date::constant(1970, 1, 1);
 /// 0001-01-01T00:00:00Z.
 const TIME_MIN: Time = Time(-62_135_596_800_000);
 /// 9999-12-31T23:59:59.999Z.
@@ -291,31 +294,16 @@ impl TimeParts {
 
     /// `None` where the calendar or the clock has no such time.
     fn time(&self) -> Option<Time> {
-        let leap = self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0);
-        let days = match self.month {
-            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-            4 | 6 | 9 | 11 => 30,
-            2 if leap => 29,
-            2 => 28,
-            _ => return None,
-        };
         // A leap second is the second before it: log time has none.
-        if !(1..=days).contains(&self.day) || self.hour > 23 || self.minute > 59 || self.second > 60
-        {
+        if self.hour > 23 || self.minute > 59 || self.second > 60 {
             return None;
         }
-        // Days since 1970 of a date in the Gregorian calendar, with the year beginning in March.
-        let years = if self.month > 2 {
-            self.year
-        } else {
-            self.year - 1
-        };
-        let era = years.div_euclid(400);
-        let year_of_era = years.rem_euclid(400);
-        let day_of_year = (153 * ((self.month + 9) % 12) + 2) / 5 + self.day - 1;
-        let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100
-            + day_of_year
-            - 719_468;
+        let date = Date::new(
+            self.year.try_into().ok()?,
+            self.month.try_into().ok()?,
+            self.day.try_into().ok()?,
+        );
+        let days = date.ok()?.duration_since(EPOCH).as_hours() / 24;
         let minutes = (days * 24 + self.hour) * 60 + self.minute - self.offset;
         Some(Time(
             (minutes * 60 + self.second.min(59)) * 1_000 + self.millisecond,
