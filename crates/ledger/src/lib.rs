@@ -21,7 +21,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`values`], [`command`], [`decision`] | the words: names and amounts, what comes in, what follows |
+//! | `values`, [`command`], [`decision`] | the words: names and amounts, what comes in, what follows |
 //! | [`state`] | the state of a partition, `decide` and what goes before every rule: order, expiry, names |
 //! | `draft` | a decision under construction |
 //! | `stock`, `fold` | facts and counts; how figures fold by event time |
