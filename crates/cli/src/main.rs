@@ -16,6 +16,7 @@ mod command;
 mod completions;
 mod conflict;
 mod demo;
+mod duration;
 mod entropy;
 mod import;
 mod json_line;

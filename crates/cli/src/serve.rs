@@ -11,6 +11,8 @@ use onhand_server::{Config, Durability};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::duration::{self, Milliseconds};
+
 /// Threads that serve connections, at most. Half of the cores: the rest decide, write and sync, and the
 /// kernel's work on sockets takes its share too. On two cores a second one made each command 20 us
 /// later (125 to 137 us against 150 to 156 at p50, in three pairs), since runtime threads hand the
@@ -50,6 +52,23 @@ pub(crate) struct ServeArgs {
     /// Park facts about SKUs and locations never named before, in place of creating them
     #[arg(long, env = "ONHAND_KNOWN_ONLY")]
     known_only: bool,
+    /// How long the id of a command is remembered, by the time of the log; a repeat after that is new.
+    /// The present reach is the metric onhand_ids_reach_seconds
+    #[arg(long, env = "ONHAND_IDS_AGE", default_value = "7d", value_parser = ids_age,
+          value_name = "DURATION")]
+    ids_age: Milliseconds,
+    /// Ids remembered in each partition, newest first; each takes about 53 bytes of memory
+    #[arg(long, env = "ONHAND_IDS_MAX", default_value_t = 1_000_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    ids_max: u32,
+    /// How far back from its newest event time a level folds facts and counts exactly
+    #[arg(long, env = "ONHAND_HORIZON", default_value = "72h", value_parser = horizon,
+          value_name = "DURATION")]
+    horizon: Milliseconds,
+    /// How long a step of a reservation waits for the owners of its SKUs before it is rejected
+    #[arg(long, env = "ONHAND_ANSWER_TIMEOUT", default_value = "10s", value_parser = answer_timeout,
+          value_name = "DURATION")]
+    answer_timeout: Milliseconds,
     /// Threads that decide
     #[arg(long, env = "ONHAND_WORKERS", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -62,6 +81,18 @@ pub(crate) struct ServeArgs {
         value_name = "FILTER"
     )]
     log: String,
+}
+
+pub(crate) fn ids_age(text: &str) -> Result<Milliseconds, String> {
+    duration::parse(text, duration::MINUTE, 366 * duration::DAY)
+}
+
+fn horizon(text: &str) -> Result<Milliseconds, String> {
+    duration::parse(text, duration::MINUTE, 3_660 * duration::DAY)
+}
+
+fn answer_timeout(text: &str) -> Result<Milliseconds, String> {
+    duration::parse(text, duration::SECOND, 30 * duration::SECOND)
 }
 
 /// `sync`, `interval:MS` or `os`.
@@ -90,6 +121,10 @@ impl ServeArgs {
         config.workers = self.workers;
         config.truth.clone_from(&self.truth);
         config.known_only = self.known_only;
+        config.ids_age = self.ids_age.into();
+        config.ids_max = self.ids_max;
+        config.horizon = self.horizon.into();
+        config.answer_timeout = self.answer_timeout.into();
         config
     }
 }

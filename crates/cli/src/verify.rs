@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use indicatif::ProgressBar;
-use onhand_verify::{Progress, Report};
+use onhand_verify::{Progress, Report, Window};
 use serde_json::{Value, json};
 
+use crate::duration::Milliseconds;
 use crate::log::journal_in;
 use crate::output::{Output, thousands};
-use crate::stop;
+use crate::{serve, stop};
 
 /// Violations printed for people; -o json has all that were kept.
 const SHOWN_MAX: usize = 20;
@@ -21,10 +22,26 @@ pub(crate) struct VerifyArgs {
     /// The data directory of a stopped node, or a copy of one
     #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
     data: PathBuf,
+    /// The node's --ids-age, the shortest it ever had: a repeat after that may count as new
+    #[arg(long, env = "ONHAND_IDS_AGE", default_value = "7d", value_parser = serve::ids_age,
+          value_name = "DURATION")]
+    ids_age: Milliseconds,
+    /// The node's --ids-max, the least it ever had
+    #[arg(
+        long,
+        env = "ONHAND_IDS_MAX",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    ids_max: u32,
 }
 
 pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
-    let report = check(&args.data)?;
+    let window = Window {
+        ids_max: u64::from(args.ids_max),
+        ids_age_ms: args.ids_age.get(),
+    };
+    let report = check(&args.data, &window)?;
     let mut facts = serde_json::to_value(&report)?;
     if let Value::Object(facts) = &mut facts {
         facts.insert("ok".to_owned(), json!(report.is_clean()));
@@ -41,9 +58,9 @@ pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
 ///
 /// # Errors
 /// Usage, when it cannot be read at all. Violations are in the report.
-pub(crate) fn check(dir: &Path) -> Result<Report> {
+pub(crate) fn check(dir: &Path, window: &Window) -> Result<Report> {
     let progress = ProgressBar::new_spinner();
-    let report = onhand_verify::verify(&journal_in(dir), &|at| match at {
+    let report = onhand_verify::verify_within(&journal_in(dir), window, &|at| match at {
         Progress::Bytes => progress.set_message("checking bytes"),
         Progress::Decisions {
             partitions,

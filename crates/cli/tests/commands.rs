@@ -202,3 +202,40 @@ fn a_summary_as_csv_has_numbers_that_machines_read() {
         said(&verified)
     );
 }
+
+#[test]
+fn how_long_ids_are_remembered_is_a_setting() {
+    let mut node = Node::start(Setup {
+        args: vec!["--ids-max=2".into(), "--ids-age=1h".into()],
+        ..Setup::default()
+    });
+    let receive = |id: &str| lines(&node.onhand(["stock", "receive", "A", "m", "1", "--id", id]));
+    for (id, status) in [
+        ("1", "applied"),
+        ("1", "duplicate"),
+        ("2", "applied"),
+        ("3", "applied"),
+        ("1", "applied"),
+    ] {
+        assert_eq!(receive(id)[0]["status"], status, "id {id}");
+    }
+    for (args, said) in [
+        (["--ids-age", "7"], "write a number with its unit"),
+        (["--horizon", "1s"], "below 1m"),
+        (["--answer-timeout", "1h"], "above 30s"),
+    ] {
+        let dir = node.dir().join("other");
+        let mut serve = vec!["serve", "--data", dir.to_str().unwrap()];
+        serve.extend(args);
+        let output = run(&serve);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
+    node.stop();
+    let verify = |ids_max: &str| {
+        let dir = node.dir().to_str().unwrap();
+        run(["verify", "--data", dir, "--ids-max", ids_max])
+    };
+    assert!(verify("2").status.success(), "{}", said(&verify("2")));
+    assert_eq!(verify("1000").status.code(), Some(1), "applied twice");
+}

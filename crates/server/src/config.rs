@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use onhand_ledger::Settings;
+
 /// How durable an acknowledgement is. See the journal's own description.
 pub use onhand_log::journal::Durability;
 
@@ -25,6 +27,15 @@ pub struct Config {
     pub truth: Vec<String>,
     /// Park facts about SKUs and locations never named before. Default false: a fact creates them.
     pub known_only: bool,
+    /// How long ids of commands are remembered, by log time. Default 7 days.
+    pub ids_age: Duration,
+    /// Ids remembered in each partition, newest first. Default 1 M.
+    pub ids_max: u32,
+    /// How far back from its newest event time a level folds exactly. Default 72 hours.
+    pub horizon: Duration,
+    /// How long a step of a reservation waits for the owners of its SKUs, by log time. Default 10 s.
+    /// [`Limits::answer_wait`] should be longer.
+    pub answer_timeout: Duration,
     /// What the node takes at once.
     pub limits: Limits,
 }
@@ -97,6 +108,8 @@ impl Default for Limits {
 impl Config {
     /// A node on that directory, with every default.
     pub fn new(data: impl Into<PathBuf>) -> Self {
+        let ledger = Settings::default();
+        let ms = |ms: i64| Duration::from_millis(ms.unsigned_abs());
         Self {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7171)),
@@ -105,6 +118,10 @@ impl Config {
             workers: 1,
             truth: Vec::new(),
             known_only: false,
+            ids_age: ms(ledger.ids_age_ms),
+            ids_max: ledger.ids_max,
+            horizon: ms(ledger.horizon_ms),
+            answer_timeout: ms(ledger.ask_timeout_ms),
             limits: Limits::default(),
         }
     }

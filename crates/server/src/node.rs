@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use onhand_flows::{Node, NodeConfig, StartError};
 use onhand_ledger::{Settings, Source};
@@ -137,6 +138,7 @@ fn open(config: &Config) -> Result<Node, RunError> {
     let report = journal.recovery();
     tracing::info!(?report, "journal opened");
     let log: Arc<dyn Log> = Arc::new(journal);
+    let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let node = NodeConfig {
         partitions: config.partitions,
         settings: Settings {
@@ -146,6 +148,10 @@ fn open(config: &Config) -> Result<Node, RunError> {
                 .map(|source| Source::from(source.clone()))
                 .collect(),
             known_only: config.known_only,
+            ids_age_ms: ms(config.ids_age),
+            ids_max: config.ids_max,
+            horizon_ms: ms(config.horizon),
+            ask_timeout_ms: ms(config.answer_timeout),
             ..Settings::default()
         },
         worker: WorkerConfig {

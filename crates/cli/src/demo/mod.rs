@@ -121,7 +121,7 @@ async fn play(args: &DemoArgs, home: &Home, reading_along: bool) -> Result<Strin
     stage
         .say("stopped cleanly; onhand verify recomputes every rule from the log:")
         .await;
-    let report = verify::check(&home.data())?;
+    let report = verify::check(&home.data(), &onhand_verify::Window::default())?;
     for (name, value) in verify::rows(&report)? {
         println!("     {name:<22} {value:>10}");
     }
