@@ -245,8 +245,12 @@ pub struct LineNumbers<'a> {
 
 impl Rejection<'_> {
     /// The same refusal, owned.
-    pub fn to_static(&self) -> Rejection<'static> {
-        let lines = self.lines.iter().map(LineNumbers::to_static).collect();
+    pub fn into_owned(self) -> Rejection<'static> {
+        let lines = self
+            .lines
+            .into_iter()
+            .map(LineNumbers::into_owned)
+            .collect();
         Rejection {
             reason: self.reason,
             lines,
@@ -256,11 +260,11 @@ impl Rejection<'_> {
 
 impl LineNumbers<'_> {
     /// The same numbers, owned.
-    pub fn to_static(&self) -> LineNumbers<'static> {
+    pub fn into_owned(self) -> LineNumbers<'static> {
         LineNumbers {
             line: self.line,
-            sku: self.sku.to_static(),
-            location: self.location.as_ref().map(Location::to_static),
+            sku: self.sku.into_owned(),
+            location: self.location.map(Location::into_owned),
             decimals: self.decimals,
             requested: self.requested,
             available: self.available,

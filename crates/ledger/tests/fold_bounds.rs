@@ -42,7 +42,7 @@ impl Ledger {
             "{:?}",
             decision.outcome
         );
-        self.state.apply(&decision);
+        self.state.apply(decision.clone());
         decision.count
     }
 

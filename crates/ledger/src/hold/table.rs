@@ -163,22 +163,23 @@ pub(crate) fn drain_touched(
 }
 
 /// Puts a record in the place of an earlier one; one that keeps nothing takes it away.
-pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) {
-    let reservation = record.reservation.as_str();
+pub(crate) fn apply_hold(state: &mut State, slot: u32, record: HoldRecord<'_>) {
+    let reservation = record.reservation.clone().into_owned();
     let holds = &mut state.skus.get_mut(slot).holds;
-    let before = if record.keeps_nothing() {
-        holds.remove(reservation)
+    let (before, ended) = if record.keeps_nothing() {
+        (holds.remove(reservation.as_str()), None)
     } else {
-        holds.put(record.to_static())
+        let ended = record.ended().then(|| end_key(&record));
+        (holds.put(record.into_owned()), ended)
     };
     let index = &mut state.holds;
     if let Some(before) = before.as_ref().filter(|before| before.record.ended()) {
         index.ended.remove(&end_key(&before.record));
     }
-    if !record.keeps_nothing() && record.ended() {
-        index.ended.insert(end_key(record), slot);
+    if let Some(ended) = ended {
+        index.ended.insert(ended, slot);
     }
-    touch_counted(state, slot, reservation, before.as_ref());
+    touch_counted(state, slot, reservation.as_str(), before.as_ref());
 }
 
 /// Counts a record among what changed, as a snapshot says, or that it is gone.
@@ -287,17 +288,21 @@ impl HoldRecord<'_> {
     }
 
     /// The same record, owned.
-    pub fn to_static(&self) -> HoldRecord<'static> {
+    pub fn into_owned(self) -> HoldRecord<'static> {
         HoldRecord {
-            reservation: self.reservation.to_static(),
-            lines: self.lines.iter().map(crate::LineState::to_static).collect(),
-            undecided: self.undecided.clone(),
+            reservation: self.reservation.into_owned(),
+            lines: self
+                .lines
+                .into_iter()
+                .map(crate::LineState::into_owned)
+                .collect(),
+            undecided: self.undecided,
             shipped: self
                 .shipped
-                .iter()
-                .map(super::Directed::to_static)
+                .into_iter()
+                .map(super::Directed::into_owned)
                 .collect(),
-            waiting: self.waiting.as_ref().map(super::WaitingAsk::to_static),
+            waiting: self.waiting.map(super::WaitingAsk::into_owned),
             number: self.number,
             at: self.at,
         }
@@ -306,10 +311,10 @@ impl HoldRecord<'_> {
 
 impl crate::LineState<'_> {
     /// The same line, owned.
-    pub fn to_static(&self) -> crate::LineState<'static> {
+    pub fn into_owned(self) -> crate::LineState<'static> {
         crate::LineState {
             line: self.line,
-            location: self.location.to_static(),
+            location: self.location.into_owned(),
             asked: self.asked,
             reserved: self.reserved,
             committed: self.committed,
@@ -320,10 +325,10 @@ impl crate::LineState<'_> {
 }
 
 impl super::Directed<'_> {
-    fn to_static(&self) -> super::Directed<'static> {
-        let to = match &self.to {
-            super::ShipTarget::Line(line) => super::ShipTarget::Line(*line),
-            super::ShipTarget::Location(at) => super::ShipTarget::Location(at.to_static()),
+    fn into_owned(self) -> super::Directed<'static> {
+        let to = match self.to {
+            super::ShipTarget::Line(line) => super::ShipTarget::Line(line),
+            super::ShipTarget::Location(at) => super::ShipTarget::Location(at.into_owned()),
             super::ShipTarget::Any => super::ShipTarget::Any,
         };
         super::Directed {
@@ -334,11 +339,15 @@ impl super::Directed<'_> {
 }
 
 impl super::WaitingAsk<'_> {
-    fn to_static(&self) -> super::WaitingAsk<'static> {
+    fn into_owned(self) -> super::WaitingAsk<'static> {
         super::WaitingAsk {
             since: self.since,
             step: self.step,
-            lines: self.lines.iter().map(crate::AskLine::to_static).collect(),
+            lines: self
+                .lines
+                .into_iter()
+                .map(crate::AskLine::into_owned)
+                .collect(),
             partial: self.partial,
             sole: self.sole,
             whole: self.whole,
@@ -348,11 +357,11 @@ impl super::WaitingAsk<'_> {
 
 impl crate::AskLine<'_> {
     /// The same line, owned.
-    pub fn to_static(&self) -> crate::AskLine<'static> {
+    pub fn into_owned(self) -> crate::AskLine<'static> {
         crate::AskLine {
             line: self.line,
             quantity: self.quantity,
-            location: self.location.as_ref().map(Location::to_static),
+            location: self.location.map(Location::into_owned),
             given_back: self.given_back,
         }
     }
