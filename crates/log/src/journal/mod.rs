@@ -102,7 +102,8 @@ pub struct JournalConfig {
     /// Newest batches kept in memory for readers, all topics together, in bytes; default 64 MiB.
     /// What is not durable yet is kept beyond it.
     pub tail_bytes: usize,
-    /// How long a queued append waits for a flush before the writer starts by itself; default 1 ms.
+    /// How long a queued append waits for a flush before the writer starts by itself; default 5 ms,
+    /// and how often its thread looks while there is work. Who is in a hurry flushes.
     pub linger: Duration,
     /// Largest append with everything in it, in bytes; default 16 MiB, at most a quarter of a
     /// segment.
@@ -127,7 +128,7 @@ impl JournalConfig {
             segment_bytes: 64 << 20,
             durability: Durability::Sync,
             tail_bytes: 64 << 20,
-            linger: Duration::from_millis(1),
+            linger: Duration::from_millis(5),
             max_append_bytes: 16 << 20,
             pending_bytes_max: 64 << 20,
             inline_flush_bytes: 16 << 10,
