@@ -99,6 +99,10 @@ pub enum Purpose {
 }
 
 /// How an append ended. Every append that [`Log::append`] accepted ends in exactly one of these.
+///
+/// Once one has ended in anything but [`Ending::Durable`], what was or is appended behind it under the
+/// same token is not written either, and ends [`Ending::Aborted`] at best: it rests on what is not
+/// there. A new [`Log::claim`] ends that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
     /// It is in the log and survives what the engine's durability setting says.

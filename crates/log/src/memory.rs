@@ -5,7 +5,7 @@
 //! [`MemoryLog::release`]. So a test sees [`View::Latest`] run ahead of [`View::Durable`] for as
 //! long as it likes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -51,6 +51,8 @@ struct State {
     partitions: Vec<Partition>,
     pending: VecDeque<Pending>,
     faults: VecDeque<Option<Fault>>,
+    /// Owners whose newest token had an append that did not end well.
+    spoiled: BTreeSet<Arc<str>>,
     held: bool,
     out_of_space: bool,
     stopped: bool,
@@ -230,6 +232,7 @@ impl Log for MemoryLog {
         let generation = state.catalog.next_generation(&owner);
         state.catalog.claim(&owner, generation);
         state.durable.claim(&owner, generation);
+        state.spoiled.remove(&owner);
         Ok(Token { owner, generation })
     }
 
@@ -252,7 +255,14 @@ impl Log for MemoryLog {
             return Err(AppendError::NoSpace);
         }
         state.appends += 1;
-        let fault = state.faults.pop_front().flatten();
+        let fault = if state.spoiled.contains(&token.owner) {
+            Some(Fault::Aborted)
+        } else {
+            state.faults.pop_front().flatten()
+        };
+        if fault.is_some() {
+            state.spoiled.insert(Arc::clone(&token.owner));
+        }
         let ending = match fault {
             None => Ending::Durable,
             Some(Fault::Fenced) => Ending::Fenced,
@@ -478,6 +488,32 @@ mod tests {
             let again = append(&log, &token, vec![(at, batch_of(0, b"v"))], vec![]);
             assert_eq!(again.is_err(), fault == Some(Fault::Fenced), "{fault:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_written_behind_what_was_lost_until_the_next_claim() {
+        let (log, at, token) = log();
+        log.script([None, Some(Fault::UnknownNotWritten)]);
+        let other = log.claim("other").unwrap();
+        let append = |token: &Token, value: u8| {
+            append(&log, token, vec![(at, batch_of(0, &[value]))], vec![]).unwrap()
+        };
+        let ends = [1, 2, 3].map(|value| append(&token, value));
+        let beside = append(&other, 4);
+        log.flush();
+        let late = append(&token, 5);
+        log.flush();
+        let again = log.claim("o").unwrap();
+        let after = append(&again, 6);
+        log.flush();
+        let ended = ends.map(|end| end.recv().unwrap());
+        assert_eq!(ended, [Ending::Durable, Ending::Unknown, Ending::Aborted]);
+        assert_eq!(late.recv(), Ok(Ending::Aborted));
+        assert_eq!(beside.recv(), Ok(Ending::Durable), "another owner's");
+        assert_eq!(after.recv(), Ok(Ending::Durable));
+        let values = read_all(&log, at, View::Durable).into_iter();
+        let values: Vec<_> = values.map(|(_, value)| value[0]).collect();
+        assert_eq!(values, [1, 4, 6]);
     }
 
     #[test]
