@@ -13,7 +13,7 @@ const SLEW_PER_MILLE: i64 = 5;
 
 /// Wall time at its start, advanced by the boot clock, slewed towards the wall clock.
 #[derive(Debug)]
-pub(crate) struct Clock {
+pub struct Clock {
     state: Mutex<State>,
 }
 
@@ -29,7 +29,7 @@ struct State {
 
 impl Clock {
     /// Starts at the wall time or at `not_before`, whichever is later.
-    pub(crate) fn new(not_before: Timestamp) -> Self {
+    pub fn new(not_before: Timestamp) -> Self {
         let shown_ms = wall_ms().max(not_before);
         let state = State {
             shown_ms,
@@ -43,14 +43,14 @@ impl Clock {
     }
 
     /// The time now; never less than what was shown before.
-    pub(crate) fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         let mut state = self.state.lock().expect("no holder of the clock panics");
         state.advance(boot_ms(), wall_ms());
         state.shown_ms
     }
 
     /// How far the wall clock is ahead of what is shown, when that is above a minute; else 0.
-    pub(crate) fn step_ms(&self) -> i64 {
+    pub fn step_ms(&self) -> i64 {
         self.state
             .lock()
             .expect("no holder of the clock panics")

@@ -18,7 +18,7 @@
 #![warn(missing_docs)]
 
 mod catalog;
-mod clock;
+pub mod clock;
 pub mod journal;
 pub mod memory;
 pub mod record;
@@ -319,6 +319,10 @@ pub enum AppendError {
     /// The topic does not exist, or has fewer partitions.
     #[error("{0:?} is not a partition of this log; create the topic first")]
     UnknownTopic(TopicPartition),
+    /// Whoever stores the log does not answer, or refuses for now; says who and why. The same call
+    /// may succeed later.
+    #[error("the log cannot be reached: {0}; it is worth trying again")]
+    Unreachable(String),
 }
 
 /// Why a read found nothing.
@@ -375,6 +379,9 @@ pub enum TopicError {
         /// The most topics that a log holds.
         limit: usize,
     },
+    /// It exists as asked for, but others made it so that it could lose data; says how to mend it.
+    #[error("{0}")]
+    Unsafe(String),
     /// The log did not take the creation.
     #[error(transparent)]
     Log(#[from] AppendError),

@@ -1,0 +1,251 @@
+//! What the internal topic says: the log's epoch, its topics' numbers, who holds which owner's name.
+//!
+//! One compacted topic of one partition, `onhand.log`. Keys and values are words, so that
+//! `kafka-console-consumer` shows them readably:
+//!
+//! | key | value |
+//! |---|---|
+//! | `log` | epoch |
+//! | `clock` | the time that the log showed last when it was closed |
+//! | `topic NAME` | number, partitions, `compacted` or `plain` |
+//! | `instance ID` | how often the transactional id was taken |
+//! | `owner NAME` | generation, the transactional id that holds it, ids still to be fenced |
+
+use std::collections::BTreeMap;
+
+use onhand_log::{Timestamp, Topic, TopicError, TopicId, TopicSpec};
+
+/// Most topics of a log, as the journal's.
+const TOPICS_MAX: usize = 4_096;
+/// Most partitions of a topic, as the journal's.
+const PARTITIONS_MAX: u16 = 1_024;
+/// Kafka's own limit.
+const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// Longest name of an owner, as the journal's.
+pub(crate) const OWNER_BYTES_MAX: usize = 255;
+
+/// Who holds a name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Holder {
+    /// Rises with every claim.
+    pub(crate) generation: u64,
+    /// The transactional id under which the holder appends.
+    pub(crate) id: String,
+    /// Earlier holders that may not be fenced yet, because the claimer could have died before it
+    /// fenced them. The next claimer does it.
+    pub(crate) unfenced: Vec<String>,
+}
+
+/// The folded internal topic.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Catalog {
+    pub(crate) epoch: u64,
+    pub(crate) clock: Timestamp,
+    topics: BTreeMap<u16, TopicSpec>,
+    instances: BTreeMap<String, u64>,
+    owners: BTreeMap<String, Holder>,
+}
+
+/// One record of the internal topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Entry {
+    Log(u64),
+    Clock(Timestamp),
+    Topic(TopicId, TopicSpec),
+    Instance(String, u64),
+    Owner(String, Holder),
+}
+
+impl Entry {
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Log(_) => "log".into(),
+            Self::Clock(_) => "clock".into(),
+            Self::Topic(_, spec) => format!("topic {}", spec.name),
+            Self::Instance(id, _) => format!("instance {id}"),
+            Self::Owner(name, _) => format!("owner {name}"),
+        }
+    }
+
+    pub(crate) fn value(&self) -> String {
+        match self {
+            Self::Log(epoch) => epoch.to_string(),
+            Self::Clock(time) => time.to_string(),
+            Self::Topic(id, spec) => {
+                let kind = if spec.compacted { "compacted" } else { "plain" };
+                format!("{} {} {kind}", id.0, spec.partitions)
+            }
+            Self::Instance(_, times) => times.to_string(),
+            Self::Owner(_, holder) => {
+                let mut value = format!("{} {}", holder.generation, holder.id);
+                for id in &holder.unfenced {
+                    value.push(' ');
+                    value.push_str(id);
+                }
+                value
+            }
+        }
+    }
+
+    /// Reads a record back; says what it is when it cannot.
+    pub(crate) fn parse(key: &str, value: &str) -> Result<Self, String> {
+        let strange = || format!("the internal topic holds {key:?} = {value:?}, which is unknown");
+        let mut words = value.split(' ');
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+        let (kind, name) = key.split_once(' ').unwrap_or((key, ""));
+        let entry = match kind {
+            "log" => number().map(Self::Log),
+            "clock" => value.parse().ok().map(Self::Clock),
+            "topic" => {
+                let id = number().and_then(|id| u16::try_from(id).ok());
+                let partitions = number().and_then(|count| u16::try_from(count).ok());
+                let compacted = match words.next() {
+                    Some("compacted") => Some(true),
+                    Some("plain") => Some(false),
+                    _ => None,
+                };
+                match (id, partitions, compacted) {
+                    (Some(id), Some(partitions), Some(compacted)) => {
+                        let name = name.to_owned();
+                        let spec = TopicSpec {
+                            name,
+                            partitions,
+                            compacted,
+                        };
+                        Some(Self::Topic(TopicId(id), spec))
+                    }
+                    _ => None,
+                }
+            }
+            "instance" => number().map(|times| Self::Instance(name.to_owned(), times)),
+            "owner" => number().and_then(|generation| {
+                let id = words.next()?.to_owned();
+                let unfenced = words.map(str::to_owned).collect();
+                let holder = Holder {
+                    generation,
+                    id,
+                    unfenced,
+                };
+                Some(Self::Owner(name.to_owned(), holder))
+            }),
+            _ => None,
+        };
+        entry.ok_or_else(strange)
+    }
+}
+
+impl Catalog {
+    pub(crate) fn fold(&mut self, entry: Entry) {
+        match entry {
+            Entry::Log(epoch) => self.epoch = epoch,
+            Entry::Clock(time) => self.clock = self.clock.max(time),
+            Entry::Topic(id, spec) => {
+                self.topics.insert(id.0, spec);
+            }
+            Entry::Instance(id, times) => {
+                self.instances.insert(id, times);
+            }
+            Entry::Owner(name, holder) => {
+                self.owners.insert(name, holder);
+            }
+        }
+    }
+
+    pub(crate) fn topics(&self) -> Vec<Topic> {
+        let all = self.topics.iter();
+        all.map(|(id, spec)| Topic {
+            id: TopicId(*id),
+            spec: spec.clone(),
+        })
+        .collect()
+    }
+
+    /// How often that transactional id was taken; 0 before the first time.
+    pub(crate) fn instance(&self, id: &str) -> u64 {
+        self.instances.get(id).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn owner(&self, name: &str) -> Option<&Holder> {
+        self.owners.get(name)
+    }
+
+    /// The number that the next topic gets.
+    pub(crate) fn next_id(&self) -> TopicId {
+        let last = self.topics.last_key_value();
+        TopicId(last.map_or(0, |(id, _)| id.saturating_add(1)))
+    }
+
+    /// The topic of that name if it exists as asked for.
+    pub(crate) fn find(&self, spec: &TopicSpec) -> Result<Option<TopicId>, TopicError> {
+        let legal = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+        let length = 1..=TOPIC_NAME_BYTES_MAX;
+        // Kafka itself refuses the two that are folders.
+        let folder = spec.name == "." || spec.name == "..";
+        if !length.contains(&spec.name.len()) || !spec.name.bytes().all(legal) || folder {
+            return Err(TopicError::Name(spec.name.clone()));
+        }
+        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
+            return Err(TopicError::Partitions(spec.partitions));
+        }
+        let Some((id, known)) = self
+            .topics
+            .iter()
+            .find(|(_, topic)| topic.name == spec.name)
+        else {
+            if self.topics.len() >= TOPICS_MAX {
+                return Err(TopicError::TooMany { limit: TOPICS_MAX });
+            }
+            return Ok(None);
+        };
+        if known == spec {
+            return Ok(Some(TopicId(*id)));
+        }
+        Err(TopicError::Differs {
+            name: spec.name.clone(),
+            existing: said(known.partitions, known.compacted),
+            asked: said(spec.partitions, spec.compacted),
+        })
+    }
+}
+
+/// A topic's shape in words.
+pub(crate) fn said(partitions: u16, compacted: bool) -> String {
+    let kind = if compacted { ", compacted" } else { "" };
+    format!("{partitions} partitions{kind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_is_read_back() {
+        let spec = TopicSpec {
+            name: "stock.state".into(),
+            partitions: 16,
+            compacted: true,
+        };
+        let holder = Holder {
+            generation: 7,
+            id: "onhand-a".into(),
+            unfenced: vec!["onhand-b".into(), "onhand-c".into()],
+        };
+        for entry in [
+            Entry::Log(u64::MAX),
+            Entry::Clock(1_700_000_000_000),
+            Entry::Topic(TopicId(3), spec),
+            Entry::Instance("onhand-a".into(), 12),
+            Entry::Owner("stock/3 with words".into(), holder),
+        ] {
+            assert_eq!(Entry::parse(&entry.key(), &entry.value()), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_named() {
+        for (key, value) in [("", ""), ("log", "x"), ("topic a", "1 2"), ("later", "1")] {
+            let error = Entry::parse(key, value).expect_err(key);
+            assert!(error.contains(&format!("{key:?} = {value:?}")), "{error}");
+        }
+    }
+}

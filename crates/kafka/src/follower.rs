@@ -1,0 +1,268 @@
+//! Following what others write: one consumer that reads the tails of the partitions that are read
+//! here, so that a reader that keeps up never asks a broker.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use onhand_log::Offset;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tracing::{debug, warn};
+
+use crate::client::Quiet;
+use crate::error::words;
+use crate::partition::Partition;
+use crate::runs::Runs;
+use crate::settings::KafkaSettings;
+
+/// A fetch at the tail waits this long at the broker for something new; it comes as soon as it is
+/// there.
+const FETCH_WAIT: Duration = Duration::from_millis(500);
+/// How long a new partition waits until it is followed.
+const POLL: Duration = Duration::from_millis(10);
+/// A partition that nobody read for so long is let go.
+const IDLE: Duration = Duration::from_secs(60);
+/// Most records taken before readers see them.
+const BURST: usize = 1_000;
+
+/// The thread that follows.
+pub(crate) struct Follower {
+    wishes: Mutex<Sender<(Arc<Partition>, Offset)>>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the follower needs of the log.
+pub(crate) struct Around {
+    pub(crate) settings: KafkaSettings,
+    /// Called when something new was read.
+    pub(crate) tell: Box<dyn Fn() + Send>,
+    pub(crate) born: Instant,
+    /// Bytes in all windows.
+    pub(crate) total: Arc<AtomicUsize>,
+}
+
+impl Follower {
+    pub(crate) fn start(around: Around) -> Result<Self, String> {
+        let config = around.settings.consumer(FETCH_WAIT);
+        let consumer =
+            BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| words(&error))?;
+        let (wishes, wished) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("kafka-follower".into())
+            .spawn(move || run(&consumer, &around, &wished, &until))
+            .map_err(|error| format!("a thread could not be started: {error}"))?;
+        Ok(Self {
+            wishes: Mutex::new(wishes),
+            stop,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Follows the partition from `from` on. At most as many wishes wait as there are partitions.
+    pub(crate) fn follow(&self, partition: &Arc<Partition>, from: Offset) {
+        let wishes = self.wishes.lock().expect("no holder of the wishes panics");
+        if wishes.send((Arc::clone(partition), from)).is_err() {
+            // The thread ended with the log: reads go to the brokers.
+            partition.unfollow();
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self
+            .thread
+            .lock()
+            .expect("no holder of the thread panics")
+            .take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            warn!("the follower panicked");
+        }
+    }
+}
+
+type Followed = HashMap<Arc<str>, HashMap<u16, Arc<Partition>>>;
+
+fn run(
+    consumer: &BaseConsumer<Quiet>,
+    around: &Around,
+    wished: &Receiver<(Arc<Partition>, Offset)>,
+    stop: &AtomicBool,
+) {
+    let mut followed = Followed::new();
+    let mut looked = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let wishes: Vec<_> = wished.try_iter().collect();
+        if !wishes.is_empty() {
+            begin(consumer, &mut followed, wishes);
+        }
+        if let Err(error) = burst(consumer, &followed, &around.tell) {
+            // The client does not say which partition it speaks of: all begin anew, which costs a
+            // question each at their next read.
+            warn!(error, "following begins anew");
+            let all = drain(&mut followed);
+            end(consumer, &all);
+        }
+        if looked.elapsed() > IDLE / 20 {
+            looked = Instant::now();
+            let idle = take_idle(&mut followed, around);
+            end(consumer, &idle);
+            shed(&followed, around);
+        }
+        if around.total.load(Ordering::Relaxed) > around.settings.cache_bytes {
+            shed(&followed, around);
+        }
+    }
+    let all = drain(&mut followed);
+    end(consumer, &all);
+}
+
+fn begin(
+    consumer: &BaseConsumer<Quiet>,
+    followed: &mut Followed,
+    wishes: Vec<(Arc<Partition>, Offset)>,
+) {
+    let mut list = TopicPartitionList::with_capacity(wishes.len());
+    let mut taken = Vec::with_capacity(wishes.len());
+    for (partition, from) in wishes {
+        let number = i32::from(partition.number);
+        match list.add_partition_offset(&partition.topic, number, KafkaOffset::Offset(from)) {
+            Ok(()) => taken.push(partition),
+            Err(error) => {
+                warn!(%error, topic = %partition.topic, number, "cannot be followed");
+                partition.unfollow();
+            }
+        }
+    }
+    if let Err(error) = consumer.incremental_assign(&list) {
+        warn!(error = words(&error), "partitions cannot be followed");
+        for partition in taken {
+            partition.unfollow();
+        }
+        return;
+    }
+    for partition in taken {
+        let topic = followed.entry(Arc::clone(&partition.topic)).or_default();
+        topic.insert(partition.number, partition);
+    }
+}
+
+/// Takes what has arrived, or waits a moment for it.
+fn burst(
+    consumer: &BaseConsumer<Quiet>,
+    followed: &Followed,
+    tell: &dyn Fn(),
+) -> Result<(), String> {
+    let mut runs: Vec<(Arc<Partition>, Runs)> = Vec::new();
+    let mut patience = POLL;
+    let mut failed = None;
+    for _ in 0..BURST {
+        match consumer.poll(patience) {
+            None => break,
+            Some(Ok(message)) => {
+                patience = Duration::ZERO;
+                let number = u16::try_from(message.partition()).unwrap_or(u16::MAX);
+                let partition = followed.get(message.topic()).and_then(|t| t.get(&number));
+                let Some(partition) = partition else { continue };
+                // Mostly what this instance wrote itself and has in memory already.
+                if message.offset() < partition.known() {
+                    continue;
+                }
+                let same = |(other, _): &&mut (Arc<Partition>, Runs)| Arc::ptr_eq(other, partition);
+                if let Some((_, run)) = runs.iter_mut().find(same) {
+                    run.push(&message);
+                } else {
+                    let mut run = Runs::default();
+                    run.push(&message);
+                    runs.push((Arc::clone(partition), run));
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => {}
+            Some(Err(KafkaError::MessageConsumption(code))) => {
+                use rdkafka::error::RDKafkaErrorCode as Code;
+                match code {
+                    // Brokers that are away come back.
+                    Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve => {
+                        debug!(%code, "following waits");
+                    }
+                    other => failed = Some(other.to_string()),
+                }
+            }
+            Some(Err(error)) => failed = Some(words(&error)),
+        }
+    }
+    let mut grown = false;
+    for (partition, run) in runs {
+        grown |= partition.followed(run.finish());
+    }
+    if grown {
+        tell();
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn drain(followed: &mut Followed) -> Vec<Arc<Partition>> {
+    let topics = std::mem::take(followed).into_values();
+    topics.flat_map(HashMap::into_values).collect()
+}
+
+fn take_idle(followed: &mut Followed, around: &Around) -> Vec<Arc<Partition>> {
+    let now = u64::try_from(around.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let idle_ms = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
+    let mut idle = Vec::new();
+    for topic in followed.values_mut() {
+        topic.retain(|_, partition| {
+            let keep = now.saturating_sub(partition.read_at()) < idle_ms;
+            if !keep {
+                idle.push(Arc::clone(partition));
+            }
+            keep
+        });
+    }
+    followed.retain(|_, topic| !topic.is_empty());
+    idle
+}
+
+fn end(consumer: &BaseConsumer<Quiet>, partitions: &[Arc<Partition>]) {
+    if partitions.is_empty() {
+        return;
+    }
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(&partition.topic, i32::from(partition.number));
+    }
+    if let Err(error) = consumer.incremental_unassign(&list) {
+        debug!(error = words(&error), "partitions could not be let go");
+    }
+    for partition in partitions {
+        partition.unfollow();
+    }
+}
+
+/// Gives memory back: the partitions that were not read longest go first, down to nine tenths.
+fn shed(followed: &Followed, around: &Around) {
+    let total = around.total.load(Ordering::Relaxed);
+    if total <= around.settings.cache_bytes {
+        return;
+    }
+    let mut excess = total - around.settings.cache_bytes / 10 * 9;
+    let mut by_age: Vec<_> = followed.values().flat_map(HashMap::values).collect();
+    by_age.sort_by_key(|partition| partition.read_at());
+    for partition in by_age {
+        if excess == 0 {
+            break;
+        }
+        excess = excess.saturating_sub(partition.shed(excess));
+    }
+}

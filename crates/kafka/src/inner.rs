@@ -1,0 +1,308 @@
+//! What the log, its writer and its follower share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::{Duration, Instant};
+
+use onhand_log::clock::Clock;
+use onhand_log::{
+    Bounds, Fetch, Listener, Offset, Progress, ReadError, Timestamp, Topic, TopicPartition, View,
+};
+use tracing::error;
+
+use crate::cold::{ColdError, Pool};
+use crate::follower::Follower;
+use crate::partition::{Look, Partition};
+use crate::positions::Groups;
+use crate::queue::{Limits, Queue};
+use crate::registry::Registry;
+use crate::settings::KafkaSettings;
+use crate::topics::Topics;
+
+/// How long a reader waits for its own instance's commit to be marked at the broker. It takes
+/// milliseconds; longer only behind somebody else's open transaction, which nobody should wait for.
+const MARK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a reader waits for the follower before it asks a broker itself.
+const FOLLOW_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Those who want to hear of progress.
+#[derive(Default)]
+pub(crate) struct Listeners(RwLock<Vec<Listener>>);
+
+impl Listeners {
+    pub(crate) fn add(&self, listener: Listener) {
+        self.0
+            .write()
+            .expect("listeners do not panic")
+            .push(listener);
+    }
+
+    pub(crate) fn tell(&self, progress: Progress) {
+        for listener in self.0.read().expect("listeners do not panic").iter() {
+            listener(progress);
+        }
+    }
+}
+
+/// See the module's text.
+pub(crate) struct Inner {
+    pub(crate) settings: KafkaSettings,
+    /// This instance's transactional id.
+    pub(crate) id: String,
+    pub(crate) epoch: u64,
+    pub(crate) clock: Clock,
+    pub(crate) born: Instant,
+    pub(crate) queue: Queue,
+    pub(crate) admin: Topics,
+    pub(crate) pool: Pool,
+    pub(crate) follower: Follower,
+    pub(crate) listeners: Arc<Listeners>,
+    /// For claims; the writer has its own.
+    pub(crate) groups: Mutex<Groups>,
+    /// How often the id was taken, by this process the last time.
+    pub(crate) taken: AtomicU64,
+    /// Counts claims: what was known of a partition's end before one is not fresh enough after it.
+    pub(crate) claims: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    /// Bytes in the windows of all partitions.
+    pub(crate) total: Arc<AtomicUsize>,
+    pub(crate) registry: Mutex<Registry>,
+    pub(crate) topics: RwLock<HashMap<u16, (Topic, Arc<str>)>>,
+    pub(crate) partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+}
+
+impl Inner {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            append_bytes: self.settings.append_bytes_max,
+            pending_bytes: self.settings.pending_bytes_max,
+            transaction_bytes: self.settings.transaction_bytes,
+            linger: self.settings.linger,
+        }
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry
+            .lock()
+            .expect("no holder of the registry panics")
+    }
+
+    pub(crate) fn tell(&self, progress: Progress) {
+        self.listeners.tell(progress);
+    }
+
+    /// Takes over what the internal topic says of topics.
+    pub(crate) fn learn_topics(&self, topics: Vec<Topic>) {
+        let mut known = self.topics.write().expect("no holder of the topics panics");
+        for topic in topics {
+            let name = Arc::from(self.settings.topic(&topic.spec.name));
+            known.insert(topic.id.0, (topic, name));
+        }
+    }
+
+    pub(crate) fn is_partition(&self, at: TopicPartition) -> bool {
+        let topics = self.topics.read().expect("no holder of the topics panics");
+        topics
+            .get(&at.topic.0)
+            .is_some_and(|(topic, _)| at.partition < topic.spec.partitions)
+    }
+
+    /// The cluster's name of a topic.
+    pub(crate) fn topic_name(&self, at: TopicPartition) -> Option<Arc<str>> {
+        let topics = self.topics.read().expect("no holder of the topics panics");
+        topics.get(&at.topic.0).map(|(_, name)| Arc::clone(name))
+    }
+
+    pub(crate) fn partition(&self, at: TopicPartition) -> Option<Arc<Partition>> {
+        let known = self
+            .partitions
+            .read()
+            .expect("no holder of the partitions panics");
+        if let Some(partition) = known.get(&at) {
+            return Some(Arc::clone(partition));
+        }
+        drop(known);
+        if !self.is_partition(at) {
+            return None;
+        }
+        let topic = self.topic_name(at)?;
+        let mut known = self
+            .partitions
+            .write()
+            .expect("no holder of the partitions panics");
+        let partition = known.entry(at).or_insert_with(|| {
+            Arc::new(Partition::new(topic, at.partition, Arc::clone(&self.total)))
+        });
+        Some(Arc::clone(partition))
+    }
+
+    /// Whether a record that this instance sent was committed; only once that is decided.
+    pub(crate) fn is_visible(&self, at: TopicPartition, offset: Offset) -> Result<bool, String> {
+        let topic = self.topic_name(at).ok_or("the topic is unknown")?;
+        self.pool.is_visible(&topic, at.partition, offset)
+    }
+
+    fn find(&self, at: TopicPartition) -> Result<Arc<Partition>, ReadError> {
+        let partition = self.partition(at).ok_or(ReadError::UnknownTopic(at))?;
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        partition.touch(now);
+        Ok(partition)
+    }
+
+    /// Asks the brokers where the partition begins and ends, and has it followed from there.
+    fn settle(&self, partition: &Arc<Partition>) -> Result<(), ReadError> {
+        let until = Instant::now() + MARK_PATIENCE;
+        loop {
+            // Counted before it is asked: a claim in between makes the answer stale.
+            let fresh = self.claims.load(Ordering::Acquire);
+            let ends = self.pool.ends(&partition.topic, partition.number);
+            let (low, stable) = ends.map_err(|why| unreachable(partition, &why))?;
+            if partition.settle(low, stable, fresh, Instant::now() >= until) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(from) = partition.follow() {
+            self.follower.follow(partition, from);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bounds(&self, at: TopicPartition) -> Result<Bounds, ReadError> {
+        let partition = self.find(at)?;
+        // Twice at most: a claim may make the first answer stale.
+        for _ in 0..2 {
+            let fresh = self.claims.load(Ordering::Acquire);
+            if let Some((start, end)) = partition.bounds(fresh) {
+                return Ok(Bounds { start, end });
+            }
+            self.settle(&partition)?;
+        }
+        let (start, end) = partition.held();
+        Ok(Bounds { start, end })
+    }
+
+    pub(crate) fn read(
+        &self,
+        at: TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        view: View,
+    ) -> Result<Fetch, ReadError> {
+        let partition = self.find(at)?;
+        let nothing = |next| Fetch {
+            batches: Vec::new(),
+            next,
+        };
+        let mut asked = false;
+        let mut waited = false;
+        loop {
+            let fresh = self.claims.load(Ordering::Acquire);
+            match partition.look(from, bytes_max, fresh) {
+                Look::Found(batches, next) => return Ok(Fetch { batches, next }),
+                // What this instance committed is seen at once by what leaves the process, also when
+                // others wrote before it and the follower has not brought that yet.
+                Look::AtEnd if view == View::Durable && partition.lacks_own() && !asked => {
+                    asked = true;
+                    self.settle(&partition)?;
+                }
+                Look::AtEnd => return Ok(nothing(from)),
+                Look::Stale => self.settle(&partition)?,
+                Look::Outside(..) if !asked => {
+                    asked = true;
+                    self.settle(&partition)?;
+                }
+                Look::Outside(start, end) => {
+                    return Err(ReadError::OutOfRange {
+                        asked: from,
+                        start,
+                        end,
+                    });
+                }
+                Look::Cold(_) if !waited && partition.is_tail(from) => {
+                    // The follower is about to bring it.
+                    waited = true;
+                    partition.await_past(from, FOLLOW_PATIENCE);
+                }
+                Look::Cold(stable) => {
+                    let (topic, number) = (&partition.topic, partition.number);
+                    match self.pool.read(topic, number, from, stable, bytes_max) {
+                        Ok(fetch) => return Ok(fetch),
+                        Err(ColdError::OutOfRange) if !asked => {
+                            asked = true;
+                            self.settle(&partition)?;
+                        }
+                        Err(ColdError::OutOfRange) => {
+                            let (start, end) = partition.held();
+                            return Err(ReadError::OutOfRange {
+                                asked: from,
+                                start,
+                                end,
+                            });
+                        }
+                        Err(ColdError::Failed(why)) => return Err(unreachable(&partition, &why)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Kafka finds the first batch that has such a time in it; the record in it, and whether it is
+    /// visible at all, is looked for here.
+    pub(crate) fn offset_at(
+        &self,
+        at: TopicPartition,
+        time: Timestamp,
+    ) -> Result<Option<Offset>, ReadError> {
+        let partition = self.find(at)?;
+        let bounds = self.bounds(at)?;
+        // Times up to 0 have another meaning in that question. All records later than 1970 answer
+        // to them, so the search ends at once.
+        let mut next = if time > 0 {
+            let found = self
+                .pool
+                .offset_at(&partition.topic, partition.number, time);
+            match found.map_err(|why| unreachable(&partition, &why))? {
+                Some(offset) => offset.max(bounds.start),
+                None => return Ok(None),
+            }
+        } else {
+            bounds.start
+        };
+        while next < bounds.end {
+            let fetch = self.read(at, next, self.settings.fetch_bytes, View::Durable)?;
+            let mut records = fetch.batches.iter().flat_map(|batch| batch.records());
+            let first = records.find(|r| r.offset >= next && r.timestamp >= time);
+            if let Some(record) = first {
+                return Ok(Some(record.offset));
+            }
+            if fetch.next <= next {
+                break;
+            }
+            next = fetch.next;
+        }
+        Ok(None)
+    }
+
+    /// The position of an owner that is not held here: the group's word. The trait has no error for
+    /// it, so a cluster that does not answer looks as if there was none; who goes on from a position
+    /// claims the name first, which does fail.
+    pub(crate) fn foreign_position(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+        let topic = self.topic_name(at)?;
+        let mut groups = self.groups.lock().expect("no holder of the groups panics");
+        let timeout = self.settings.request_timeout;
+        match groups.committed(owner, &[(at, &*topic)], timeout) {
+            Ok(found) => found.get(&at).copied(),
+            Err(why) => {
+                error!(owner, why, "the position of an owner could not be read");
+                None
+            }
+        }
+    }
+}
+
+fn unreachable(partition: &Partition, why: &str) -> ReadError {
+    let (topic, number) = (&partition.topic, partition.number);
+    ReadError::Io(format!("partition {number} of {topic}: {why}"))
+}

@@ -1,0 +1,230 @@
+//! Opening a log: the internal topic, the check of all topics, taking the instance's id.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
+
+use onhand_log::clock::Clock;
+use onhand_log::{AppendError, Progress, TopicError, TopicId, TopicSpec};
+use tracing::{info, warn};
+
+use crate::KafkaLog;
+use crate::catalog::{Entry, said};
+use crate::cold::Pool;
+use crate::error::OpenError;
+use crate::follower::{Around, Follower};
+use crate::inner::{Inner, Listeners};
+use crate::positions::Groups;
+use crate::queue::Queue;
+use crate::registry::{EnterError, Registry};
+use crate::settings::KafkaSettings;
+use crate::topics::{Existing, Topics, Wanted};
+use crate::writer::Writer;
+
+pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
+    settings.check()?;
+    let admin = Topics::open(&settings)?;
+    open_internal(&admin, &settings)?;
+    let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
+    registry.refresh().map_err(OpenError::Cluster)?;
+    // Before anything is taken from a process that runs.
+    check_topics(&admin, &settings, &registry)?;
+    registry
+        .write::<String>(|catalog| {
+            let begun = catalog.epoch != 0;
+            Ok(if begun {
+                Vec::new()
+            } else {
+                vec![Entry::Log(new_epoch())]
+            })
+        })
+        .map_err(OpenError::Cluster)?;
+    let id = settings.transactional_id();
+    let (taken, producer) = registry.enter(&id, None).map_err(|error| match error {
+        EnterError::Replaced => OpenError::Cluster(error.to_string()),
+        EnterError::Cluster(why) => OpenError::Cluster(why),
+    })?;
+    let catalog = registry.catalog();
+    let (epoch, clock, topics) = (catalog.epoch, catalog.clock, catalog.topics());
+
+    let born = Instant::now();
+    let listeners = Arc::new(Listeners::default());
+    let total = Arc::new(AtomicUsize::new(0));
+    let told = Arc::clone(&listeners);
+    let follower = Follower::start(Around {
+        settings: settings.clone(),
+        tell: Box::new(move || {
+            told.tell(Progress::Appended);
+            told.tell(Progress::Durable);
+        }),
+        born,
+        total: Arc::clone(&total),
+    })
+    .map_err(OpenError::Cluster)?;
+    let inner = Arc::new(Inner {
+        pool: Pool::open(&settings).map_err(OpenError::Cluster)?,
+        groups: Mutex::new(Groups::new(&settings)),
+        id,
+        epoch,
+        clock: Clock::new(clock),
+        born,
+        queue: Queue::default(),
+        admin,
+        follower,
+        listeners,
+        taken: AtomicU64::new(taken),
+        claims: AtomicU64::new(0),
+        commits: AtomicU64::new(0),
+        total,
+        registry: Mutex::new(registry),
+        topics: RwLock::new(HashMap::new()),
+        partitions: RwLock::new(HashMap::new()),
+        settings,
+    });
+    inner.learn_topics(topics);
+    let writer = Writer::new(Arc::clone(&inner), producer);
+    let thread = std::thread::Builder::new()
+        .name("kafka-writer".into())
+        .spawn(move || writer.run())
+        .map_err(|error| OpenError::Cluster(format!("a thread could not be started: {error}")))?;
+    info!(id = inner.id, epoch, "opened the log on Kafka");
+    Ok(KafkaLog {
+        inner,
+        writer: Mutex::new(Some(thread)),
+    })
+}
+
+/// Any number but 0, which says that a log was not begun.
+fn new_epoch() -> u64 {
+    RandomState::new().build_hasher().finish().max(1)
+}
+
+/// The internal topic's shape.
+fn internal() -> TopicSpec {
+    TopicSpec {
+        name: "onhand.log".into(),
+        partitions: 1,
+        compacted: true,
+    }
+}
+
+fn open_internal(admin: &Topics, settings: &KafkaSettings) -> Result<(), OpenError> {
+    let name = settings.catalog();
+    let found = admin
+        .describe(std::slice::from_ref(&name))
+        .map_err(OpenError::Cluster)?;
+    let spec = internal();
+    let wanted = Wanted {
+        spec: &spec,
+        append_time: false,
+    };
+    let Some(existing) = found.get(&name) else {
+        return admin.create(&wanted).map_err(OpenError::Cluster);
+    };
+    judge(settings, admin.findings(&wanted, Some(existing)))
+}
+
+fn check_topics(
+    admin: &Topics,
+    settings: &KafkaSettings,
+    registry: &Registry,
+) -> Result<(), OpenError> {
+    let topics = registry.catalog().topics();
+    let names: Vec<_> = topics
+        .iter()
+        .map(|topic| settings.topic(&topic.spec.name))
+        .collect();
+    let found = admin.describe(&names).map_err(OpenError::Cluster)?;
+    let mut findings = Vec::new();
+    for (topic, name) in topics.iter().zip(&names) {
+        let wanted = wanted(settings, &topic.spec);
+        findings.extend(admin.findings(&wanted, found.get(name)));
+    }
+    judge(settings, findings)
+}
+
+fn judge(settings: &KafkaSettings, findings: Vec<String>) -> Result<(), OpenError> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    if !settings.allow_unsafe_topics {
+        return Err(OpenError::UnsafeTopics(findings));
+    }
+    for finding in findings {
+        warn!(finding, "allowed, though it could lose data");
+    }
+    Ok(())
+}
+
+fn wanted<'a>(settings: &KafkaSettings, spec: &'a TopicSpec) -> Wanted<'a> {
+    Wanted {
+        spec,
+        append_time: settings.append_time_topics.contains(&spec.name),
+    }
+}
+
+/// Carries a topic's error through the registry, which adds its own.
+struct Refused(TopicError);
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self(TopicError::Log(AppendError::Unreachable(why)))
+    }
+}
+
+pub(crate) fn create_topic(inner: &Inner, spec: &TopicSpec) -> Result<TopicId, TopicError> {
+    let mut registry = inner.registry();
+    if let Some(id) = registry.catalog().find(spec)? {
+        return Ok(id);
+    }
+    if *spec.name == internal().name {
+        return Err(TopicError::Name(spec.name.clone()));
+    }
+    let name = inner.settings.topic(&spec.name);
+    if name.len() > 249 {
+        return Err(TopicError::Name(name));
+    }
+    let wanted = wanted(&inner.settings, spec);
+    let mut id = TopicId(0);
+    let written = registry.write::<Refused>(|catalog| {
+        if let Some(found) = catalog.find(spec).map_err(Refused)? {
+            id = found;
+            return Ok(Vec::new());
+        }
+        // On the cluster first: a number without a topic would be worse than a topic without one.
+        let found = inner.admin.describe(std::slice::from_ref(&name))?;
+        match found.get(&name) {
+            None => inner.admin.create(&wanted)?,
+            Some(existing) => adopt(inner, &wanted, existing).map_err(Refused)?,
+        }
+        id = catalog.next_id();
+        Ok(vec![Entry::Topic(id, spec.clone())])
+    });
+    let topics = registry.catalog().topics();
+    drop(registry);
+    inner.learn_topics(topics);
+    written.map_err(|refused| refused.0)?;
+    Ok(id)
+}
+
+/// A topic that others made is taken when it is as asked for and loses nothing.
+fn adopt(inner: &Inner, wanted: &Wanted<'_>, existing: &Existing) -> Result<(), TopicError> {
+    let spec = wanted.spec;
+    let policy = existing
+        .configs
+        .get("cleanup.policy")
+        .map_or("delete", String::as_str);
+    let compacted = policy == "compact";
+    if existing.partitions != usize::from(spec.partitions) || compacted != spec.compacted {
+        let has = u16::try_from(existing.partitions).unwrap_or(u16::MAX);
+        return Err(TopicError::Differs {
+            name: spec.name.clone(),
+            existing: said(has, compacted),
+            asked: said(spec.partitions, spec.compacted),
+        });
+    }
+    let findings = inner.admin.findings(wanted, Some(existing));
+    judge(&inner.settings, findings).map_err(|error| TopicError::Unsafe(error.to_string()))
+}

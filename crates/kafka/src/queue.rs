@@ -1,0 +1,338 @@
+//! What waits to be written, and under which tokens: the part of the writer that callers meet.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use onhand_log::{
+    Append, AppendError, Consumed, Ending, Offset, OnEnd, RecordBatch, Token, TopicPartition,
+};
+
+/// One accepted append.
+pub(crate) struct Queued {
+    pub(crate) number: u64,
+    pub(crate) owner: Arc<str>,
+    pub(crate) generation: u64,
+    pub(crate) batches: Vec<(TopicPartition, RecordBatch)>,
+    pub(crate) consumed: Vec<Consumed>,
+    pub(crate) on_end: Option<OnEnd>,
+    pub(crate) bytes: usize,
+    pub(crate) since: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Queued>,
+    /// Bytes of everything whose ending was not told.
+    bytes: usize,
+    accepted: u64,
+    ended: u64,
+    /// Appends up to this number shall be written now.
+    wanted: u64,
+    /// Owners held by this process: generation and positions.
+    owners: HashMap<Arc<str>, Held>,
+    stopped: Option<String>,
+}
+
+/// That owner's name is not held by this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NotHeld;
+
+#[derive(Default)]
+struct Held {
+    generation: u64,
+    durable: HashMap<TopicPartition, Offset>,
+    /// Positions of appends that have not ended, oldest first.
+    pending: VecDeque<(u64, TopicPartition, Offset)>,
+}
+
+/// See the module's text.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// Something waits, or the log stops: for the writer.
+    filled: Condvar,
+    /// Something ended: for callers that wait for room or for an ending.
+    drained: Condvar,
+}
+
+/// The bounds of the queue.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) append_bytes: usize,
+    pub(crate) pending_bytes: usize,
+    pub(crate) transaction_bytes: usize,
+    pub(crate) linger: Duration,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the queue panics")
+    }
+
+    /// Takes an append in, waiting for room.
+    pub(crate) fn push(
+        &self,
+        token: &Token,
+        append: Append,
+        limits: Limits,
+        is_partition: impl Fn(TopicPartition) -> bool,
+    ) -> Result<(), AppendError> {
+        let bytes = append
+            .batches
+            .iter()
+            .map(|(_, batch)| batch.bytes().len())
+            .sum();
+        let mut state = self.lock();
+        loop {
+            state.check_running()?;
+            state.check_token(token)?;
+            // An append larger than all room goes when nothing else is there.
+            if state.bytes == 0 || state.bytes + bytes <= limits.pending_bytes {
+                break;
+            }
+            state.wanted = state.accepted;
+            self.filled.notify_one();
+            state = self
+                .drained
+                .wait(state)
+                .expect("no holder of the queue panics");
+        }
+        let consumed = append.consumed.iter().map(|consumed| consumed.at);
+        for at in append.batches.iter().map(|(at, _)| *at).chain(consumed) {
+            if !is_partition(at) {
+                return Err(AppendError::UnknownTopic(at));
+            }
+        }
+        if bytes > limits.append_bytes {
+            let limit = limits.append_bytes;
+            return Err(AppendError::TooLarge { bytes, limit });
+        }
+        state.accepted += 1;
+        state.bytes += bytes;
+        let number = state.accepted;
+        if let Some(held) = state.owners.get_mut(&token.owner) {
+            let positions = append.consumed.iter();
+            held.pending
+                .extend(positions.map(|consumed| (number, consumed.at, consumed.next)));
+        }
+        state.waiting.push_back(Queued {
+            number,
+            owner: Arc::clone(&token.owner),
+            generation: token.generation,
+            batches: append.batches,
+            consumed: append.consumed,
+            on_end: append.on_end,
+            bytes,
+            since: Instant::now(),
+        });
+        // The writer sleeps without a bound only while nothing waits.
+        if state.waiting.len() == 1 {
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&self) {
+        let mut state = self.lock();
+        if state.wanted < state.accepted {
+            state.wanted = state.accepted;
+            self.filled.notify_one();
+        }
+    }
+
+    /// The next appends to write together; waits for them. `None` when the log stops and nothing is
+    /// left.
+    pub(crate) fn take(&self, limits: Limits) -> Option<Vec<Queued>> {
+        let mut state = self.lock();
+        loop {
+            let Some(first) = state.waiting.front() else {
+                if state.stopped.is_some() {
+                    return None;
+                }
+                state = self
+                    .filled
+                    .wait(state)
+                    .expect("no holder of the queue panics");
+                continue;
+            };
+            let waited = first.since.elapsed();
+            let asked = first.number <= state.wanted || state.stopped.is_some();
+            if asked || waited >= limits.linger || state.bytes >= limits.transaction_bytes {
+                break;
+            }
+            let left = limits.linger.saturating_sub(waited);
+            let woken = self.filled.wait_timeout(state, left);
+            (state, _) = woken.expect("no holder of the queue panics");
+        }
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = state.waiting.front() {
+            if !group.is_empty() && bytes + next.bytes > limits.transaction_bytes {
+                break;
+            }
+            bytes += next.bytes;
+            group.extend(state.waiting.pop_front());
+        }
+        Some(group)
+    }
+
+    /// Whether an append of that owner and generation may still be written.
+    pub(crate) fn holds(&self, owner: &str, generation: u64) -> bool {
+        let state = self.lock();
+        state
+            .owners
+            .get(owner)
+            .is_some_and(|held| held.generation == generation)
+    }
+
+    /// Tells the endings, in order, and makes room. Positions of what is durable stay.
+    pub(crate) fn end(&self, group: Vec<(Queued, Ending)>) {
+        let mut bytes = 0;
+        let mut last = 0;
+        {
+            let mut state = self.lock();
+            for (queued, ending) in &group {
+                (bytes, last) = (bytes + queued.bytes, queued.number);
+                let Some(held) = state.owners.get_mut(&queued.owner) else {
+                    continue;
+                };
+                while held
+                    .pending
+                    .front()
+                    .is_some_and(|(n, ..)| *n <= queued.number)
+                {
+                    held.pending.pop_front();
+                }
+                if *ending == Ending::Durable && held.generation == queued.generation {
+                    for consumed in &queued.consumed {
+                        held.durable.insert(consumed.at, consumed.next);
+                    }
+                }
+                if *ending == Ending::Unknown && held.generation == queued.generation {
+                    // What is appended behind it could contradict it: claim first.
+                    state.owners.remove(&queued.owner);
+                }
+            }
+        }
+        for (queued, ending) in group {
+            if let Some(on_end) = queued.on_end {
+                on_end(ending);
+            }
+        }
+        let mut state = self.lock();
+        state.bytes -= bytes;
+        state.ended = state.ended.max(last);
+        drop(state);
+        self.drained.notify_all();
+    }
+
+    /// Drops the owner's token and waits until everything appended under it has ended.
+    pub(crate) fn release(&self, owner: &str, patience: Duration) -> Result<(), AppendError> {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        state.check_running()?;
+        state.owners.remove(owner);
+        let last = state.accepted;
+        state.wanted = last;
+        self.filled.notify_one();
+        while state.ended < last {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let why = format!("what was appended before has not ended within {patience:?}");
+                return Err(AppendError::Unreachable(why));
+            }
+            let waited = self.drained.wait_timeout(state, left);
+            (state, _) = waited.expect("no holder of the queue panics");
+        }
+        state.check_running()
+    }
+
+    /// Appends under this token are taken from here on.
+    pub(crate) fn hold(&self, token: &Token, durable: HashMap<TopicPartition, Offset>) {
+        let held = Held {
+            generation: token.generation,
+            durable,
+            pending: VecDeque::new(),
+        };
+        self.lock().owners.insert(Arc::clone(&token.owner), held);
+    }
+
+    /// The owners held, with their generations.
+    pub(crate) fn held(&self) -> Vec<(Arc<str>, u64)> {
+        let state = self.lock();
+        let mut held: Vec<_> = state
+            .owners
+            .iter()
+            .map(|(owner, held)| (Arc::clone(owner), held.generation))
+            .collect();
+        held.sort();
+        held
+    }
+
+    /// The owner's token is worth nothing any more, if it is still this one.
+    pub(crate) fn lose(&self, owner: &str, generation: u64) {
+        let mut state = self.lock();
+        if state
+            .owners
+            .get(owner)
+            .is_some_and(|held| held.generation == generation)
+        {
+            state.owners.remove(owner);
+        }
+    }
+
+    /// The newest position of an owner held here; `Err` when it is not held.
+    pub(crate) fn consumed(
+        &self,
+        owner: &str,
+        at: TopicPartition,
+    ) -> Result<Option<Offset>, NotHeld> {
+        let state = self.lock();
+        let held = state.owners.get(owner).ok_or(NotHeld)?;
+        let newest = held.pending.iter().rev().find(|(_, place, _)| *place == at);
+        Ok(newest
+            .map(|(.., next)| *next)
+            .or_else(|| held.durable.get(&at).copied()))
+    }
+
+    /// Nothing more is accepted. What waits is still written. False when that was so before.
+    pub(crate) fn stop(&self, why: &str) -> bool {
+        let mut state = self.lock();
+        let first = state.stopped.is_none();
+        if first {
+            state.stopped = Some(why.to_owned());
+        }
+        drop(state);
+        self.filled.notify_all();
+        self.drained.notify_all();
+        first
+    }
+
+    pub(crate) fn check_running(&self) -> Result<(), AppendError> {
+        self.lock().check_running()
+    }
+
+    /// Appends accepted, and those whose ending is not known.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.accepted, state.accepted - state.ended)
+    }
+}
+
+impl State {
+    fn check_running(&self) -> Result<(), AppendError> {
+        match &self.stopped {
+            Some(why) => Err(AppendError::Stopped(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn check_token(&self, token: &Token) -> Result<(), AppendError> {
+        let held = self.owners.get(&token.owner);
+        if held.is_some_and(|held| held.generation == token.generation) {
+            return Ok(());
+        }
+        let owner = Arc::clone(&token.owner);
+        Err(AppendError::Fenced { owner })
+    }
+}

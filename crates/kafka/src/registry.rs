@@ -1,0 +1,275 @@
+//! Reading and writing the internal topic.
+//!
+//! Whoever writes it holds one transactional id that all instances share: taking it fences the
+//! instance that had it. So it is a lock, and one that nobody can forget to give back: for as long as
+//! commits under it succeed nobody else has written, and what was read is still so. Who finds its
+//! lock taken reads the topic again, takes it back and decides anew.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use thiserror::Error;
+use tracing::{debug, warn};
+
+use crate::catalog::{Catalog, Entry};
+use crate::client::Quiet;
+use crate::error::words;
+use crate::producer::{Failed, Outgoing, TransactionalProducer};
+use crate::settings::KafkaSettings;
+
+/// How long a read of the internal topic waits at the broker for more.
+const FETCH_WAIT: Duration = Duration::from_millis(10);
+
+/// This process's access to the internal topic.
+pub(crate) struct Registry {
+    settings: KafkaSettings,
+    topic: String,
+    consumer: BaseConsumer<Quiet>,
+    catalog: Catalog,
+    next: i64,
+    lock: Option<TransactionalProducer>,
+    /// Transactional ids that this process fenced, with how often they had been taken by then.
+    fenced: BTreeMap<String, u64>,
+}
+
+impl Registry {
+    /// The internal topic must exist.
+    pub(crate) fn open(settings: &KafkaSettings) -> Result<Self, String> {
+        let config = settings.consumer(FETCH_WAIT);
+        let consumer =
+            BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| words(&error))?;
+        Ok(Self {
+            settings: settings.clone(),
+            topic: settings.catalog(),
+            consumer,
+            catalog: Catalog::default(),
+            next: 0,
+            lock: None,
+            fenced: BTreeMap::new(),
+        })
+    }
+
+    /// As far as it was read or written last.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Reads on to the end.
+    pub(crate) fn refresh(&mut self) -> Result<(), String> {
+        let until = Instant::now() + self.settings.request_timeout;
+        let timeout = self.settings.request_timeout;
+        let (low, end) = self
+            .consumer
+            .fetch_watermarks(&self.topic, 0, timeout)
+            .map_err(|error| words(&error))?;
+        self.next = self.next.max(low);
+        if self.next >= end {
+            return Ok(());
+        }
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(&self.topic, 0, Offset::Offset(self.next))
+            .map_err(|error| words(&error))?;
+        self.consumer.assign(&from).map_err(|error| words(&error))?;
+        let read = self.read_to(end, until);
+        // Nothing is fetched between two reads.
+        if let Err(error) = self.consumer.unassign() {
+            debug!(%error, "the internal topic could not be let go");
+        }
+        read
+    }
+
+    fn read_to(&mut self, end: i64, until: Instant) -> Result<(), String> {
+        while self.next < end {
+            match self.consumer.poll(Duration::from_millis(100)) {
+                None => {}
+                Some(Ok(message)) => {
+                    let text = |bytes: Option<&[u8]>| {
+                        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+                    };
+                    let entry = Entry::parse(&text(message.key()), &text(message.payload()))?;
+                    self.catalog.fold(entry);
+                    self.next = message.offset() + 1;
+                }
+                // Assigned anew for this read, so this is an end that lies at or behind `end`.
+                Some(Err(KafkaError::PartitionEOF(_))) => self.next = self.next.max(end),
+                Some(Err(error)) => debug!(%error, "reading the internal topic"),
+            }
+            if Instant::now() >= until {
+                let waited = self.settings.request_timeout;
+                return Err(format!("the internal topic was not read within {waited:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what `decide` says on the newest catalog, all of it or nothing. When somebody else
+    /// wrote in between it is asked again.
+    pub(crate) fn write<E: From<String>>(
+        &mut self,
+        mut decide: impl FnMut(&Catalog) -> Result<Vec<Entry>, E>,
+    ) -> Result<(), E> {
+        let until = Instant::now() + self.settings.append_timeout;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let failed = match self.try_write(&mut decide) {
+                Ok(result) => return result,
+                Err(failed) => failed,
+            };
+            self.lock = None;
+            if Instant::now() >= until {
+                return Err(E::from(format!(
+                    "the internal topic cannot be written: {failed}"
+                )));
+            }
+            // Instances that start together take turns: each waits a little longer than before, and
+            // not all the same time.
+            debug!(failed, "the internal topic is written again");
+            std::thread::sleep(pause + jitter());
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    fn try_write<E>(
+        &mut self,
+        decide: &mut impl FnMut(&Catalog) -> Result<Vec<Entry>, E>,
+    ) -> Result<Result<(), E>, String> {
+        if self.lock.is_none() {
+            let timeout = self.settings.request_timeout;
+            self.lock = Some(TransactionalProducer::take(
+                &self.settings,
+                &self.topic,
+                timeout,
+            )?);
+            // Under the lock nothing can be added any more behind what this finds.
+            self.refresh()?;
+        }
+        let entries = match decide(&self.catalog) {
+            Ok(entries) if entries.is_empty() => return Ok(Ok(())),
+            Ok(entries) => entries,
+            Err(error) => return Ok(Err(error)),
+        };
+        let lock = self.lock.as_ref().ok_or("the lock was taken")?;
+        if let Err(failed) = commit(lock, &self.topic, &entries, self.settings.append_timeout) {
+            return Err(match failed {
+                Failed::Aborted { why, .. } | Failed::Fenced { why } | Failed::InDoubt { why } => {
+                    why
+                }
+            });
+        }
+        for entry in entries {
+            self.catalog.fold(entry);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Takes the instance's id and counts that. Whoever had it is fenced. `before`: how often it had
+    /// been taken when this process took it last.
+    ///
+    /// Nothing may be appended before the count is written: a claimer that fenced this id relies on
+    /// the count to know whether the id was taken back since.
+    pub(crate) fn enter(
+        &mut self,
+        id: &str,
+        before: Option<u64>,
+    ) -> Result<(u64, TransactionalProducer), EnterError> {
+        self.refresh()?;
+        if before.is_some_and(|before| self.catalog.instance(id) != before) {
+            return Err(EnterError::Replaced);
+        }
+        let timeout = self.settings.request_timeout;
+        let producer = TransactionalProducer::take(&self.settings, id, timeout)?;
+        let mut times = 0;
+        self.write(|catalog| {
+            let has = catalog.instance(id);
+            // A repeated write may find its own first try, when that came through after all.
+            if before.is_some_and(|before| has != before && has != times) {
+                return Err(EnterError::Replaced);
+            }
+            times = has + 1;
+            Ok::<_, EnterError>(vec![Entry::Instance(id.to_owned(), times)])
+        })?;
+        Ok((times, producer))
+    }
+
+    /// Makes sure that nothing more is written under that id without its holder having read the
+    /// internal topic again.
+    pub(crate) fn fence(&mut self, id: &str) -> Result<(), String> {
+        // A holder counts itself before it takes its id back, so an unchanged count means that what
+        // was fenced still is.
+        let taken = self.catalog.instance(id);
+        if self.fenced.get(id) == Some(&taken) {
+            return Ok(());
+        }
+        let timeout = self.settings.request_timeout;
+        let fence = TransactionalProducer::take(&self.settings, id, timeout)?;
+        drop(fence);
+        warn!(id, "fenced an earlier holder");
+        self.fenced.insert(id.to_owned(), taken);
+        Ok(())
+    }
+}
+
+/// Why an instance's id could not be taken.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub(crate) enum EnterError {
+    /// Another process took it since.
+    #[error("another process opened this log under the same instance name; give each its own")]
+    Replaced,
+    /// The cluster did not answer or refused; its words.
+    #[error("{0}")]
+    Cluster(String),
+}
+
+impl From<String> for EnterError {
+    fn from(why: String) -> Self {
+        Self::Cluster(why)
+    }
+}
+
+fn commit(
+    lock: &TransactionalProducer,
+    topic: &str,
+    entries: &[Entry],
+    patience: Duration,
+) -> Result<(), Failed> {
+    let send = || {
+        lock.begin()?;
+        for entry in entries {
+            let (key, value) = (entry.key(), entry.value());
+            lock.send(
+                topic,
+                0,
+                &Outgoing {
+                    timestamp: now(),
+                    key: Some(key.as_bytes()),
+                    value: Some(value.as_bytes()),
+                    headers: &[],
+                },
+            )?;
+        }
+        lock.delivered()
+    };
+    send()?;
+    lock.commit(patience)
+}
+
+/// The wall clock: for people who read the topic, and nothing else.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(1, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+/// Up to 16 ms, different for each caller: from the clock's finest digits.
+fn jitter() -> Duration {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Duration::from_micros(u64::from(
+        since.map_or(0, |since| since.subsec_nanos()) / 100 % 16_000,
+    ))
+}

@@ -1,0 +1,173 @@
+//! Record batches from what a consumer hands out one record at a time.
+//!
+//! Kafka's own batches are not visible through the client, and offsets have holes where transactions
+//! ended or were aborted. Each run of consecutive offsets becomes one batch, so no offset stands in a
+//! batch that holds no record there.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use onhand_log::{BatchBuilder, Header, Offset, RecordBatch};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use tracing::warn;
+
+use crate::times;
+
+/// A batch is closed here, so that a cache gives up memory in small pieces.
+const RUN_BYTES_MAX: usize = 1 << 20;
+
+/// Gathers records of one partition.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    done: Vec<RecordBatch>,
+    open: BatchBuilder,
+    base: Offset,
+    next: Offset,
+    bytes: usize,
+}
+
+impl Runs {
+    pub(crate) fn push(&mut self, message: &BorrowedMessage<'_>) {
+        let offset = message.offset();
+        if offset != self.next || self.open.is_empty() || self.open.len() >= RUN_BYTES_MAX {
+            self.close();
+            self.base = offset;
+        }
+        let headers = headers_of(message);
+        // Kafka's "no time" is -1, as is what is stored for 0.
+        let time = times::given(message.timestamp().to_millis().unwrap_or(-1));
+        let before = self.open.len();
+        self.open
+            .push(time, message.key(), message.payload(), &headers);
+        self.bytes += self.open.len() - before;
+        self.next = offset + 1;
+    }
+
+    fn close(&mut self) {
+        if let Some(batch) = std::mem::take(&mut self.open).finish() {
+            self.done.push(batch.rebase(self.base));
+        }
+    }
+
+    /// Bytes gathered.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The offset after the last record.
+    pub(crate) fn next(&self) -> Offset {
+        self.next
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<RecordBatch> {
+        self.close();
+        self.done
+    }
+}
+
+/// The headers that have a form here. Others may write any bytes as a header's key, and the client
+/// panics on one that is not UTF-8: such a header is left out, the record is not.
+fn headers_of<'a>(message: &'a BorrowedMessage<'_>) -> Vec<Header<'a>> {
+    let Some(headers) = message.headers() else {
+        return Vec::new();
+    };
+    let mut found = Vec::with_capacity(headers.count());
+    for index in 0..headers.count() {
+        match catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) {
+            Ok(Some(header)) => found.push(Header {
+                key: header.key,
+                value: header.value,
+            }),
+            Ok(None) => {}
+            Err(_) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                warn!(
+                    topic = message.topic(),
+                    partition, offset, "a header's key is not UTF-8, it is left out"
+                );
+            }
+        }
+    }
+    found
+}
+
+/// The records of a batch at and after `from`, as a batch; `None` when it has none.
+pub(crate) fn cut(batch: RecordBatch, from: Offset) -> Option<RecordBatch> {
+    if batch.base_offset() >= from {
+        return Some(batch);
+    }
+    if batch.next_offset() <= from {
+        return None;
+    }
+    let mut rest = BatchBuilder::with_capacity(batch.bytes().len());
+    for record in batch.records().filter(|record| record.offset >= from) {
+        rest.push(record.timestamp, record.key, record.value, &record.headers);
+    }
+    rest.finish().map(|rest| rest.rebase(from))
+}
+
+/// The batch with what the broker made of it: where its records are, and their time if the broker
+/// gave it. `None` when they do not lie together or the broker did not say where.
+pub(crate) fn placed(
+    batch: RecordBatch,
+    placed: &[crate::producer::Placed],
+) -> Option<RecordBatch> {
+    let first = placed.first()?;
+    let mut expected = first.offset;
+    for place in placed {
+        if place.offset < 0 || place.offset != expected {
+            return None;
+        }
+        expected += 1;
+    }
+    if placed.iter().all(|place| place.append_time.is_none()) {
+        return Some(batch.rebase(first.offset));
+    }
+    let mut timed = BatchBuilder::with_capacity(batch.bytes().len());
+    for (record, place) in batch.records().zip(placed) {
+        let time = place.append_time.unwrap_or(record.timestamp);
+        timed.push(time, record.key, record.value, &record.headers);
+    }
+    timed.finish().map(|timed| timed.rebase(first.offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::producer::Placed;
+    use onhand_log::testing::batch;
+
+    fn three() -> RecordBatch {
+        batch(&[(1, None, b"a"), (2, Some(b"k"), b"b"), (3, None, b"c")]).rebase(10)
+    }
+
+    #[test]
+    fn a_batch_is_cut_at_a_record() {
+        assert_eq!(cut(three(), 13).map(|b| b.count()), None);
+        assert_eq!(cut(three(), 5).map(|b| b.count()), Some(3));
+        let rest = cut(three(), 11).expect("two are left");
+        let found: Vec<_> = rest.records().map(|r| (r.offset, r.timestamp)).collect();
+        assert_eq!(found, [(11, 2), (12, 3)]);
+    }
+
+    #[test]
+    fn records_that_lie_apart_are_no_batch() {
+        let at = |offset| Placed {
+            offset,
+            append_time: None,
+        };
+        let whole = placed(three(), &[at(7), at(8), at(9)]).expect("they lie together");
+        assert_eq!((whole.base_offset(), whole.next_offset()), (7, 10));
+        assert!(placed(three(), &[at(7), at(9), at(10)]).is_none());
+        assert!(placed(three(), &[at(-1), at(0), at(1)]).is_none());
+    }
+
+    #[test]
+    fn the_brokers_time_is_kept_where_it_gave_one() {
+        let at = |offset| Placed {
+            offset,
+            append_time: Some(99),
+        };
+        let timed = placed(three(), &[at(0), at(1), at(2)]).expect("they lie together");
+        assert!(timed.records().all(|record| record.timestamp == 99));
+    }
+}

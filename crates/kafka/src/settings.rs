@@ -1,0 +1,327 @@
+//! How an instance uses its cluster: every setting with its default and the reason for it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+
+use crate::error::OpenError;
+
+/// How a [`KafkaLog`](crate::KafkaLog) is opened. [`KafkaSettings::new`] gives the defaults.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KafkaSettings {
+    /// `host:port`, comma-separated: where the first connection goes. Any of them is enough.
+    pub bootstrap: String,
+    /// Stands before the name of every topic, consumer group and transactional id. Empty by
+    /// default. Two logs on one cluster have different prefixes, of which none begins the other's
+    /// names.
+    pub prefix: String,
+    /// This instance's name, 1 to 100 bytes of `[a-zA-Z0-9._-]`. It makes the transactional id: a
+    /// second process that opens under the same name takes the first one's place, which then stops.
+    pub instance: String,
+    /// Copies of each partition of topics that are created. Default 3: one broker may be lost
+    /// and one restarted. More than there are brokers is refused unless `allow_unsafe_topics`, which
+    /// then takes as many as there are.
+    pub replication: u16,
+    /// Copies that must hold a record before it is acknowledged (`min.insync.replicas`). Default 2:
+    /// the loss of any one broker loses nothing. With `allow_unsafe_topics` never above the copies.
+    pub insync_min: u16,
+    /// Opens although topics could lose data or lie on too few brokers; each is warned of.
+    pub allow_unsafe_topics: bool,
+    /// Names, without the prefix, of topics whose records get the broker's time instead of their
+    /// own (`message.timestamp.type=LogAppendTime`). None by default.
+    pub append_time_topics: BTreeSet<String>,
+    /// After this the cluster aborts a transaction whose instance went away
+    /// (`transaction.timeout.ms`). Default 5 s: an open transaction hides everything behind it from
+    /// all readers, so it must be far below the time after which an instance counts as dead, and
+    /// far above what a commit takes. Also the longest that a record waits for its acknowledgement.
+    pub transaction_timeout: Duration,
+    /// How long an append may wait for brokers that do not answer before it ends
+    /// [`Aborted`](onhand_log::Ending::Aborted), and how long a commit without an answer is asked
+    /// about before it ends [`Unknown`](onhand_log::Ending::Unknown). Default 15 s: a broker's
+    /// restart passes unnoticed, a dead cluster does not block callers for long.
+    pub append_timeout: Duration,
+    /// The longest that a read, a claim or the creation of a topic waits. Default 10 s.
+    pub request_timeout: Duration,
+    /// Bytes of records at which a transaction takes no more appends. Default 8 MiB: a commit costs
+    /// several round trips, so under load a transaction should be large; and readers see nothing of it
+    /// before it ends, so it must not be larger than a few tens of milliseconds of work. One larger
+    /// append still goes alone.
+    pub transaction_bytes: usize,
+    /// The largest append, and so the largest record. Default and limit 16 MiB, as the journal's: what
+    /// passes there passes here. Topics are created with `max.message.bytes` to fit.
+    pub append_bytes_max: usize,
+    /// Bytes of appends whose ending is not known yet, above which [`Log::append`](onhand_log::Log)
+    /// waits. Default 64 MiB, eight full transactions.
+    pub pending_bytes_max: usize,
+    /// How long an append waits for a flush that nobody asks for. Default 2 ms.
+    pub linger: Duration,
+    /// The producer's `batch.size`. Default 1 MiB: Kafka compresses and writes whole batches.
+    pub batch_bytes: usize,
+    /// The producer's `linger.ms`. Default 0: a transaction's first records wait for their
+    /// partitions to be registered anyway, which gathers them; more would only be latency.
+    pub batch_linger: Duration,
+    /// The producer's `compression.type`. Default `lz4`: JSON and changelogs shrink to a third for
+    /// little work. Also `none`, `snappy`.
+    pub compression: String,
+    /// The consumers' `fetch.max.bytes`: most that one fetch brings. Default 8 MiB. Each of the
+    /// consumers of an instance (one that follows, [`KafkaSettings::readers`] that look things up)
+    /// holds about twice that.
+    pub fetch_bytes: usize,
+    /// Consumers for restores and history, which read what is no longer in memory. Default 2.
+    pub readers: usize,
+    /// Bytes of the newest records kept in memory, all partitions together. Default 256 MiB: tasks and
+    /// feeds that keep up never ask a broker. What was not read longest goes first.
+    pub cache_bytes: usize,
+    /// Further librdkafka settings, for security (`security.protocol`, `sasl.*`, `ssl.*`). They
+    /// may not replace what the log's promises rest on; such a key is refused.
+    pub client: Vec<(String, String)>,
+}
+
+/// What the promises rest on: setting one of these by hand would break them silently.
+const RESERVED: &[&str] = &[
+    "acks",
+    "request.required.acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "isolation.level",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "message.timeout.ms",
+    "metadata.broker.list",
+    "transaction.timeout.ms",
+    "transactional.id",
+];
+
+/// The journal's largest append.
+const APPEND_BYTES_LIMIT: usize = 16 << 20;
+/// What librdkafka and the broker add around one record of the largest append.
+const MESSAGE_OVERHEAD: usize = 64 << 10;
+
+impl KafkaSettings {
+    /// The defaults, for this cluster and this instance.
+    pub fn new(bootstrap: impl Into<String>, instance: impl Into<String>) -> Self {
+        Self {
+            bootstrap: bootstrap.into(),
+            prefix: String::new(),
+            instance: instance.into(),
+            replication: 3,
+            insync_min: 2,
+            allow_unsafe_topics: false,
+            append_time_topics: BTreeSet::new(),
+            transaction_timeout: Duration::from_secs(5),
+            append_timeout: Duration::from_secs(15),
+            request_timeout: Duration::from_secs(10),
+            transaction_bytes: 8 << 20,
+            append_bytes_max: APPEND_BYTES_LIMIT,
+            pending_bytes_max: 64 << 20,
+            linger: Duration::from_millis(2),
+            batch_bytes: 1 << 20,
+            batch_linger: Duration::ZERO,
+            compression: "lz4".into(),
+            fetch_bytes: 8 << 20,
+            readers: 2,
+            cache_bytes: 256 << 20,
+            client: Vec::new(),
+        }
+    }
+
+    /// Refuses what cannot work, each by name.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let legal = |text: &str| {
+            text.bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
+        };
+        let refuse = |what: String| Err(OpenError::Settings(what));
+        if self.bootstrap.is_empty() {
+            return refuse("no broker is named: give host:port".into());
+        }
+        if self.instance.is_empty() || self.instance.len() > 100 || !legal(&self.instance) {
+            let name = &self.instance;
+            return refuse(format!(
+                "{name:?} is no instance name: use 1 to 100 of [a-zA-Z0-9._-]"
+            ));
+        }
+        if self.prefix.len() > 100 || !legal(&self.prefix) {
+            let prefix = &self.prefix;
+            return refuse(format!(
+                "{prefix:?} is no prefix: use up to 100 of [a-zA-Z0-9._-]"
+            ));
+        }
+        if !(1..=self.replication).contains(&self.insync_min) {
+            let (insync, copies) = (self.insync_min, self.replication);
+            return refuse(format!(
+                "insync_min is {insync}; choose 1 to the replication, {copies}"
+            ));
+        }
+        let seconds = Duration::from_secs(1)..=Duration::from_secs(60);
+        if !seconds.contains(&self.transaction_timeout) {
+            let time = self.transaction_timeout;
+            return refuse(format!(
+                "transaction_timeout is {time:?}; choose 1 s to 60 s, below an instance's session time"
+            ));
+        }
+        if !(1 << 16..=APPEND_BYTES_LIMIT).contains(&self.append_bytes_max) {
+            let bytes = self.append_bytes_max;
+            return refuse(format!(
+                "append_bytes_max is {bytes}; choose 65536 to {APPEND_BYTES_LIMIT}"
+            ));
+        }
+        if self.readers == 0 || self.readers > 64 {
+            return refuse(format!("readers is {}; choose 1 to 64", self.readers));
+        }
+        if let Some((key, _)) = self.client.iter().find(|(k, _)| RESERVED.contains(&&**k)) {
+            return refuse(format!(
+                "{key} is not yours to set: the log's promises rest on it"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The cluster's name for a topic.
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The internal topic, which is also the transactional id that guards writing to it.
+    pub(crate) fn catalog(&self) -> String {
+        self.topic("onhand.log")
+    }
+
+    /// The consumer group that holds the positions of owners `name/...`.
+    pub(crate) fn group(&self, name: &str) -> String {
+        format!("{}onhand.{name}", self.prefix)
+    }
+
+    /// This instance's transactional id.
+    pub(crate) fn transactional_id(&self) -> String {
+        format!("{}onhand-{}", self.prefix, self.instance)
+    }
+
+    /// `max.message.bytes` of topics, and the producer's own bound.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.append_bytes_max + MESSAGE_OVERHEAD
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("client.id", format!("onhand-{}", self.instance))
+            // A broker that returns is found within half a second, not ten.
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "500")
+            .set("retry.backoff.ms", "20")
+            .set("socket.timeout.ms", millis(self.transaction_timeout))
+            // Small requests go out at once.
+            .set("socket.nagle.disable", "true");
+        for (key, value) in &self.client {
+            config.set(key, value);
+        }
+        config
+    }
+
+    /// For requests about topics.
+    pub(crate) fn admin_client(&self) -> ClientConfig {
+        self.client()
+    }
+
+    /// A transactional producer under this id.
+    pub(crate) fn producer(&self, transactional_id: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("transactional.id", transactional_id)
+            .set("transaction.timeout.ms", millis(self.transaction_timeout))
+            .set("message.timeout.ms", millis(self.transaction_timeout))
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("compression.type", &self.compression)
+            .set("linger.ms", millis(self.batch_linger))
+            .set("batch.size", self.batch_bytes.to_string())
+            .set("message.max.bytes", self.message_bytes_max().to_string())
+            // One transaction is in the producer's queue at a time; the log's own bound holds.
+            .set("queue.buffering.max.messages", "0")
+            .set("queue.buffering.max.kbytes", "2097151")
+            // A deleted topic is reported soon, not after 30 s.
+            .set("topic.metadata.propagation.max.ms", "3000");
+        config
+    }
+
+    /// A consumer that sees what was committed, from where it is told.
+    pub(crate) fn consumer(&self, fetch_wait: Duration) -> ClientConfig {
+        let mut config = self.client();
+        config
+            // Nothing joins this group: librdkafka wants a name to assign partitions.
+            .set("group.id", self.group("reader"))
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("allow.auto.create.topics", "false")
+            .set("check.crcs", "true")
+            .set("fetch.min.bytes", "1")
+            .set("fetch.wait.max.ms", millis(fetch_wait))
+            .set("fetch.error.backoff.ms", "50")
+            .set("fetch.queue.backoff.ms", "5")
+            .set(
+                "fetch.max.bytes",
+                self.fetch_bytes.max(self.message_bytes_max()).to_string(),
+            )
+            .set("fetch.message.max.bytes", self.fetch_bytes.to_string())
+            .set("queued.min.messages", "100000")
+            .set(
+                "queued.max.messages.kbytes",
+                (self.fetch_bytes / 1024 * 2).max(1).to_string(),
+            );
+        config
+    }
+
+    /// A consumer that only speaks for a group and never joins it.
+    pub(crate) fn group_client(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false");
+        config
+    }
+}
+
+fn millis(time: Duration) -> String {
+    time.as_millis().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_allowed_and_each_wrong_setting_is_named() {
+        let good = KafkaSettings::new("localhost:9092", "a");
+        assert!(good.check().is_ok());
+        let wrong: [(&str, fn(&mut KafkaSettings)); 8] = [
+            ("broker", |s| s.bootstrap.clear()),
+            ("instance", |s| s.instance = "a b".into()),
+            ("prefix", |s| s.prefix = "ü".into()),
+            ("insync_min", |s| s.insync_min = 4),
+            ("transaction_timeout", |s| {
+                s.transaction_timeout = Duration::from_millis(10)
+            }),
+            ("append_bytes_max", |s| s.append_bytes_max = 17 << 20),
+            ("readers", |s| s.readers = 0),
+            ("acks", |s| s.client.push(("acks".into(), "1".into()))),
+        ];
+        for (word, change) in wrong {
+            let mut bad = good.clone();
+            change(&mut bad);
+            let error = bad.check().expect_err(word).to_string();
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+}

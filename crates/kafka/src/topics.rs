@@ -1,0 +1,304 @@
+//! Topics on the cluster: creating them so that they lose nothing, and finding those that could.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use onhand_log::TopicSpec;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::RDKafkaErrorCode;
+
+use crate::client::{Quiet, wait};
+use crate::error::{OpenError, words};
+use crate::settings::KafkaSettings;
+
+/// Kafka's "without end".
+const FOREVER: &str = "-1";
+/// As wide as Kafka takes: a record's own time may lie anywhere.
+const ANY_TIME: &str = "9223372036854775807";
+
+/// How a topic exists on the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Existing {
+    pub(crate) partitions: usize,
+    /// The fewest copies of any partition.
+    pub(crate) copies: usize,
+    pub(crate) configs: BTreeMap<String, String>,
+}
+
+/// What a topic shall be like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) spec: &'a TopicSpec,
+    pub(crate) append_time: bool,
+}
+
+/// Requests about topics.
+pub(crate) struct Topics {
+    admin: AdminClient<Quiet>,
+    settings: KafkaSettings,
+    /// Copies that new topics get.
+    copies: u16,
+    insync: u16,
+}
+
+impl Topics {
+    /// Finds out how many brokers there are.
+    pub(crate) fn open(settings: &KafkaSettings) -> Result<Self, OpenError> {
+        let unreachable = |why: String| OpenError::Unreachable {
+            bootstrap: settings.bootstrap.clone(),
+            why,
+        };
+        let admin = AdminClient::from_config_and_context(&settings.admin_client(), Quiet)
+            .map_err(|error| OpenError::Settings(words(&error)))?;
+        let metadata = admin
+            .inner()
+            .fetch_metadata(None, settings.request_timeout)
+            .map_err(|error| unreachable(words(&error)))?;
+        let brokers = metadata.brokers().len();
+        let enough = brokers >= usize::from(settings.replication);
+        if !enough && !settings.allow_unsafe_topics {
+            return Err(OpenError::TooFewBrokers {
+                brokers,
+                replication: settings.replication,
+            });
+        }
+        let most = u16::try_from(brokers).unwrap_or(u16::MAX).max(1);
+        let copies = settings.replication.min(most);
+        Ok(Self {
+            admin,
+            settings: settings.clone(),
+            copies,
+            insync: settings.insync_min.min(copies),
+        })
+    }
+
+    fn options(&self) -> AdminOptions {
+        let timeout = Some(self.settings.request_timeout);
+        AdminOptions::new()
+            .request_timeout(timeout)
+            .operation_timeout(timeout)
+    }
+
+    /// A little longer than the client itself waits: its own words are better.
+    fn patience(&self) -> Duration {
+        self.settings.request_timeout + Duration::from_secs(2)
+    }
+
+    /// How these topics exist; those that do not are absent.
+    pub(crate) fn describe(&self, names: &[String]) -> Result<BTreeMap<String, Existing>, String> {
+        let mut found = BTreeMap::new();
+        // All of the cluster in one answer: asking for one name could create it.
+        let metadata = self
+            .admin
+            .inner()
+            .fetch_metadata(None, self.settings.request_timeout)
+            .map_err(|error| words(&error))?;
+        for topic in metadata
+            .topics()
+            .iter()
+            .filter(|t| names.iter().any(|n| n == t.name()))
+        {
+            let copies = topic.partitions().iter().map(|p| p.replicas().len()).min();
+            let existing = Existing {
+                partitions: topic.partitions().len(),
+                copies: copies.unwrap_or(0),
+                configs: BTreeMap::new(),
+            };
+            if existing.partitions > 0 {
+                found.insert(topic.name().to_owned(), existing);
+            }
+        }
+        let named: Vec<_> = found.keys().cloned().collect();
+        if named.is_empty() {
+            return Ok(found);
+        }
+        let resources: Vec<_> = named.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
+        let options = self.options();
+        let described = wait(
+            self.admin.describe_configs(&resources, &options),
+            self.patience(),
+        )
+        .ok_or("topics were not described in time")?
+        .map_err(|error| words(&error))?;
+        for resource in described {
+            let resource =
+                resource.map_err(|code| format!("topics cannot be described: {code}"))?;
+            let OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
+                continue;
+            };
+            if let Some(existing) = found.get_mut(name) {
+                let entries = resource.entries.into_iter();
+                existing.configs = entries
+                    .filter_map(|entry| Some((entry.name, entry.value?)))
+                    .collect();
+            }
+        }
+        Ok(found)
+    }
+
+    /// Creates the topic, or leaves it as it is when somebody else did meanwhile.
+    pub(crate) fn create(&self, wanted: &Wanted<'_>) -> Result<(), String> {
+        let name = self.settings.topic(&wanted.spec.name);
+        let settings = self.desired(wanted);
+        let copies = TopicReplication::Fixed(i32::from(self.copies));
+        let mut topic = NewTopic::new(&name, i32::from(wanted.spec.partitions), copies);
+        for (key, value) in &settings {
+            topic = topic.set(key, value);
+        }
+        let options = self.options();
+        let created = wait(
+            self.admin.create_topics([&topic], &options),
+            self.patience(),
+        )
+        .ok_or("the topic was not created in time")?
+        .map_err(|error| words(&error))?;
+        for result in created {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(format!("topic {name}: {code}")),
+            }
+        }
+        self.await_leaders(&name, wanted.spec.partitions)
+    }
+
+    /// A new topic is known to all brokers, and can be written, a moment after its creation.
+    fn await_leaders(&self, name: &str, partitions: u16) -> Result<(), String> {
+        let until = Instant::now() + self.settings.request_timeout;
+        loop {
+            let metadata = self
+                .admin
+                .inner()
+                .fetch_metadata(None, self.settings.request_timeout)
+                .map_err(|error| words(&error))?;
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+            let led = topic.map_or(0, |topic| {
+                topic
+                    .partitions()
+                    .iter()
+                    .filter(|p| p.leader() >= 0)
+                    .count()
+            });
+            if led >= usize::from(partitions) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(format!(
+                    "{led} of {partitions} partitions of {name} have a leader"
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn desired(&self, wanted: &Wanted<'_>) -> Vec<(&'static str, String)> {
+        let time = if wanted.append_time {
+            "LogAppendTime"
+        } else {
+            "CreateTime"
+        };
+        let policy = if wanted.spec.compacted {
+            "compact"
+        } else {
+            "delete"
+        };
+        vec![
+            ("cleanup.policy", policy.into()),
+            ("min.insync.replicas", self.insync.to_string()),
+            (
+                "max.message.bytes",
+                self.settings.message_bytes_max().to_string(),
+            ),
+            ("message.timestamp.type", time.into()),
+            ("message.timestamp.after.max.ms", ANY_TIME.into()),
+            ("message.timestamp.before.max.ms", ANY_TIME.into()),
+            ("retention.ms", FOREVER.into()),
+            ("retention.bytes", FOREVER.into()),
+            ("unclean.leader.election.enable", "false".into()),
+        ]
+    }
+
+    /// What is wrong with a topic, each with the command that mends it. Empty when it is as wanted.
+    pub(crate) fn findings(&self, wanted: &Wanted<'_>, existing: Option<&Existing>) -> Vec<String> {
+        let name = self.settings.topic(&wanted.spec.name);
+        let spec = wanted.spec;
+        let bootstrap = self
+            .settings
+            .bootstrap
+            .split(',')
+            .next()
+            .unwrap_or_default();
+        let copies = usize::from(self.copies);
+        let Some(existing) = existing else {
+            let policy = if spec.compacted { "compact" } else { "delete" };
+            return vec![format!(
+                "topic {name} is gone: somebody deleted it, and its records with it; restore it from \
+                 a copy, or accept the loss: kafka-topics.sh --bootstrap-server {bootstrap} --create \
+                 --topic {name} --partitions {} --replication-factor {copies} --config \
+                 cleanup.policy={policy} --config min.insync.replicas={}",
+                spec.partitions, self.insync
+            )];
+        };
+        let mut findings = Vec::new();
+        if existing.partitions != usize::from(spec.partitions) {
+            let (has, wants) = (existing.partitions, spec.partitions);
+            findings.push(format!(
+                "topic {name} has {has} partitions and this log was made with {wants}, so that keys \
+                 would change their partition; no command takes partitions away: move to a new prefix"
+            ));
+        }
+        if existing.copies < copies {
+            let has = existing.copies;
+            findings.push(format!(
+                "topic {name} has {has} copies where {copies} are wanted: kafka-reassign-partitions.sh \
+                 --bootstrap-server {bootstrap} --execute --reassignment-json-file FILE, with {copies} \
+                 broker ids as \"replicas\" of each of its {} partitions",
+                existing.partitions
+            ));
+        }
+        let mut alter = |what: String, key: &str, value: &str| {
+            findings.push(format!(
+                "topic {name} {what}: kafka-configs.sh --bootstrap-server {bootstrap} --alter \
+                 --entity-type topics --entity-name {name} --add-config {key}={value}"
+            ));
+        };
+        for (key, value) in self.desired(wanted) {
+            let Some(has) = existing.configs.get(key) else {
+                continue;
+            };
+            if is_enough(key, has, &value) {
+                continue;
+            }
+            let danger = match key {
+                "cleanup.policy" if spec.compacted => {
+                    "is never compacted and would grow without end"
+                }
+                "cleanup.policy" => "is compacted and would lose records of equal keys",
+                "min.insync.replicas" => "acknowledges what the loss of a broker loses",
+                "max.message.bytes" => "refuses the largest appends",
+                "retention.ms" | "retention.bytes" => "drops old records",
+                "unclean.leader.election.enable" => "may elect a leader that lacks records",
+                "message.timestamp.type" => "gives records another time than is wanted",
+                _ => "refuses records of some times",
+            };
+            alter(format!("has {key}={has} and {danger}"), key, &value);
+        }
+        findings
+    }
+}
+
+fn is_enough(key: &str, has: &str, wants: &str) -> bool {
+    let number = |text: &str| text.parse::<i64>().ok();
+    match key {
+        "min.insync.replicas"
+        | "max.message.bytes"
+        | "message.timestamp.after.max.ms"
+        | "message.timestamp.before.max.ms" => {
+            matches!((number(has), number(wants)), (Some(has), Some(wants)) if has >= wants)
+        }
+        _ => has == wants,
+    }
+}
