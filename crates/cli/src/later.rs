@@ -23,8 +23,8 @@ const LATER: &[(&[&str], &str)] = &[
         "release it and create it anew at the other location",
     ),
     (
-        &["serve", "--kafka"],
-        "leave it out: the node keeps its own journal in --data",
+        &["cluster"],
+        "one node at a time runs on a Kafka cluster; a second one takes its place",
     ),
 ];
 
@@ -75,14 +75,7 @@ mod tests {
                 "onhand reservation transfer r",
                 "`onhand reservation transfer`",
             ),
-            (
-                "onhand serve --data x --kafka b:9092",
-                "`onhand serve --kafka`",
-            ),
-            (
-                "onhand serve --kafka=b:9092 --data x",
-                "`onhand serve --kafka`",
-            ),
+            ("onhand cluster", "`onhand cluster`"),
         ] {
             let said = said(line).expect(line);
             assert!(said.contains(named), "{line}: {said}");

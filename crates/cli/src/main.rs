@@ -100,11 +100,12 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run one node on the embedded journal
+    /// Run one node, on its own journal or on Apache Kafka
     #[command(after_help = concat!(
         "Examples:",
         "\n  onhand serve --data /var/lib/onhand",
         "\n  onhand serve --data /tmp/onhand --listen 127.0.0.1:0 --truth erp",
+        "\n  onhand serve --data /var/lib/onhand --kafka kafka-1:9092,kafka-2:9092 --instance onhand-1",
     ))]
     Serve(Box<serve::ServeArgs>),
     /// Run a node and play a day of trading on it, shown live

@@ -12,13 +12,14 @@ pub use onhand_log::journal::Durability;
 /// How a node runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where everything is kept. Created where it is missing; one process at a time.
+    /// Where everything is kept; on Kafka only what shortens restarts. Created where it is missing; one
+    /// process at a time.
     pub data: PathBuf,
     /// Where HTTP is served. Default 127.0.0.1:7171: there is no login yet, so nobody else should
     /// reach it. Port 0 takes a free one, which the ready callback says.
     pub listen: SocketAddr,
-    /// Default [`Durability::Sync`]: what is acknowledged is on disk.
-    pub durability: Durability,
+    /// Where the log is kept. Default: the embedded journal, synced.
+    pub engine: LogEngine,
     /// Partitions of a new log (default 16); an existing one keeps its count.
     pub partitions: Option<u16>,
     /// Threads that decide (default 1: on two cores, reading and rendering cost more than deciding).
@@ -38,6 +39,52 @@ pub struct Config {
     pub answer_timeout: Duration,
     /// What the node takes at once.
     pub limits: Limits,
+}
+
+/// What keeps the log.
+#[derive(Clone, Debug)]
+pub enum LogEngine {
+    /// The embedded journal, in the data directory.
+    Journal(Durability),
+    /// Apache Kafka. The data directory then holds only what shortens restarts.
+    Kafka(KafkaConfig),
+}
+
+/// How a node uses Apache Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    /// `host:port`, comma-separated; any broker of the cluster is enough.
+    pub brokers: String,
+    /// The node's own name on the cluster: 1 to 100 of `[a-zA-Z0-9._-]`. A second node of that name
+    /// takes the first one's place, which then stops.
+    pub instance: String,
+    /// Stands before the names of topics, groups and transactional ids. Default empty.
+    pub prefix: String,
+    /// Copies of each partition. Default 3.
+    pub replication: u16,
+    /// Copies that hold a record before it is acknowledged. Default 2: the loss of any one broker loses
+    /// nothing.
+    pub insync_min: u16,
+    /// Runs on topics that could lose data: too few copies, or made otherwise by others. Default false.
+    pub allow_unsafe_topics: bool,
+    /// More settings of the client, as librdkafka names them (`security.protocol`, `sasl.username` ...).
+    /// Those that the promises rest on are refused.
+    pub client: Vec<(String, String)>,
+}
+
+impl KafkaConfig {
+    /// The defaults on that cluster, under that name.
+    pub fn new(brokers: impl Into<String>, instance: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            instance: instance.into(),
+            prefix: String::new(),
+            replication: 3,
+            insync_min: 2,
+            allow_unsafe_topics: false,
+            client: Vec::new(),
+        }
+    }
 }
 
 /// The bounds of the HTTP side.
@@ -113,7 +160,7 @@ impl Config {
         Self {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7171)),
-            durability: Durability::Sync,
+            engine: LogEngine::Journal(Durability::Sync),
             partitions: None,
             workers: 1,
             truth: Vec::new(),

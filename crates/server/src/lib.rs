@@ -27,5 +27,5 @@ pub mod position;
 mod routes;
 mod wire;
 
-pub use config::{Config, Durability, Limits};
+pub use config::{Config, Durability, KafkaConfig, Limits, LogEngine};
 pub use node::{RunError, run};

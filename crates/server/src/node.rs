@@ -1,5 +1,5 @@
-//! Putting the pieces together: the journal, the flows over it, HTTP in front. The one place that names
-//! the engine.
+//! Putting the pieces together: the log, the flows over it, HTTP in front. The one place that names
+//! the engines.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use onhand_kafka::{KafkaLog, KafkaSettings};
 use onhand_flows::{Node, NodeConfig, StartError};
 use onhand_ledger::{Settings, Source};
 use onhand_log::Log;
@@ -17,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{Config, LogEngine};
 use crate::engine::Engine;
 use crate::feed::hub::Hub;
 use crate::http::listen;
@@ -28,6 +29,8 @@ use crate::intake::spool::SpoolDir;
 pub enum RunError {
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    OpenKafka(#[from] onhand_kafka::OpenError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("cannot listen on {address}: {error}; choose another address with --listen")]
@@ -129,15 +132,36 @@ async fn failed(app: &App) {
     }
 }
 
+fn open_log(config: &Config) -> Result<Arc<dyn Log>, RunError> {
+    Ok(match &config.engine {
+        LogEngine::Journal(durability) => {
+            let journal = Journal::open(JournalConfig {
+                durability: *durability,
+                ..JournalConfig::new(config.data.join("journal"))
+            })?;
+            let report = journal.recovery();
+            tracing::info!(?report, "journal opened");
+            Arc::new(journal)
+        }
+        LogEngine::Kafka(kafka) => {
+            let log = KafkaLog::open(KafkaSettings {
+                prefix: kafka.prefix.clone(),
+                replication: kafka.replication,
+                insync_min: kafka.insync_min,
+                allow_unsafe_topics: kafka.allow_unsafe_topics,
+                client: kafka.client.clone(),
+                // Log time is the brokers': instances have clocks of their own.
+                append_time_topics: [onhand_flows::topics::COMMANDS.to_owned()].into(),
+                ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
+            })?;
+            tracing::info!(brokers = kafka.brokers, instance = kafka.instance, "log on Kafka opened");
+            Arc::new(log)
+        }
+    })
+}
+
 fn open(config: &Config) -> Result<Node, RunError> {
-    let journal = JournalConfig {
-        durability: config.durability,
-        ..JournalConfig::new(config.data.join("journal"))
-    };
-    let journal = Journal::open(journal)?;
-    let report = journal.recovery();
-    tracing::info!(?report, "journal opened");
-    let log: Arc<dyn Log> = Arc::new(journal);
+    let log = open_log(config)?;
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let node = NodeConfig {
         partitions: config.partitions,
