@@ -26,6 +26,7 @@ import fcntl
 import json
 import os
 import pathlib
+import random
 import select
 import shutil
 import signal
@@ -100,12 +101,19 @@ def java(lib, *arguments, heap="128m"):
 
 
 def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Ports that nobody has now, and that the system gives to nobody: those it hands out to outgoing
+    connections begin at 32768, and a client that knocks at a stopped node's port could get that very
+    port for itself, which the node then cannot take back."""
+    ports = []
+    while len(ports) < count:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 
@@ -163,17 +171,21 @@ def read_state(home):
 
 def alive(node):
     """Whether the process is still that node: the pid may belong to somebody else by now."""
-    try:
-        command = pathlib.Path(f"/proc/{node['pid']}/cmdline").read_bytes()
-    except OSError:
-        if sys.platform == "linux":
-            return False
+    if sys.platform != "linux":
         try:
             os.kill(node["pid"], 0)
         except OSError:
             return False
         return True
-    return node["properties"].encode() in command
+    try:
+        state = pathlib.Path(f"/proc/{node['pid']}/stat").read_text(encoding="utf-8", errors="replace")
+        command = pathlib.Path(f"/proc/{node['pid']}/cmdline").read_bytes()
+    except OSError:
+        return False
+    if state.rpartition(")")[2].split()[0] in "ZX":
+        return False
+    # Java's launcher starts itself again, and has no command line in that moment.
+    return not command or node["properties"].encode() in command
 
 
 def launch(home, state, node):

@@ -27,8 +27,14 @@ struct KafkaArgs {
     #[arg(long, env = "ONHAND_INSTANCE", value_name = "NAME", requires = "kafka")]
     instance: Option<String>,
     /// What stands before the names of topics, groups and transactional ids
-    #[arg(long, env = "ONHAND_KAFKA_PREFIX", default_value = "", value_name = "TEXT",
-          requires = "kafka", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "ONHAND_KAFKA_PREFIX",
+        default_value = "",
+        value_name = "TEXT",
+        requires = "kafka",
+        hide_default_value = true
+    )]
     kafka_prefix: String,
     /// Copies of each partition of new topics
     #[arg(long, env = "ONHAND_KAFKA_REPLICATION", default_value_t = 3, value_name = "N",
@@ -60,7 +66,11 @@ fn host_name() -> String {
     let name = name.nodename().to_string_lossy().into_owned();
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name: String = name.chars().filter(|c| legal(*c)).take(100).collect();
-    if name.is_empty() { "onhand".to_owned() } else { name }
+    if name.is_empty() {
+        "onhand".to_owned()
+    } else {
+        name
+    }
 }
 
 #[derive(Debug, Args)]
@@ -83,7 +93,12 @@ pub(crate) struct ServeArgs {
     durability: Durability,
     /// Keep the log on Apache Kafka instead: brokers as host:port, comma-separated. --data then holds
     /// only snapshots, which shorten restarts
-    #[arg(long, env = "ONHAND_KAFKA", value_name = "BROKERS", conflicts_with = "durability")]
+    #[arg(
+        long,
+        env = "ONHAND_KAFKA",
+        value_name = "BROKERS",
+        conflicts_with = "durability"
+    )]
     kafka: Option<String>,
     #[command(flatten)]
     on_kafka: KafkaArgs,

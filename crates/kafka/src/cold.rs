@@ -18,6 +18,8 @@ use crate::settings::KafkaSettings;
 /// How long a fetch at a partition's end waits at the broker: such a read learns by it that what is
 /// left holds no visible record.
 const FETCH_WAIT: Duration = Duration::from_millis(10);
+/// For so long a client may not know of a topic that exists.
+const NEW_TOPIC: Duration = Duration::from_secs(3);
 /// A read brings at least this much, if it is there: asking once a record would never end.
 const READ_BYTES_MIN: usize = 64 << 10;
 
@@ -68,22 +70,7 @@ impl Pool {
 
     /// The first offset held and the last stable one: everything below is decided.
     pub(crate) fn ends(&self, topic: &str, partition: u16) -> Result<(Offset, Offset), String> {
-        let timeout = self.settings.request_timeout;
-        let until = Instant::now() + timeout;
-        loop {
-            match self
-                .asker
-                .fetch_watermarks(topic, i32::from(partition), timeout)
-            {
-                Ok(ends) => return Ok(ends),
-                // A leader that is being elected is found again by asking.
-                Err(error) if is_passing(&error) && Instant::now() < until => {
-                    debug!(topic, partition, %error, "asking again where it ends");
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(error) => return Err(gone_or(topic, &error)),
-            }
-        }
+        ends(&self.asker, topic, partition, self.settings.request_timeout)
     }
 
     /// The first offset, committed record or not, whose time is at or after `time`.
@@ -295,6 +282,36 @@ impl Reader {
     }
 }
 
+/// The first offset held and the last stable one.
+pub(crate) fn ends(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &str,
+    partition: u16,
+    timeout: Duration,
+) -> Result<(Offset, Offset), String> {
+    let began = Instant::now();
+    loop {
+        let error = match consumer.fetch_watermarks(topic, i32::from(partition), timeout) {
+            Ok(ends) => return Ok(ends),
+            Err(error) => error,
+        };
+        // A leader that is being elected is found again by asking, and so is a topic that was just
+        // created.
+        let patience = if is_passing(&error) {
+            timeout
+        } else if is_gone(&error) {
+            timeout.min(NEW_TOPIC)
+        } else {
+            Duration::ZERO
+        };
+        if began.elapsed() >= patience {
+            return Err(gone_or(topic, &error));
+        }
+        debug!(topic, partition, %error, "asking again where it ends");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn is_gone(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -314,7 +331,6 @@ fn is_passing(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::Resolve
-                | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::OffsetNotAvailable
                 | RDKafkaErrorCode::FencedLeaderEpoch
                 | RDKafkaErrorCode::UnknownLeaderEpoch

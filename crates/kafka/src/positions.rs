@@ -92,7 +92,11 @@ impl Groups {
             let group = newest.entry(group_of(owner)).or_default();
             group.insert(position.at, position.next);
         }
-        let failed = |why: String| Failed::Aborted { why, usable: true };
+        let failed = |why: String| Failed::Aborted {
+            why,
+            usable: true,
+            passing: false,
+        };
         for (group, positions) in newest {
             let mut offsets = TopicPartitionList::with_capacity(positions.len());
             for (at, next) in positions {

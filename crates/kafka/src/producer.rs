@@ -25,8 +25,12 @@ use crate::times;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Failed {
     /// No commit was asked for, or the abort was confirmed: nothing of it is ever visible.
-    /// `usable`: the producer can begin another one.
-    Aborted { why: String, usable: bool },
+    /// `usable`: the producer can begin another one. `passing`: the same may succeed later.
+    Aborted {
+        why: String,
+        usable: bool,
+        passing: bool,
+    },
     /// As `Aborted`, because this epoch of the id is over: another producer took the id, or the
     /// cluster ended a transaction that lasted too long.
     Fenced { why: String },
@@ -146,7 +150,7 @@ impl TransactionalProducer {
         *self.producer.context().lock() = Deliveries::default();
         self.producer
             .begin_transaction()
-            .map_err(|error| unsent(&error))
+            .map_err(|error| self.unsent(&error))
     }
 
     /// Queues one record; its number is the how-manieth of this transaction it is.
@@ -159,7 +163,7 @@ impl TransactionalProducer {
         let number = {
             let mut state = self.producer.context().lock();
             if let Some(error) = &state.failed {
-                return Err(unsent(error));
+                return Err(self.unsent(error));
             }
             state.placed.push(UNPLACED);
             state.outstanding += 1;
@@ -192,7 +196,7 @@ impl TransactionalProducer {
                 }
                 Err((error, _)) => {
                     self.producer.context().lock().outstanding -= 1;
-                    return Err(unsent(&error));
+                    return Err(self.unsent(&error));
                 }
             }
         }
@@ -209,12 +213,16 @@ impl TransactionalProducer {
             })
             .expect("no holder of deliveries panics");
         if let Some(error) = &state.failed {
-            return Err(unsent(error));
+            return Err(self.unsent(error));
         }
         if timeout.timed_out() {
             let outstanding = state.outstanding;
             let why = format!("{outstanding} records were not acknowledged within {wait:?}");
-            return Err(Failed::Aborted { why, usable: false });
+            return Err(Failed::Aborted {
+                why,
+                usable: false,
+                passing: true,
+            });
         }
         Ok(std::mem::take(&mut state.placed))
     }
@@ -236,7 +244,7 @@ impl TransactionalProducer {
                     if error.is_retriable()
                         && !error.txn_requires_abort()
                         && Instant::now() < until => {}
-                Err(error) => return Err(unsent(&error)),
+                Err(error) => return Err(self.unsent(&error)),
             }
         }
     }
@@ -257,7 +265,11 @@ impl TransactionalProducer {
                     if error.txn_requires_abort() {
                         // Confirmed by the coordinator, the abort proves that there was no commit.
                         return Err(match self.abort() {
-                            true => Failed::Aborted { why, usable: true },
+                            true => Failed::Aborted {
+                                why,
+                                usable: true,
+                                passing: false,
+                            },
                             false => Failed::InDoubt { why },
                         });
                     }
@@ -288,6 +300,39 @@ impl TransactionalProducer {
     pub(crate) fn troubled(&self) -> bool {
         self.producer.context().lock().troubled
     }
+
+    /// What failed before a commit was asked for.
+    fn unsent(&self, error: &KafkaError) -> Failed {
+        let why = words(error);
+        // A record's own error may only say that it was thrown away because of the fatal one.
+        if let Some((_, fatal)) = self.producer.client().fatal_error() {
+            return Failed::Fenced { why: fatal };
+        }
+        if is_fence(error) {
+            return Failed::Fenced { why };
+        }
+        let passing = match error {
+            KafkaError::Transaction(error) => error.is_retriable(),
+            other => matches!(
+                other.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::MessageTimedOut
+                        | RDKafkaErrorCode::RequestTimedOut
+                        | RDKafkaErrorCode::OperationTimedOut
+                        | RDKafkaErrorCode::BrokerTransportFailure
+                        | RDKafkaErrorCode::NotEnoughReplicas
+                        | RDKafkaErrorCode::NotEnoughReplicasAfterAppend
+                        | RDKafkaErrorCode::LeaderNotAvailable
+                        | RDKafkaErrorCode::NotLeaderForPartition
+                )
+            ),
+        };
+        Failed::Aborted {
+            why,
+            usable: true,
+            passing,
+        }
+    }
 }
 
 /// One record to send.
@@ -296,17 +341,4 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) headers: &'a [Header<'a>],
-}
-
-/// What failed before a commit was asked for.
-fn unsent(error: &KafkaError) -> Failed {
-    let why = words(error);
-    let fatal = match error {
-        KafkaError::Transaction(error) => error.is_fatal(),
-        other => other.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal),
-    };
-    if is_fence(error) || fatal {
-        return Failed::Fenced { why };
-    }
-    Failed::Aborted { why, usable: true }
 }

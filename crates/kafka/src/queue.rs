@@ -41,6 +41,8 @@ pub(crate) struct NotHeld;
 #[derive(Default)]
 struct Held {
     generation: u64,
+    /// An append under this token did not end well: what comes behind it rests on what is not there.
+    spoiled: bool,
     durable: HashMap<TopicPartition, Offset>,
     /// Positions of appends that have not ended, oldest first.
     pending: VecDeque<(u64, TopicPartition, Offset)>,
@@ -185,6 +187,13 @@ impl Queue {
             .is_some_and(|held| held.generation == generation)
     }
 
+    /// Whether something was lost under that token, so that nothing behind it may be written.
+    pub(crate) fn is_spoiled(&self, owner: &str, generation: u64) -> bool {
+        let state = self.lock();
+        let held = state.owners.get(owner);
+        held.is_some_and(|held| held.generation == generation && held.spoiled)
+    }
+
     /// Tells the endings, in order, and makes room. Positions of what is durable stay.
     pub(crate) fn end(&self, group: Vec<(Queued, Ending)>) {
         let mut bytes = 0;
@@ -208,9 +217,8 @@ impl Queue {
                         held.durable.insert(consumed.at, consumed.next);
                     }
                 }
-                if *ending == Ending::Unknown && held.generation == queued.generation {
-                    // What is appended behind it could contradict it: claim first.
-                    state.owners.remove(&queued.owner);
+                if *ending != Ending::Durable && held.generation == queued.generation {
+                    held.spoiled = true;
                 }
             }
         }
@@ -251,6 +259,7 @@ impl Queue {
     pub(crate) fn hold(&self, token: &Token, durable: HashMap<TopicPartition, Offset>) {
         let held = Held {
             generation: token.generation,
+            spoiled: false,
             durable,
             pending: VecDeque::new(),
         };

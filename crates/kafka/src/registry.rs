@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use crate::catalog::{Catalog, Entry};
 use crate::client::Quiet;
+use crate::cold;
 use crate::error::words;
 use crate::producer::{Failed, Outgoing, TransactionalProducer};
 use crate::settings::KafkaSettings;
@@ -63,10 +64,7 @@ impl Registry {
     pub(crate) fn refresh(&mut self) -> Result<(), String> {
         let until = Instant::now() + self.settings.request_timeout;
         let timeout = self.settings.request_timeout;
-        let (low, end) = self
-            .consumer
-            .fetch_watermarks(&self.topic, 0, timeout)
-            .map_err(|error| words(&error))?;
+        let (low, end) = cold::ends(&self.consumer, &self.topic, 0, timeout)?;
         self.next = self.next.max(low);
         if self.next >= end {
             return Ok(());

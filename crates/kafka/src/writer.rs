@@ -36,8 +36,10 @@ pub(crate) struct Writer {
 /// How a transaction ended.
 enum Outcome {
     Committed(Vec<Placed>),
-    /// Certainly not written.
-    Aborted,
+    /// Certainly not written. `again`: the same may succeed now.
+    Aborted {
+        again: bool,
+    },
     Unknown,
 }
 
@@ -54,74 +56,68 @@ impl Writer {
     /// Writes until the log is stopped and nothing waits.
     pub(crate) fn run(mut self) {
         while let Some(group) = self.inner.queue.take(self.inner.limits()) {
-            let (held, stale): (Vec<_>, Vec<_>) = group
-                .into_iter()
-                .map(|queued| {
-                    (
-                        self.inner.queue.holds(&queued.owner, queued.generation),
-                        queued,
-                    )
-                })
-                .partition(|(holds, _)| *holds);
-            let fenced = stale
-                .into_iter()
-                .map(|(_, queued)| (queued, Ending::Fenced));
-            let mut ended: Vec<_> = fenced.collect();
-            let group: Vec<_> = held.into_iter().map(|(_, queued)| queued).collect();
-            if !group.is_empty() {
-                let outcome = self.write(&group);
-                let committed = matches!(outcome, Outcome::Committed(_));
-                if let Outcome::Committed(placed) = &outcome {
-                    self.show(&group, placed);
-                }
-                for queued in group {
-                    let ending = match &outcome {
-                        Outcome::Committed(_) => Ending::Durable,
-                        Outcome::Unknown => Ending::Unknown,
-                        Outcome::Aborted
-                            if self.inner.queue.holds(&queued.owner, queued.generation) =>
-                        {
-                            Ending::Aborted
-                        }
-                        Outcome::Aborted => Ending::Fenced,
-                    };
-                    ended.push((queued, ending));
-                }
-                ended.sort_by_key(|(queued, _)| queued.number);
-                if committed {
-                    // Readers hear of it before the callers do, who may read at once.
-                    self.inner.tell(Progress::Appended);
-                    self.inner.tell(Progress::Durable);
-                }
+            let ended = self.write_all(group);
+            if ended.iter().any(|(_, ending)| *ending == Ending::Durable) {
+                // Readers hear of it before the callers do, who may read at once.
+                self.inner.tell(Progress::Appended);
+                self.inner.tell(Progress::Durable);
             }
             self.inner.queue.end(ended);
         }
     }
 
-    /// One transaction of all these appends.
-    fn write(&mut self, group: &[Queued]) -> Outcome {
+    /// One transaction of these appends, again for as long as that helps and there is time.
+    fn write_all(&mut self, mut group: Vec<Queued>) -> Vec<(Queued, Ending)> {
         let since = group.iter().map(|queued| queued.since).min();
         let until = since.unwrap_or_else(Instant::now) + self.inner.settings.append_timeout;
-        if self.producer.is_none() && !self.take_back(until) {
-            return Outcome::Aborted;
+        let mut ended = Vec::with_capacity(group.len());
+        loop {
+            // While the id was taken back it may have turned out that a name is somebody else's.
+            let queue = &self.inner.queue;
+            let (held, lost) = group
+                .into_iter()
+                .partition::<Vec<_>, _>(|queued| queue.holds(&queued.owner, queued.generation));
+            group = held;
+            ended.extend(lost.into_iter().map(|queued| (queued, Ending::Fenced)));
+            let (spoiled, sound) = group.into_iter().partition::<Vec<_>, _>(|queued| {
+                queue.is_spoiled(&queued.owner, queued.generation)
+            });
+            group = sound;
+            ended.extend(spoiled.into_iter().map(|queued| (queued, Ending::Aborted)));
+            if group.is_empty() {
+                break;
+            }
+            let ending = match self.write(&group, until) {
+                Outcome::Committed(placed) => {
+                    self.show(&group, &placed);
+                    Ending::Durable
+                }
+                Outcome::Aborted { again: true } if Instant::now() < until => continue,
+                Outcome::Aborted { .. } => Ending::Aborted,
+                Outcome::Unknown => Ending::Unknown,
+            };
+            let queue = &self.inner.queue;
+            ended.extend(group.into_iter().map(|queued| {
+                let lost =
+                    ending == Ending::Aborted && !queue.holds(&queued.owner, queued.generation);
+                (queued, if lost { Ending::Fenced } else { ending })
+            }));
+            break;
         }
-        // While the id was taken back it may have turned out that a name is somebody else's.
-        let queue = &self.inner.queue;
-        if !group
-            .iter()
-            .all(|queued| queue.holds(&queued.owner, queued.generation))
-        {
-            return Outcome::Aborted;
-        }
+        ended.sort_by_key(|(queued, _)| queued.number);
+        ended
+    }
+
+    /// One transaction of all these appends.
+    fn write(&mut self, group: &[Queued], until: Instant) -> Outcome {
         let Some(producer) = &self.producer else {
-            return Outcome::Aborted;
+            // Names may turn out to be lost: they are looked at again before anything is sent.
+            let again = self.take_back(until);
+            return Outcome::Aborted { again };
         };
         let placed = match send(&self.inner, producer, &mut self.groups, group) {
             Ok(placed) => placed,
-            Err(failed) => {
-                self.give_up(failed);
-                return Outcome::Aborted;
-            }
+            Err(failed) => return self.give_up(failed, until),
         };
         let patience = self.inner.settings.append_timeout;
         let why = match producer.commit(patience) {
@@ -135,10 +131,7 @@ impl Writer {
                 return Outcome::Committed(placed);
             }
             Err(Failed::InDoubt { why }) => why,
-            Err(failed) => {
-                self.give_up(failed);
-                return Outcome::Aborted;
-            }
+            Err(failed) => return self.give_up(failed, until),
         };
         warn!(
             why,
@@ -151,17 +144,21 @@ impl Writer {
         let outcome = self.decide(group, &placed, until);
         match &outcome {
             Outcome::Committed(_) => info!("the commit was there"),
-            Outcome::Aborted => info!("the commit was not there"),
+            Outcome::Aborted { .. } => info!("the commit was not there"),
             Outcome::Unknown => warn!("it is not known whether the commit is there"),
         }
         outcome
     }
 
     /// After a failure before the commit: nothing of it is ever visible.
-    fn give_up(&mut self, failed: Failed) {
-        let (why, usable) = match failed {
-            Failed::Aborted { why, usable } => (why, usable),
-            Failed::Fenced { why } | Failed::InDoubt { why } => (why, false),
+    fn give_up(&mut self, failed: Failed, until: Instant) -> Outcome {
+        let (why, usable, again) = match failed {
+            Failed::Aborted {
+                why,
+                usable,
+                passing,
+            } => (why, usable, passing),
+            Failed::Fenced { why } | Failed::InDoubt { why } => (why, false, true),
         };
         warn!(why, "a transaction was given up");
         // Not confirmed, it is ended by the cluster after its timeout or by the next epoch. It has no
@@ -171,10 +168,14 @@ impl Writer {
                 .producer
                 .as_ref()
                 .is_some_and(TransactionalProducer::abort);
-        if !aborted {
-            self.producer = None;
-            // Whose names are still ours is found out now, so that endings can say it.
-            self.take_back(Instant::now() + self.inner.settings.append_timeout);
+        if aborted {
+            return Outcome::Aborted { again };
+        }
+        self.producer = None;
+        // Whose names are still ours is found out now, so that endings can say it.
+        let taken = self.take_back(until);
+        Outcome::Aborted {
+            again: again && taken,
         }
     }
 
@@ -238,7 +239,7 @@ impl Writer {
             };
             match found {
                 Ok(true) => return Outcome::Committed(placed.to_vec()),
-                Ok(false) => return Outcome::Aborted,
+                Ok(false) => return Outcome::Aborted { again: true },
                 Err(why) if Instant::now() >= until => {
                     warn!(why, "a transaction stays in doubt");
                     return Outcome::Unknown;
@@ -305,7 +306,11 @@ fn send(
     for (at, batch) in group.iter().flat_map(|queued| &queued.batches) {
         let Some(topic) = inner.topic_name(*at) else {
             let why = format!("{at:?} is unknown");
-            return Err(Failed::Aborted { why, usable: true });
+            return Err(Failed::Aborted {
+                why,
+                usable: true,
+                passing: false,
+            });
         };
         for record in batch.records() {
             let outgoing = Outgoing {

@@ -103,7 +103,7 @@ pub enum Purpose {
 /// Once one has ended in anything but [`Ending::Durable`], what was or is appended behind it under the
 /// same token is not written either, and ends [`Ending::Aborted`] at best: it rests on what is not
 /// there. A new [`Log::claim`] ends that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Ending {
     /// It is in the log and survives what the engine's durability setting says.
     Durable,

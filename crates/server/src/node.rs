@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onhand_kafka::{KafkaLog, KafkaSettings};
 use onhand_flows::{Node, NodeConfig, StartError};
+use onhand_kafka::{KafkaLog, KafkaSettings};
 use onhand_ledger::{Settings, Source};
 use onhand_log::Log;
 use onhand_log::journal::{Journal, JournalConfig, OpenError};
@@ -154,7 +154,11 @@ fn open_log(config: &Config) -> Result<Arc<dyn Log>, RunError> {
                 append_time_topics: [onhand_flows::topics::COMMANDS.to_owned()].into(),
                 ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
             })?;
-            tracing::info!(brokers = kafka.brokers, instance = kafka.instance, "log on Kafka opened");
+            tracing::info!(
+                brokers = kafka.brokers,
+                instance = kafka.instance,
+                "log on Kafka opened"
+            );
             Arc::new(log)
         }
     })

@@ -28,6 +28,9 @@ fn tool() -> PathBuf {
 impl Brokers {
     /// The cluster that `KAFKA_BOOTSTRAP` names, else one of that many nodes of our own.
     pub(crate) fn shared(nodes: u16) -> Self {
+        // Shown with RUST_LOG=onhand_kafka=debug.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).try_init();
         match std::env::var("KAFKA_BOOTSTRAP") {
             Ok(bootstrap) if !bootstrap.is_empty() => Self {
                 bootstrap,
@@ -133,7 +136,8 @@ impl Brokers {
     }
 
     pub(crate) fn open(&self, prefix: &str, instance: &str) -> KafkaLog {
-        KafkaLog::open(self.settings(prefix, instance)).expect("the log opens")
+        let log = KafkaLog::open(self.settings(prefix, instance));
+        log.unwrap_or_else(|error| panic!("the log does not open: {error}"))
     }
 }
 
