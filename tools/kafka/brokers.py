@@ -7,6 +7,9 @@
     brokers.py start DIR [--brokers 1|3]   the same, but return and leave them running
     brokers.py node DIR N                  start node N again on the data and ports it had
     brokers.py stop DIR                    stop all nodes of DIR
+    brokers.py with [--brokers 1|3] -- COMMAND...
+                                           run a command with ONHAND_TEST_KAFKA naming fresh
+                                           brokers, which end with it
     brokers.py jars                        fetch the jars and print the folder they are in
 
 DIR receives one folder of data and one log file per node, and brokers.json:
@@ -319,6 +322,25 @@ def run(home, count, owned):
             shutil.rmtree(home, ignore_errors=True)
 
 
+def with_brokers(count, command):
+    """Runs the command beside fresh brokers; its exit code is ours."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="onhand-kafka-"))
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    code = 1
+    try:
+        state = start(home, count)
+        report(state)
+        told = {**os.environ, "ONHAND_TEST_KAFKA": state["bootstrap"], "ONHAND_TEST_KAFKA_DIR": str(home)}
+        code = subprocess.run(command, env=told, check=False).returncode
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+    finally:
+        if (home / "brokers.json").exists():
+            stop(home, 0)
+        shutil.rmtree(home, ignore_errors=True)
+    sys.exit(code)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -332,11 +354,16 @@ def main():
     node.add_argument("dir", type=pathlib.Path)
     node.add_argument("id", type=int)
     commands.add_parser("stop").add_argument("dir", type=pathlib.Path)
+    beside = commands.add_parser("with")
+    beside.add_argument("--brokers", type=int, choices=(1, 3), default=3)
+    beside.add_argument("program", nargs="+")
     commands.add_parser("jars")
     told = parser.parse_args()
     if told.command == "jars":
         print(jars())
         return
+    if told.command == "with":
+        with_brokers(told.brokers, told.program)
     home = told.dir.resolve()
     if told.command == "run":
         run(home, told.brokers, told.owned)

@@ -22,6 +22,7 @@ mod import;
 mod json_line;
 mod later;
 mod log;
+mod on_kafka;
 mod outcome;
 mod output;
 mod reservation;

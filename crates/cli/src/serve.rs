@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use onhand_server::{Config, Durability, KafkaConfig, LogEngine};
+use onhand_server::{Config, Durability, LogEngine};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::duration::{self, Milliseconds};
+use crate::on_kafka::{KafkaArgs, host_name};
 
 /// Threads that serve connections, at most. Half of the cores: the rest decide, write and sync, and the
 /// kernel's work on sockets takes its share too. On two cores a second one made each command 20 us
@@ -19,63 +20,10 @@ use crate::duration::{self, Milliseconds};
 /// polling of sockets to each other, for 5 % more of bulk.
 const IO_THREADS_MAX: usize = 4;
 
-/// Beside `--kafka`.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "On Kafka")]
-struct KafkaArgs {
-    /// This node's own name on the cluster [default: the host's name]
-    #[arg(long, env = "ONHAND_INSTANCE", value_name = "NAME", requires = "kafka")]
-    instance: Option<String>,
-    /// What stands before the names of topics, groups and transactional ids
-    #[arg(
-        long,
-        env = "ONHAND_KAFKA_PREFIX",
-        default_value = "",
-        value_name = "TEXT",
-        requires = "kafka",
-        hide_default_value = true
-    )]
-    kafka_prefix: String,
-    /// Copies of each partition of new topics
-    #[arg(long, env = "ONHAND_KAFKA_REPLICATION", default_value_t = 3, value_name = "N",
-          value_parser = clap::value_parser!(u16).range(1..=16), requires = "kafka")]
-    kafka_replication: u16,
-    /// Copies that hold a record before it is acknowledged; at most --kafka-replication
-    #[arg(long, env = "ONHAND_KAFKA_INSYNC_MIN", default_value_t = 2, value_name = "N",
-          value_parser = clap::value_parser!(u16).range(1..=16), requires = "kafka")]
-    kafka_insync_min: u16,
-    /// Run although topics could lose data, for a trial on one broker
-    #[arg(long, env = "ONHAND_KAFKA_ALLOW_UNSAFE", requires = "kafka")]
-    kafka_allow_unsafe: bool,
-    /// A setting of the Kafka client, as librdkafka names it; may be given more than once
-    #[arg(long, env = "ONHAND_KAFKA_SET", value_name = "KEY=VALUE", value_parser = key_value,
-          requires = "kafka")]
-    kafka_set: Vec<(String, String)>,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{text:?} has no =; write security.protocol=SSL"))?;
-    Ok((key.trim().to_owned(), value.trim().to_owned()))
-}
-
-/// The name that this machine goes by, in the letters that Kafka takes.
-fn host_name() -> String {
-    let name = rustix::system::uname();
-    let name = name.nodename().to_string_lossy().into_owned();
-    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name: String = name.chars().filter(|c| legal(*c)).take(100).collect();
-    if name.is_empty() {
-        "onhand".to_owned()
-    } else {
-        name
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Where everything is kept; made where it is missing
+    /// Where everything is kept; made where it is missing. On Kafka only snapshots, which shorten
+    /// restarts
     #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
     data: PathBuf,
     /// Where to listen; port 0 takes a free one. There is no login yet: keep it to this machine
@@ -89,17 +37,8 @@ pub(crate) struct ServeArgs {
     /// When an acknowledgement leaves: sync (it is on disk), interval:MS or os (it may be lost
     /// when the machine fails)
     #[arg(long, env = "ONHAND_DURABILITY", default_value = "sync", value_parser = durability,
-          value_name = "sync|interval:MS|os")]
+          value_name = "sync|interval:MS|os", conflicts_with = "kafka")]
     durability: Durability,
-    /// Keep the log on Apache Kafka instead: brokers as host:port, comma-separated. --data then holds
-    /// only snapshots, which shorten restarts
-    #[arg(
-        long,
-        env = "ONHAND_KAFKA",
-        value_name = "BROKERS",
-        conflicts_with = "durability"
-    )]
-    kafka: Option<String>,
     #[command(flatten)]
     on_kafka: KafkaArgs,
     /// Partitions of a new log [default: 16]; one that exists keeps its own
@@ -181,19 +120,9 @@ impl ServeArgs {
     fn config(&self) -> Config {
         let mut config = Config::new(&self.data);
         config.listen = self.listen;
-        config.engine = match &self.kafka {
+        config.engine = match self.on_kafka.config(&host_name()) {
             None => LogEngine::Journal(self.durability),
-            Some(brokers) => {
-                let instance = self.on_kafka.instance.clone().unwrap_or_else(host_name);
-                LogEngine::Kafka(KafkaConfig {
-                    prefix: self.on_kafka.kafka_prefix.clone(),
-                    replication: self.on_kafka.kafka_replication,
-                    insync_min: self.on_kafka.kafka_insync_min,
-                    allow_unsafe_topics: self.on_kafka.kafka_allow_unsafe,
-                    client: self.on_kafka.kafka_set.clone(),
-                    ..KafkaConfig::new(brokers, instance)
-                })
-            }
+            Some(kafka) => LogEngine::Kafka(kafka),
         };
         config.partitions = self.partitions;
         config.workers = self.workers;

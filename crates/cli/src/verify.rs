@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use indicatif::ProgressBar;
+use onhand_server::{KafkaConfig, LogEngine};
 use onhand_verify::{Progress, Report, Window};
 use serde_json::{Value, json};
 
 use crate::duration::Milliseconds;
 use crate::log::journal_in;
+use crate::on_kafka::{KafkaArgs, host_name};
 use crate::output::{Output, thousands};
 use crate::{serve, stop};
 
@@ -20,8 +22,16 @@ const SHOWN_MAX: usize = 20;
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The data directory of a stopped node, or a copy of one
-    #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
-    data: PathBuf,
+    #[arg(
+        long,
+        env = "ONHAND_DATA",
+        value_name = "DIR",
+        required_unless_present = "kafka",
+        conflicts_with = "kafka"
+    )]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    on_kafka: KafkaArgs,
     /// The node's --ids-age, the shortest it ever had: a repeat after that may count as new
     #[arg(long, env = "ONHAND_IDS_AGE", default_value = "7d", value_parser = serve::ids_age,
           value_name = "DURATION")]
@@ -41,7 +51,15 @@ pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
         ids_max: u64::from(args.ids_max),
         ids_age_ms: args.ids_age.get(),
     };
-    let report = check(&args.data, &window)?;
+    let report = match (&args.data, args.on_kafka.config(&instance())) {
+        (_, Some(kafka)) => check_on_kafka(kafka, &window)?,
+        (Some(data), None) => check(data, &window)?,
+        (None, None) => {
+            return Err(stop::usage(
+                "name a directory with --data, or a cluster with --kafka",
+            ));
+        }
+    };
     let mut facts = serde_json::to_value(&report)?;
     if let Value::Object(facts) = &mut facts {
         facts.insert("ok".to_owned(), json!(report.is_clean()));
@@ -54,13 +72,43 @@ pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
     conclude(&report)
 }
 
-/// Checks a directory, with progress on stderr where that is a terminal.
+/// A name of its own: under a node's name it would take the node's place.
+fn instance() -> String {
+    format!("{}-verify", host_name())
+}
+
+/// Checks what is committed on a cluster. A node may go on writing meanwhile, and is then checked up to
+/// about the present.
+///
+/// # Errors
+/// Usage, when it cannot be read at all.
+fn check_on_kafka(kafka: KafkaConfig, window: &Window) -> Result<Report> {
+    let brokers = kafka.brokers.clone();
+    let log = onhand_server::open_log(&LogEngine::Kafka(kafka), Path::new(""));
+    let log = log.map_err(|error| stop::usage(error.to_string()))?;
+    let report = shown(|progress| onhand_verify::verify_log(log.as_ref(), window, progress));
+    report.map_err(|error| stop::usage(format!("the log on {brokers} cannot be checked: {error}")))
+}
+
+/// Checks a directory.
 ///
 /// # Errors
 /// Usage, when it cannot be read at all. Violations are in the report.
 pub(crate) fn check(dir: &Path, window: &Window) -> Result<Report> {
+    let report = shown(|progress| onhand_verify::verify_within(&journal_in(dir), window, progress));
+    report.map_err(|error| {
+        stop::usage(format!(
+            "{} cannot be checked: {error}; name the directory that `onhand serve --data` was \
+             given",
+            dir.display()
+        ))
+    })
+}
+
+/// With progress on stderr where that is a terminal.
+fn shown<R>(check: impl FnOnce(&dyn Fn(Progress)) -> R) -> R {
     let progress = ProgressBar::new_spinner();
-    let report = onhand_verify::verify_within(&journal_in(dir), window, &|at| match at {
+    let result = check(&|at| match at {
         Progress::Bytes => progress.set_message("checking bytes"),
         Progress::Decisions {
             partitions,
@@ -75,13 +123,7 @@ pub(crate) fn check(dir: &Path, window: &Window) -> Result<Report> {
         }
     });
     progress.finish_and_clear();
-    report.map_err(|error| {
-        stop::usage(format!(
-            "{} cannot be checked: {error}; name the directory that `onhand serve --data` was \
-             given",
-            dir.display()
-        ))
-    })
+    result
 }
 
 /// The figures that are not zero, and how many violations there are.

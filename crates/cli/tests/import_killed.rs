@@ -15,7 +15,7 @@ mod common;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::node::{Node, Setup, command, quiet_port, verify_clean};
+use common::node::{Node, Setup, command, quiet_port};
 use common::stock::{check_online_retail, levels};
 use common::{PATIENCE, Rng, count};
 
@@ -96,7 +96,7 @@ fn killed_at_random_moments_of_an_import_the_totals_are_the_same() {
 
     check_online_retail(&levels(&mut node.http()));
     node.kill();
-    verify_clean(node.dir());
+    node.verify_clean();
     node.start_again();
     check_online_retail(&levels(&mut node.http()));
     node.stop_and_verify();

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::http::{Http, NDJSON};
-use common::node::{Node, verify_clean};
+use common::node::Node;
 use common::stock::{Levels, fact, judged, levels, line};
 use common::{Rng, count, until};
 use serde_json::{Value, json};
@@ -410,7 +410,7 @@ fn what_was_acknowledged_survives_kills_and_nothing_counts_twice() {
     assert!(rescued > 0, "no kill ever struck between write and answer");
 
     node.kill();
-    verify_clean(node.dir());
+    node.verify_clean();
     node.start_again();
     node.stop_and_verify();
 }

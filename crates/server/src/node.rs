@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,12 +132,16 @@ async fn failed(app: &App) {
     }
 }
 
-fn open_log(config: &Config) -> Result<Arc<dyn Log>, RunError> {
-    Ok(match &config.engine {
+/// Opens a log as a node would, with nothing running on it. The journal lies in `data`.
+///
+/// # Errors
+/// [`RunError`] says what is wrong and what to do.
+pub fn open_log(engine: &LogEngine, data: &Path) -> Result<Arc<dyn Log>, RunError> {
+    Ok(match engine {
         LogEngine::Journal(durability) => {
             let journal = Journal::open(JournalConfig {
                 durability: *durability,
-                ..JournalConfig::new(config.data.join("journal"))
+                ..JournalConfig::new(data.join("journal"))
             })?;
             let report = journal.recovery();
             tracing::info!(?report, "journal opened");
@@ -165,7 +169,7 @@ fn open_log(config: &Config) -> Result<Arc<dyn Log>, RunError> {
 }
 
 fn open(config: &Config) -> Result<Node, RunError> {
-    let log = open_log(config)?;
+    let log = open_log(&config.engine, &config.data)?;
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let node = NodeConfig {
         partitions: config.partitions,

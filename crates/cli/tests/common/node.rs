@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -100,10 +101,11 @@ pub(crate) fn said(output: &Output) -> String {
 
 /// Checks a stopped node's directory offline; it must be clean.
 pub(crate) fn verify_clean(dir: &Path) -> Value {
-    let output = finish(
-        command().args(["verify", "-o", "json", "--data"]).arg(dir),
-        Duration::from_secs(300),
-    );
+    verified(command().args(["verify", "-o", "json", "--data"]).arg(dir))
+}
+
+fn verified(verify: &mut Command) -> Value {
+    let output = finish(verify, Duration::from_secs(300));
     assert!(
         output.status.success(),
         "verify found something: {}",
@@ -121,6 +123,26 @@ pub(crate) fn quiet_port() -> u16 {
         .expect("a free port")
 }
 
+/// The brokers that the tests run on in place of the journal, if `ONHAND_TEST_KAFKA` names any.
+pub(crate) fn kafka() -> Option<String> {
+    std::env::var("ONHAND_TEST_KAFKA").ok()
+}
+
+/// A log of its own on the brokers: no two nodes of the tests share a prefix.
+fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
+    static LOGS: AtomicU32 = AtomicU32::new(0);
+    let number = LOGS.fetch_add(1, Ordering::Relaxed);
+    let mut args = vec![
+        "--kafka".to_owned(),
+        bootstrap.to_owned(),
+        format!("--kafka-prefix=t{}-{number}.", std::process::id()),
+    ];
+    if !bootstrap.contains(',') {
+        args.push("--kafka-allow-unsafe".to_owned());
+    }
+    args
+}
+
 /// How a node is started.
 #[derive(Default, Clone)]
 pub(crate) struct Setup {
@@ -135,6 +157,8 @@ pub(crate) struct Setup {
 /// A running node.
 pub(crate) struct Node {
     setup: Setup,
+    /// What it is told of its log on Kafka, with the same words at each start.
+    on_kafka: Vec<String>,
     child: Option<Child>,
     address: SocketAddr,
     dir: PathBuf,
@@ -160,8 +184,10 @@ impl Node {
                 (fresh.path().join("data"), Some(fresh))
             }
         };
+        let on_kafka = kafka().map(|bootstrap| fresh_log_on_kafka(&bootstrap));
         let mut node = Node {
             setup,
+            on_kafka: on_kafka.unwrap_or_default(),
             child: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             dir,
@@ -187,6 +213,7 @@ impl Node {
             .arg(&self.dir)
             .args(["--listen", &format!("127.0.0.1:{}", self.setup.port)])
             .args(&self.setup.args)
+            .args(&self.on_kafka)
             .envs(self.setup.env.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -346,7 +373,19 @@ impl Node {
     /// Stops it and checks everything it wrote.
     pub(crate) fn stop_and_verify(&mut self) -> Value {
         self.stop();
-        verify_clean(&self.dir)
+        self.verify_clean()
+    }
+
+    /// Checks everything that a stopped or killed node wrote; it must be clean.
+    pub(crate) fn verify_clean(&self) -> Value {
+        if self.on_kafka.is_empty() {
+            return verify_clean(&self.dir);
+        }
+        verified(
+            command()
+                .args(["verify", "-o", "json"])
+                .args(&self.on_kafka),
+        )
     }
 }
 

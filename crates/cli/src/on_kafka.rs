@@ -1,0 +1,75 @@
+//! Naming a log on Apache Kafka: what every command takes that reads or writes one.
+
+use clap::Args;
+use onhand_server::KafkaConfig;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "On Kafka")]
+pub(crate) struct KafkaArgs {
+    /// The log is on Apache Kafka: brokers as host:port, comma-separated
+    #[arg(long, env = "ONHAND_KAFKA", value_name = "BROKERS")]
+    kafka: Option<String>,
+    /// This process's own name on the cluster [default: from the machine's name]. A second one of the
+    /// same name takes the first one's place, which then stops
+    #[arg(long, env = "ONHAND_INSTANCE", value_name = "NAME", requires = "kafka")]
+    instance: Option<String>,
+    /// What stands before the names of topics, groups and transactional ids
+    #[arg(
+        long,
+        env = "ONHAND_KAFKA_PREFIX",
+        value_name = "TEXT",
+        requires = "kafka"
+    )]
+    kafka_prefix: Option<String>,
+    /// Copies of each partition of new topics
+    #[arg(long, env = "ONHAND_KAFKA_REPLICATION", default_value_t = 3, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=16), requires = "kafka")]
+    kafka_replication: u16,
+    /// Copies that hold a record before it is acknowledged; at most --kafka-replication
+    #[arg(long, env = "ONHAND_KAFKA_INSYNC_MIN", default_value_t = 2, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=16), requires = "kafka")]
+    kafka_insync_min: u16,
+    /// Go on although topics could lose data: for a trial on one broker
+    #[arg(long, env = "ONHAND_KAFKA_ALLOW_UNSAFE", requires = "kafka")]
+    kafka_allow_unsafe: bool,
+    /// A setting of the Kafka client, as librdkafka names it; may be given more than once
+    #[arg(long, env = "ONHAND_KAFKA_SET", value_name = "KEY=VALUE", value_parser = key_value,
+          requires = "kafka")]
+    kafka_set: Vec<(String, String)>,
+}
+
+impl KafkaArgs {
+    /// The cluster, if one was named; `instance` where the process was given no name.
+    pub(crate) fn config(&self, instance: &str) -> Option<KafkaConfig> {
+        let brokers = self.kafka.as_deref()?;
+        let instance = self.instance.as_deref().unwrap_or(instance);
+        Some(KafkaConfig {
+            prefix: self.kafka_prefix.clone().unwrap_or_default(),
+            replication: self.kafka_replication,
+            insync_min: self.kafka_insync_min,
+            allow_unsafe_topics: self.kafka_allow_unsafe,
+            client: self.kafka_set.clone(),
+            ..KafkaConfig::new(brokers, instance)
+        })
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} has no =; write security.protocol=SSL"))?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// The name that this machine goes by, in the letters that Kafka takes.
+pub(crate) fn host_name() -> String {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    let legal = |c: &char| c.is_ascii_alphanumeric() || "._-".contains(*c);
+    let name: String = name.chars().filter(legal).take(80).collect();
+    if name.is_empty() {
+        "onhand".to_owned()
+    } else {
+        name
+    }
+}
