@@ -10,10 +10,16 @@ DATA ?= ../shared/data
 # Prints how long a phase took: $(call phase,name,command)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
-.PHONY: help build demo test soak bench ci fmt clippy doc deny
+BROKERS ?= 1
+KAFKA_DIR ?= target/kafka
+# The tests of the main job, once more on Kafka.
+ON_KAFKA = --test import --test last_unit --test random_reservations --test feed --test kills
+
+.PHONY: help build demo kafka test soak bench ci fmt clippy doc deny
 
 help:
 	@echo "make demo   a node, a day of trading, and what happens, shown live"
+	@echo "make kafka  one local Kafka broker (BROKERS=3: three) for serve --kafka; needs Java 17 and Maven"
 	@echo "make test   all tests"
 	@echo "make soak   the long counts of the tests (about an hour)"
 	@echo "make bench  figures for docs/benchmarks.md, measured here, with PostgreSQL and Redis beside us"
@@ -25,11 +31,16 @@ build:
 demo: build
 	@./target/release/onhand demo
 
+kafka:
+	@./tools/kafka/brokers.py run $(KAFKA_DIR) --brokers $(BROKERS)
+
 test: build
 	$(call phase,tests,ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
+	$(call phase,tests on Kafka,ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli $(ON_KAFKA))
 
 soak: build
 	$(call phase,soak,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
+	$(call phase,soak on Kafka,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli $(ON_KAFKA))
 
 bench: build
 	$(call phase,example,$(CARGO) build $(RELEASE) -p onhand-flows --example facts)
