@@ -303,6 +303,8 @@ def run(home, count, owned):
     try:
         state = start(home, count)
         report(state)
+        trial = " --kafka-allow-unsafe" if len(state["nodes"]) == 1 else ""
+        print(f"try: onhand serve --data /tmp/onhand-kafka --kafka {state['bootstrap']}{trial}")
         print("running; Ctrl-C stops them", flush=True)
         while True:
             # Standard input of a test never has anything to read but its end.
