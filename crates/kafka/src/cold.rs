@@ -206,6 +206,7 @@ impl Reader {
             self.assign(topic, partition, from)?;
         }
         let mut runs = Runs::default();
+        let mut ended = false;
         let mut last = "nothing was heard from the brokers".to_owned();
         loop {
             // What has arrived is taken at once; only for the first record is it worth to wait.
@@ -222,7 +223,11 @@ impl Reader {
                         break;
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) if !empty => break,
+                Some(Err(KafkaError::PartitionEOF(_))) if !empty => {
+                    // An end is told once: who reads on from here must begin anew to hear it again.
+                    ended = true;
+                    break;
+                }
                 Some(Err(KafkaError::PartitionEOF(_))) if anew => {
                     // Fetching began after `stable` was known, so this end is not before it.
                     self.let_go();
@@ -260,7 +265,11 @@ impl Reader {
             }
         }
         let next = runs.next();
-        self.stands = Some((topic.to_owned(), partition, next));
+        if ended {
+            self.let_go();
+        } else {
+            self.stands = Some((topic.to_owned(), partition, next));
+        }
         let batches = runs.finish();
         Ok(Fetch { batches, next })
     }

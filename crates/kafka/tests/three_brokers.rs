@@ -195,8 +195,8 @@ fn brokers_killed_and_restarted_under_load_lose_and_repeat_nothing() {
             BROKERS.restart(node);
             let before = load.durable();
             eventually("appends go on", || load.durable() > before + 20);
-            // Its copies catch up, before the next one goes: two must always be there.
-            std::thread::sleep(Duration::from_secs(3));
+            // Its copies catch up before the next one goes: two must always be there.
+            BROKERS.await_in_step();
         }
         drop(stop);
         writer.join().expect("the load runs through")
@@ -309,6 +309,7 @@ fn without_any_broker_calls_end_in_time_and_all_goes_on_when_they_return() {
     for node in 1..=3 {
         BROKERS.signal(node, "-CONT");
     }
+    BROKERS.await_in_step();
     eventually("appends go on", || {
         if let Ok(claimed) = log.claim("o") {
             token = claimed;
