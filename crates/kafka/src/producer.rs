@@ -139,7 +139,7 @@ impl TransactionalProducer {
                 Ok(()) => break,
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable() && Instant::now() < until => {}
-                Err(error) => return Err(words(&error)),
+                Err(error) => return Err(format!("taking {transactional_id}: {}", words(&error))),
             }
         }
         Ok(Self {
