@@ -6,17 +6,21 @@ SHELL := /bin/bash
 CARGO ?= cargo
 RELEASE := --release --locked
 DATA ?= ../shared/data
+# `make kafka`: one broker or three, and where their data lies
+BROKERS ?= 1
+KAFKA_DIR ?= data/kafka-$(BROKERS)
 
 # Prints how long a phase took: $(call phase,name,command)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
-.PHONY: help build demo test soak bench ci fmt clippy doc deny
+.PHONY: help build demo test soak bench kafka ci fmt clippy doc deny
 
 help:
 	@echo "make demo   a node, a day of trading, and what happens, shown live"
 	@echo "make test   all tests"
 	@echo "make soak   the long counts of the tests (about an hour)"
 	@echo "make bench  figures for docs/benchmarks.md, measured here, with PostgreSQL and Redis beside us"
+	@echo "make kafka  local Kafka brokers, BROKERS=1 or 3; needs Java 17 and Maven"
 	@echo "make ci     what a change must pass: format, lints, documentation, tests"
 
 build:
@@ -34,6 +38,9 @@ soak: build
 bench: build
 	$(call phase,example,$(CARGO) build $(RELEASE) -p onhand-flows --example facts)
 	@ONHAND_TEST_DATA=$(DATA) ./bench/run.py
+
+kafka:
+	@./tools/kafka/brokers.py run $(KAFKA_DIR) --brokers $(BROKERS)
 
 fmt:
 	$(call phase,format,$(CARGO) fmt --all --check)

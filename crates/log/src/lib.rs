@@ -99,7 +99,7 @@ pub enum Purpose {
 }
 
 /// How an append ended. Every append that [`Log::append`] accepted ends in exactly one of these.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
     /// It is in the log and survives what the engine's durability setting says.
     Durable,
