@@ -6,12 +6,13 @@ SHELL := /bin/bash
 CARGO ?= cargo
 RELEASE := --release --locked
 DATA ?= ../shared/data
+# `make kafka`: one broker or three, and where their data lies
+BROKERS ?= 1
+KAFKA_DIR ?= data/kafka-$(BROKERS)
 
 # Prints how long a phase took: $(call phase,name,command)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
-BROKERS ?= 1
-KAFKA_DIR ?= target/kafka
 # The tests of the main job, once more on Kafka.
 ON_KAFKA = --test import --test last_unit --test random_reservations --test feed --test kills
 
@@ -19,10 +20,10 @@ ON_KAFKA = --test import --test last_unit --test random_reservations --test feed
 
 help:
 	@echo "make demo   a node, a day of trading, and what happens, shown live"
-	@echo "make kafka  one local Kafka broker (BROKERS=3: three) for serve --kafka; needs Java 17 and Maven"
 	@echo "make test   all tests"
 	@echo "make soak   the long counts of the tests (about an hour)"
 	@echo "make bench  figures for docs/benchmarks.md, measured here, with PostgreSQL and Redis beside us"
+	@echo "make kafka  local Kafka brokers for serve --kafka, BROKERS=1 or 3; needs Java 17 and Maven"
 	@echo "make ci     what a change must pass: format, lints, documentation, tests"
 
 build:
@@ -30,9 +31,6 @@ build:
 
 demo: build
 	@./target/release/onhand demo
-
-kafka:
-	@./tools/kafka/brokers.py run $(KAFKA_DIR) --brokers $(BROKERS)
 
 test: build
 	$(call phase,tests,ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
@@ -45,6 +43,9 @@ soak: build
 bench: build
 	$(call phase,example,$(CARGO) build $(RELEASE) -p onhand-flows --example facts)
 	@ONHAND_TEST_DATA=$(DATA) ./bench/run.py
+
+kafka:
+	@./tools/kafka/brokers.py run $(KAFKA_DIR) --brokers $(BROKERS)
 
 fmt:
 	$(call phase,format,$(CARGO) fmt --all --check)

@@ -1,5 +1,11 @@
 //! Measures appends on a cluster: `measure BOOTSTRAP COPIES`. Prints one JSON line per question.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "figures for people; a panic says where"
+)]
+
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 

@@ -20,6 +20,8 @@ use crate::settings::KafkaSettings;
 const FETCH_WAIT: Duration = Duration::from_millis(10);
 /// For so long a client may not know of a topic that exists.
 const NEW_TOPIC: Duration = Duration::from_secs(3);
+/// How long one try of a question waits.
+const ASK_STEP: Duration = Duration::from_secs(1);
 /// A read brings at least this much, if it is there: asking once a record would never end.
 const READ_BYTES_MIN: usize = 64 << 10;
 
@@ -80,15 +82,13 @@ impl Pool {
         partition: u16,
         time: Timestamp,
     ) -> Result<Option<Offset>, String> {
-        let mut asked = TopicPartitionList::with_capacity(1);
-        asked
-            .add_partition_offset(topic, i32::from(partition), KafkaOffset::Offset(time))
-            .map_err(|error| words(&error))?;
         let timeout = self.settings.request_timeout;
-        let found = self
-            .asker
-            .offsets_for_times(asked, timeout)
-            .map_err(|error| gone_or(topic, &error))?;
+        let found = ask(&self.asker, topic, timeout, |step| {
+            let mut asked = TopicPartitionList::with_capacity(1);
+            let time = KafkaOffset::Offset(time);
+            asked.add_partition_offset(topic, i32::from(partition), time)?;
+            self.asker.offsets_for_times(asked, step)
+        })?;
         let elements = found.elements();
         let element = elements.first().ok_or("the broker named no offset")?;
         element.error().map_err(|error| gone_or(topic, &error))?;
@@ -206,6 +206,7 @@ impl Reader {
             self.assign(topic, partition, from)?;
         }
         let mut runs = Runs::default();
+        let mut ended = false;
         let mut last = "nothing was heard from the brokers".to_owned();
         loop {
             // What has arrived is taken at once; only for the first record is it worth to wait.
@@ -222,7 +223,11 @@ impl Reader {
                         break;
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) if !empty => break,
+                Some(Err(KafkaError::PartitionEOF(_))) if !empty => {
+                    // An end is told once: who reads on from here must begin anew to hear it again.
+                    ended = true;
+                    break;
+                }
                 Some(Err(KafkaError::PartitionEOF(_))) if anew => {
                     // Fetching began after `stable` was known, so this end is not before it.
                     self.let_go();
@@ -260,7 +265,11 @@ impl Reader {
             }
         }
         let next = runs.next();
-        self.stands = Some((topic.to_owned(), partition, next));
+        if ended {
+            self.let_go();
+        } else {
+            self.stands = Some((topic.to_owned(), partition, next));
+        }
         let batches = runs.finish();
         Ok(Fetch { batches, next })
     }
@@ -289,10 +298,25 @@ pub(crate) fn ends(
     partition: u16,
     timeout: Duration,
 ) -> Result<(Offset, Offset), String> {
+    ask(consumer, topic, timeout, |step| {
+        consumer.fetch_watermarks(topic, i32::from(partition), step)
+    })
+}
+
+/// Asks the leader of a partition, and finds out who leads it now when it does not answer.
+///
+/// A librdkafka client that fetches nothing keeps asking the leader it knew, for minutes, also when
+/// that broker is gone. So each try is short, and metadata is asked for between two.
+fn ask<T>(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &str,
+    timeout: Duration,
+    question: impl Fn(Duration) -> Result<T, KafkaError>,
+) -> Result<T, String> {
     let began = Instant::now();
     loop {
-        let error = match consumer.fetch_watermarks(topic, i32::from(partition), timeout) {
-            Ok(ends) => return Ok(ends),
+        let error = match question(ASK_STEP.min(timeout)) {
+            Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         // A leader that is being elected is found again by asking, and so is a topic that was just
@@ -307,7 +331,10 @@ pub(crate) fn ends(
         if began.elapsed() >= patience {
             return Err(gone_or(topic, &error));
         }
-        debug!(topic, partition, %error, "asking again where it ends");
+        debug!(topic, %error, "asking again");
+        if let Err(error) = consumer.fetch_metadata(Some(topic), ASK_STEP.min(timeout)) {
+            debug!(topic, %error, "nobody says who leads it");
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -328,6 +355,10 @@ fn is_passing(error: &KafkaError) -> bool {
         error.rdkafka_error_code(),
         Some(
             RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::DestroyBroker
                 | RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::Resolve

@@ -1,7 +1,7 @@
 //! Following what others write: one consumer that reads the tails of the partitions that are read
 //! here, so that a reader that keeps up never asks a broker.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -92,7 +92,7 @@ impl Follower {
     }
 }
 
-type Followed = HashMap<Arc<str>, HashMap<u16, Arc<Partition>>>;
+type Followed = BTreeMap<Arc<str>, BTreeMap<u16, Arc<Partition>>>;
 
 fn run(
     consumer: &BaseConsumer<Quiet>,
@@ -214,7 +214,7 @@ fn burst(
 
 fn drain(followed: &mut Followed) -> Vec<Arc<Partition>> {
     let topics = std::mem::take(followed).into_values();
-    topics.flat_map(HashMap::into_values).collect()
+    topics.flat_map(BTreeMap::into_values).collect()
 }
 
 fn take_idle(followed: &mut Followed, around: &Around) -> Vec<Arc<Partition>> {
@@ -257,7 +257,7 @@ fn shed(followed: &Followed, around: &Around) {
         return;
     }
     let mut excess = total - around.settings.cache_bytes / 10 * 9;
-    let mut by_age: Vec<_> = followed.values().flat_map(HashMap::values).collect();
+    let mut by_age: Vec<_> = followed.values().flat_map(BTreeMap::values).collect();
     by_age.sort_by_key(|partition| partition.read_at());
     for partition in by_age {
         if excess == 0 {

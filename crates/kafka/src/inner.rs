@@ -1,6 +1,6 @@
 //! What the log, its writer and its follower share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ pub(crate) struct Inner {
     /// Bytes in the windows of all partitions.
     pub(crate) total: Arc<AtomicUsize>,
     pub(crate) registry: Mutex<Registry>,
-    pub(crate) topics: RwLock<HashMap<u16, (Topic, Arc<str>)>>,
+    pub(crate) topics: RwLock<BTreeMap<u16, (Topic, Arc<str>)>>,
     pub(crate) partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
 }
 

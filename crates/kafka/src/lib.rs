@@ -146,9 +146,7 @@ impl Log for KafkaLog {
             .topics
             .read()
             .expect("no holder of the topics panics");
-        let mut all: Vec<_> = topics.values().map(|(topic, _)| topic.clone()).collect();
-        all.sort_by_key(|topic| topic.id);
-        all
+        topics.values().map(|(topic, _)| topic.clone()).collect()
     }
 
     fn claim(&self, owner: &str) -> Result<Token, AppendError> {

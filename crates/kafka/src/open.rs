@@ -1,6 +1,6 @@
 //! Opening a log: the internal topic, the check of all topics, taking the instance's id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
@@ -79,7 +79,7 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         commits: AtomicU64::new(0),
         total,
         registry: Mutex::new(registry),
-        topics: RwLock::new(HashMap::new()),
+        topics: RwLock::new(BTreeMap::new()),
         partitions: RwLock::new(HashMap::new()),
         settings,
     });

@@ -110,7 +110,7 @@ impl Groups {
                 .map_err(failed)?
                 .group_metadata()
                 .ok_or_else(|| failed("the group has no metadata".into()))?;
-            producer.positions(&offsets, &metadata)?;
+            producer.positions(offsets, metadata)?;
         }
         Ok(())
     }

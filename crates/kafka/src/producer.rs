@@ -3,7 +3,8 @@
 //! Every call says whether what was sent can still become visible. What a failed call leaves behind
 //! is [`Failed`]: certainly not written, or in doubt once a commit was asked for.
 
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use onhand_log::{Header, Offset, Timestamp};
@@ -114,7 +115,8 @@ impl ProducerContext for Reports {
 
 /// See the module's text.
 pub(crate) struct TransactionalProducer {
-    producer: ThreadedProducer<Reports>,
+    /// Shared with calls that do not return in time.
+    producer: Arc<ThreadedProducer<Reports>>,
     /// A call of the client must return in this time; it is asked again until a deadline.
     step: Duration,
 }
@@ -137,11 +139,11 @@ impl TransactionalProducer {
                 Ok(()) => break,
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable() && Instant::now() < until => {}
-                Err(error) => return Err(words(&error)),
+                Err(error) => return Err(format!("taking {transactional_id}: {}", words(&error))),
             }
         }
         Ok(Self {
-            producer,
+            producer: Arc::new(producer),
             step: settings.transaction_timeout,
         })
     }
@@ -228,24 +230,46 @@ impl TransactionalProducer {
     }
 
     /// Positions of one group, as part of the open transaction.
+    ///
+    /// librdkafka 2.12 does not keep to its timeout here while the group's coordinator is away: the
+    /// call was seen to block for as long as that broker did not return. So it is made on a thread of
+    /// its own, and left alone when it takes too long; it ends with its broker's return, or with the
+    /// epoch that the next producer under this id begins.
     pub(crate) fn positions(
         &self,
-        offsets: &TopicPartitionList,
-        group: &ConsumerGroupMetadata,
+        offsets: TopicPartitionList,
+        group: ConsumerGroupMetadata,
     ) -> Result<(), Failed> {
-        let until = Instant::now() + self.step;
-        loop {
-            match self
-                .producer
-                .send_offsets_to_transaction(offsets, group, self.step)
-            {
-                Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(error))
-                    if error.is_retriable()
-                        && !error.txn_requires_abort()
-                        && Instant::now() < until => {}
-                Err(error) => return Err(self.unsent(&error)),
-            }
+        let (step, until) = (self.step, Instant::now() + self.step);
+        let producer = Arc::clone(&self.producer);
+        let (sender, answer) = channel();
+        let call = move || {
+            let answer = loop {
+                match producer.send_offsets_to_transaction(&offsets, &group, step) {
+                    Err(KafkaError::Transaction(error))
+                        if error.is_retriable()
+                            && !error.txn_requires_abort()
+                            && Instant::now() < until => {}
+                    answer => break answer,
+                }
+            };
+            // Nobody waits any more when it took too long.
+            let _ = sender.send(answer);
+        };
+        let spawned = std::thread::Builder::new()
+            .name("kafka-positions".into())
+            .spawn(call);
+        let late = |why: String| Failed::Aborted {
+            why,
+            usable: false,
+            passing: true,
+        };
+        if let Err(error) = spawned {
+            return Err(late(format!("a thread could not be started: {error}")));
+        }
+        match answer.recv_timeout(self.step) {
+            Ok(answer) => answer.map_err(|error| self.unsent(&error)),
+            Err(_) => Err(late(format!("positions were not taken within {step:?}"))),
         }
     }
 

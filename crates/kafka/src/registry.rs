@@ -64,7 +64,8 @@ impl Registry {
     pub(crate) fn refresh(&mut self) -> Result<(), String> {
         let until = Instant::now() + self.settings.request_timeout;
         let timeout = self.settings.request_timeout;
-        let (low, end) = cold::ends(&self.consumer, &self.topic, 0, timeout)?;
+        let (low, end) = cold::ends(&self.consumer, &self.topic, 0, timeout)
+            .map_err(|why| format!("where {} ends: {why}", self.topic))?;
         self.next = self.next.max(low);
         if self.next >= end {
             return Ok(());

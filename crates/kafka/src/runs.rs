@@ -112,12 +112,13 @@ pub(crate) fn placed(
     placed: &[crate::producer::Placed],
 ) -> Option<RecordBatch> {
     let first = placed.first()?;
-    let mut expected = first.offset;
-    for place in placed {
-        if place.offset < 0 || place.offset != expected {
-            return None;
-        }
-        expected += 1;
+    let together = (first.offset..).zip(placed);
+    if first.offset < 0
+        || together
+            .into_iter()
+            .any(|(offset, place)| place.offset != offset)
+    {
+        return None;
     }
     if placed.iter().all(|place| place.append_time.is_none()) {
         return Some(batch.rebase(first.offset));

@@ -311,7 +311,7 @@ mod tests {
             ("prefix", |s| s.prefix = "ü".into()),
             ("insync_min", |s| s.insync_min = 4),
             ("transaction_timeout", |s| {
-                s.transaction_timeout = Duration::from_millis(10)
+                s.transaction_timeout = Duration::from_millis(10);
             }),
             ("append_bytes_max", |s| s.append_bytes_max = 17 << 20),
             ("readers", |s| s.readers = 0),

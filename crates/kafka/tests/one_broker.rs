@@ -1,5 +1,11 @@
 //! What holds on a single broker, which a shop tries out first.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics says where"
+)]
+
 mod common;
 
 use std::collections::BTreeSet;

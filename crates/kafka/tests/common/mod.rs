@@ -126,6 +126,30 @@ impl Brokers {
         assert!(output.status.success(), "{class}: {output:?}");
     }
 
+    /// Waits until every partition of the cluster has all its copies in step.
+    pub(crate) fn await_in_step(&self) {
+        use rdkafka::consumer::{BaseConsumer, Consumer};
+        let mut config = rdkafka::ClientConfig::new();
+        let consumer: BaseConsumer = config
+            .set("bootstrap.servers", &self.bootstrap)
+            .create()
+            .expect("a client");
+        eventually("copies are in step", || {
+            let metadata = consumer.fetch_metadata(None, Duration::from_secs(5));
+            metadata.is_ok_and(|metadata| {
+                let partitions = metadata
+                    .topics()
+                    .iter()
+                    .flat_map(|topic| topic.partitions());
+                metadata.brokers().len() == usize::from(self.nodes)
+                    && partitions.clone().count() > 0
+                    && partitions
+                        .into_iter()
+                        .all(|p| p.isr().len() == p.replicas().len())
+            })
+        });
+    }
+
     /// Settings for an instance on a log of its own.
     pub(crate) fn settings(&self, prefix: &str, instance: &str) -> KafkaSettings {
         let mut settings = KafkaSettings::new(&self.bootstrap, instance);
