@@ -39,11 +39,6 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::Client;
 use crate::output::{Format, Output};
 
-/// State grows for as long as a node runs, and the allocator of glibc grows the heap of each thread
-/// but the first by single pages, with a system call and a fault each: one for every reservation.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Real-time inventory sync: facts and requests about stock go into a log, are decided once, in
 /// order, and every change is told to all.
 #[derive(Debug, Parser)]

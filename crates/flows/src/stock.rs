@@ -128,7 +128,7 @@ impl Stock {
         for resolved in &decision.resolved {
             step.resolve(resolved.of, begins, decision.number);
         }
-        self.state.apply(decision);
+        self.state.apply(&decision);
         Some(begins)
     }
 
@@ -263,7 +263,7 @@ impl Processor for Stock {
                     decision.number
                 ));
             }
-            self.state.apply(decision);
+            self.state.apply(&decision);
         }
         Ok(())
     }

@@ -76,19 +76,20 @@ fn run(skus: &[String], spread: usize, facts: usize) -> (Duration, Duration) {
             if restoring {
                 for input in &inputs {
                     let decision = decide(&scratch, input);
-                    scratch.apply(decision.clone());
+                    scratch.apply(&decision);
                     kept.push(decision);
                 }
                 let started = clock();
-                for decision in kept.drain(..) {
+                for decision in &kept {
                     restored.apply(decision);
                 }
                 applying += clock() - started;
+                kept.clear();
             } else {
                 let started = clock();
                 for input in &inputs {
                     let decision = decide(&live, input);
-                    live.apply(decision);
+                    live.apply(&decision);
                 }
                 deciding += clock() - started;
             }
@@ -156,7 +157,7 @@ fn memory() {
         for (n, _) in skus.iter().enumerate() {
             let stamped = input(&skus[n..=n], 1, round * skus.len() + 10 * n, "1");
             let decision = decide(&state, &stamped);
-            state.apply(decision);
+            state.apply(&decision);
         }
         state.drain_touched(&mut |_, _| {});
     }

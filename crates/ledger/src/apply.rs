@@ -10,13 +10,12 @@ use crate::state::State;
 use crate::values::Time;
 
 impl State {
-    /// The only change of state, live and in restore. Never calls [`decide`](crate::decide). What the
-    /// decision states becomes the state: it is moved there, not copied.
+    /// The only change of state, live and in restore. Never calls [`decide`](crate::decide).
     ///
     /// # Panics
     /// When the decision is not the next one of this partition, or does not fit the state: a bug or
     /// a damaged log.
-    pub fn apply(&mut self, mut decision: Decision<'_>) {
+    pub fn apply(&mut self, decision: &Decision<'_>) {
         assert_eq!(
             decision.number,
             self.number + 1,
@@ -44,12 +43,12 @@ impl State {
             );
             peer.sent = number;
         }
-        let slot = self.apply_stock(&mut decision);
-        for reservation in std::mem::take(&mut decision.reservations) {
+        let slot = self.apply_stock(decision);
+        for reservation in &decision.reservations {
             self.reservations.apply(reservation);
         }
         if let Input::Command(command) = &decision.input {
-            self.remember(&decision, command, slot);
+            self.remember(decision, command, slot);
         }
         for resolved in &decision.resolved {
             match resolved.outcome {
@@ -75,9 +74,7 @@ impl State {
     }
 
     /// Levels, folds and holds of the SKU that the decision is about.
-    fn apply_stock(&mut self, decision: &mut Decision<'_>) -> Option<u32> {
-        let holds = std::mem::take(&mut decision.holds);
-        let decision = &*decision;
+    fn apply_stock(&mut self, decision: &Decision<'_>) -> Option<u32> {
         let name = decision.input.sku()?.as_str();
         let item = match &decision.input {
             Input::Command(command) => item_of(command).filter(|_| applied(decision)),
@@ -85,7 +82,7 @@ impl State {
         };
         let changes = !decision.movements.is_empty()
             || decision.count.is_some()
-            || !holds.is_empty()
+            || !decision.holds.is_empty()
             || item.is_some();
         if !changes {
             return self.skus.find(name);
@@ -112,7 +109,7 @@ impl State {
             extra.newest_count = extra.newest_count.max(Some(at));
             self.touch_sku(slot);
         }
-        for hold in holds {
+        for hold in &decision.holds {
             hold::apply_hold(self, slot, hold);
         }
         Some(slot)

@@ -245,12 +245,8 @@ pub struct LineNumbers<'a> {
 
 impl Rejection<'_> {
     /// The same refusal, owned.
-    pub fn into_owned(self) -> Rejection<'static> {
-        let lines = self
-            .lines
-            .into_iter()
-            .map(LineNumbers::into_owned)
-            .collect();
+    pub fn to_static(&self) -> Rejection<'static> {
+        let lines = self.lines.iter().map(LineNumbers::to_static).collect();
         Rejection {
             reason: self.reason,
             lines,
@@ -260,11 +256,11 @@ impl Rejection<'_> {
 
 impl LineNumbers<'_> {
     /// The same numbers, owned.
-    pub fn into_owned(self) -> LineNumbers<'static> {
+    pub fn to_static(&self) -> LineNumbers<'static> {
         LineNumbers {
             line: self.line,
-            sku: self.sku.into_owned(),
-            location: self.location.map(Location::into_owned),
+            sku: self.sku.to_static(),
+            location: self.location.as_ref().map(Location::to_static),
             decimals: self.decimals,
             requested: self.requested,
             available: self.available,

@@ -397,7 +397,7 @@ impl State {
                 let (slot, _) = self.skus.entry(text(sku)?);
                 match record {
                     Some(StateRecord::Hold(hold)) => {
-                        crate::hold::apply_hold(self, slot, hold);
+                        crate::hold::apply_hold(self, slot, &hold);
                     }
                     None => crate::hold::remove(self, slot, text(reservation)?),
                     Some(_) => return Err(unfit()),
@@ -406,7 +406,7 @@ impl State {
             }
             (RESERVATION, record) => {
                 match record {
-                    Some(StateRecord::Reservation(record)) => self.reservations.apply(record),
+                    Some(StateRecord::Reservation(record)) => self.reservations.apply(&record),
                     None => self.reservations.remove(text(name)?),
                     Some(_) => return Err(unfit()),
                 }

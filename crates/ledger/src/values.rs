@@ -157,6 +157,11 @@ macro_rules! name {
             pub fn into_owned(self) -> $name<'static> {
                 $name(Cow::Owned(self.0.into_owned()))
             }
+
+            /// The same name, owned, from a borrow.
+            pub fn to_static(&self) -> $name<'static> {
+                $name(Cow::Owned(self.0.as_ref().to_owned()))
+            }
         }
 
         impl<'a> From<&'a str> for $name<'a> {

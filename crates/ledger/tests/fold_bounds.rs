@@ -42,7 +42,7 @@ impl Ledger {
             "{:?}",
             decision.outcome
         );
-        self.state.apply(decision.clone());
+        self.state.apply(&decision);
         decision.count
     }
 

@@ -27,7 +27,7 @@ fn a_position_with_three_facts_takes_at_most_200_bytes_and_a_name_60() {
             let body = Body::Receive(fact(&sku, "main", 12, StateName::Available));
             let command = command("import", &id, Some(at), body);
             let decision = decide(&state, &stamped(Input::Command(command), Time(100_000_000)));
-            state.apply(decision);
+            state.apply(&decision);
         }
         state.drain_touched(&mut |_, _| {});
         let ids = state.ids_memory_bytes();

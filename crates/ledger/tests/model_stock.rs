@@ -193,7 +193,7 @@ impl Ledger {
     fn take<'a>(&mut self, command: Command<'a>, at: i64) -> Decision<'a> {
         let decision = decide(&self.state, &stamped(Input::Command(command), Time(at)));
         self.books.enter(&decision);
-        self.state.apply(decision.clone());
+        self.state.apply(&decision);
         self.log.push(postcard::to_stdvec(&decision).unwrap());
         decision
     }
@@ -212,7 +212,7 @@ impl Ledger {
     fn check_restores(&self) {
         let mut replayed = State::new(home(0, 1), self.settings.clone());
         for bytes in &self.log {
-            replayed.apply(postcard::from_bytes(bytes).unwrap());
+            replayed.apply(&postcard::from_bytes(bytes).unwrap());
         }
         assert_eq!(replayed.hash(), self.state.hash());
         let restored = restored(&self.state, home(0, 1), &self.settings);

@@ -19,7 +19,7 @@ fn receive(state: &mut State, id: &str, at: i64) -> Outcome<'static> {
     let body = Body::Receive(fact("85123A", "london", 1, StateName::Available));
     let input = Input::Command(command("wms", id, Some(0), body));
     let decision = decide(state, &stamped(input, Time(at)));
-    state.apply(decision.clone());
+    state.apply(&decision);
     match decision.outcome {
         Some(Outcome::Applied(notes)) => Outcome::Applied(notes),
         Some(Outcome::Duplicate { first }) => Outcome::Duplicate { first },
@@ -91,7 +91,7 @@ fn a_seq_takes_no_place_among_the_names_and_is_known_without_end() {
         let mut command = command("file/day.csv", "x", Some(0), body);
         command.seq = Some(seq);
         let decision = decide(state, &stamped(Input::Command(command), Time(at)));
-        state.apply(decision.clone());
+        state.apply(&decision);
         decision.outcome == Some(Outcome::Duplicate { first: 0 })
     };
     assert!(!take(&mut state, 5, 1) && !take(&mut state, 6, 2));
@@ -109,7 +109,7 @@ fn the_first_command_of_a_sequence_names_its_sku_and_is_known_too() {
         let mut command = command("file/day.csv", "1", Some(0), body);
         command.seq = Some(1);
         let decision = decide(&state, &stamped(Input::Command(command), Time(at)));
-        state.apply(decision.clone());
+        state.apply(&decision);
         assert_eq!(
             matches!(decision.outcome, Some(Outcome::Duplicate { .. })),
             outcome
@@ -131,7 +131,7 @@ fn parking_leaves_what_is_known_as_it_is() {
     let parked = |state: &mut State, input: Input<'static>| {
         let decision = park(state, &stamped(input, Time(10)), "boom");
         assert!(decision.movements.is_empty());
-        state.apply(decision.clone());
+        state.apply(&decision);
         decision.outcome.unwrap()
     };
     // By name: what was decided stays the first outcome.
@@ -151,7 +151,7 @@ fn parking_leaves_what_is_known_as_it_is() {
     );
     // By number: the highest is not lowered.
     let decision = decide(&state, &stamped(of("x", 1, Some(9)), Time(12)));
-    state.apply(decision);
+    state.apply(&decision);
     assert_eq!(
         parked(&mut state, of("x", 1, Some(5))),
         Outcome::Duplicate { first: 0 }

@@ -108,7 +108,7 @@ impl Node {
         while let Some(bytes) = sent.pop_front() {
             let input: Input<'_> = postcard::from_bytes(&bytes).unwrap();
             let decision = decide(&self.state, &stamped(input, at));
-            self.state.apply(decision.clone());
+            self.state.apply(&decision);
             self.log.push(postcard::to_stdvec(&decision).unwrap());
             sent.extend(decision.sends.iter().map(|send| {
                 let input = match &send.what {
@@ -143,7 +143,7 @@ impl Node {
 
 fn replay(state: &mut State, log: &[Vec<u8>]) {
     for bytes in log {
-        state.apply(postcard::from_bytes::<Decision<'_>>(bytes).unwrap());
+        state.apply(&postcard::from_bytes::<Decision<'_>>(bytes).unwrap());
     }
 }
 
@@ -205,9 +205,9 @@ proptest! {
             let decision = decide(&node.state, &stamped);
             for other in [&mut from_changelog, &mut replayed, &mut from_snapshot] {
                 prop_assert_eq!(&decide(other, &stamped), &decision);
-                other.apply(decision.clone());
+                other.apply(&decision);
             }
-            node.state.apply(decision);
+            node.state.apply(&decision);
         }
         prop_assert_eq!(from_snapshot.hash(), node.state.hash());
     }
@@ -235,7 +235,7 @@ fn a_command_that_panics_is_parked_and_known_when_it_comes_again() {
         })
     );
     assert!(parked.movements.is_empty() && parked.levels.is_empty() && !parked.alert);
-    state.apply(parked);
+    state.apply(&parked);
     assert_eq!(
         state.outcomes_of(u64::try_from(stamped.name >> 64).unwrap(), 10),
         [1]
@@ -257,10 +257,10 @@ fn an_internal_record_out_of_turn_is_seen() {
         })
     };
     let first = decide(&state, &stamped(ask(1), Time(1)));
-    state.apply(first);
+    state.apply(&first);
     let again = decide(&state, &stamped(ask(1), Time(2)));
     assert!(!again.gap && again.sends.is_empty() && again.holds.is_empty());
-    state.apply(again);
+    state.apply(&again);
     assert!(
         decide(&state, &stamped(ask(3), Time(3))).gap,
         "2 is missing"

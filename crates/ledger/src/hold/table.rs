@@ -163,23 +163,22 @@ pub(crate) fn drain_touched(
 }
 
 /// Puts a record in the place of an earlier one; one that keeps nothing takes it away.
-pub(crate) fn apply_hold(state: &mut State, slot: u32, record: HoldRecord<'_>) {
-    let reservation = record.reservation.clone().into_owned();
+pub(crate) fn apply_hold(state: &mut State, slot: u32, record: &HoldRecord<'_>) {
+    let reservation = record.reservation.as_str();
     let holds = &mut state.skus.get_mut(slot).holds;
-    let (before, ended) = if record.keeps_nothing() {
-        (holds.remove(reservation.as_str()), None)
+    let before = if record.keeps_nothing() {
+        holds.remove(reservation)
     } else {
-        let ended = record.ended().then(|| end_key(&record));
-        (holds.put(record.into_owned()), ended)
+        holds.put(record.to_static())
     };
     let index = &mut state.holds;
     if let Some(before) = before.as_ref().filter(|before| before.record.ended()) {
         index.ended.remove(&end_key(&before.record));
     }
-    if let Some(ended) = ended {
-        index.ended.insert(ended, slot);
+    if !record.keeps_nothing() && record.ended() {
+        index.ended.insert(end_key(record), slot);
     }
-    touch_counted(state, slot, reservation.as_str(), before.as_ref());
+    touch_counted(state, slot, reservation, before.as_ref());
 }
 
 /// Counts a record among what changed, as a snapshot says, or that it is gone.
@@ -288,21 +287,17 @@ impl HoldRecord<'_> {
     }
 
     /// The same record, owned.
-    pub fn into_owned(self) -> HoldRecord<'static> {
+    pub fn to_static(&self) -> HoldRecord<'static> {
         HoldRecord {
-            reservation: self.reservation.into_owned(),
-            lines: self
-                .lines
-                .into_iter()
-                .map(crate::LineState::into_owned)
-                .collect(),
-            undecided: self.undecided,
+            reservation: self.reservation.to_static(),
+            lines: self.lines.iter().map(crate::LineState::to_static).collect(),
+            undecided: self.undecided.clone(),
             shipped: self
                 .shipped
-                .into_iter()
-                .map(super::Directed::into_owned)
+                .iter()
+                .map(super::Directed::to_static)
                 .collect(),
-            waiting: self.waiting.map(super::WaitingAsk::into_owned),
+            waiting: self.waiting.as_ref().map(super::WaitingAsk::to_static),
             number: self.number,
             at: self.at,
         }
@@ -311,10 +306,10 @@ impl HoldRecord<'_> {
 
 impl crate::LineState<'_> {
     /// The same line, owned.
-    pub fn into_owned(self) -> crate::LineState<'static> {
+    pub fn to_static(&self) -> crate::LineState<'static> {
         crate::LineState {
             line: self.line,
-            location: self.location.into_owned(),
+            location: self.location.to_static(),
             asked: self.asked,
             reserved: self.reserved,
             committed: self.committed,
@@ -325,10 +320,10 @@ impl crate::LineState<'_> {
 }
 
 impl super::Directed<'_> {
-    fn into_owned(self) -> super::Directed<'static> {
-        let to = match self.to {
-            super::ShipTarget::Line(line) => super::ShipTarget::Line(line),
-            super::ShipTarget::Location(at) => super::ShipTarget::Location(at.into_owned()),
+    fn to_static(&self) -> super::Directed<'static> {
+        let to = match &self.to {
+            super::ShipTarget::Line(line) => super::ShipTarget::Line(*line),
+            super::ShipTarget::Location(at) => super::ShipTarget::Location(at.to_static()),
             super::ShipTarget::Any => super::ShipTarget::Any,
         };
         super::Directed {
@@ -339,15 +334,11 @@ impl super::Directed<'_> {
 }
 
 impl super::WaitingAsk<'_> {
-    fn into_owned(self) -> super::WaitingAsk<'static> {
+    fn to_static(&self) -> super::WaitingAsk<'static> {
         super::WaitingAsk {
             since: self.since,
             step: self.step,
-            lines: self
-                .lines
-                .into_iter()
-                .map(crate::AskLine::into_owned)
-                .collect(),
+            lines: self.lines.iter().map(crate::AskLine::to_static).collect(),
             partial: self.partial,
             sole: self.sole,
             whole: self.whole,
@@ -357,11 +348,11 @@ impl super::WaitingAsk<'_> {
 
 impl crate::AskLine<'_> {
     /// The same line, owned.
-    pub fn into_owned(self) -> crate::AskLine<'static> {
+    pub fn to_static(&self) -> crate::AskLine<'static> {
         crate::AskLine {
             line: self.line,
             quantity: self.quantity,
-            location: self.location.map(Location::into_owned),
+            location: self.location.as_ref().map(Location::to_static),
             given_back: self.given_back,
         }
     }

@@ -27,27 +27,6 @@ pub(crate) struct Reservations {
     bytes: usize,
 }
 
-/// What the orders and figures keep of a record.
-#[derive(Clone, Copy, Default)]
-struct Indexed {
-    due: Option<Time>,
-    ended: Option<(Time, u64)>,
-    conflict: Option<()>,
-    bytes: usize,
-}
-
-impl Indexed {
-    fn of(record: &ReservationRecord<'_>) -> Self {
-        let ended = record.forgotten_from();
-        Self {
-            due: record.due(),
-            ended: ended.map(|at| (at, record.number)),
-            conflict: record.conflict.is_some().then_some(()),
-            bytes: record.memory_bytes(),
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Kept {
     record: ReservationRecord<'static>,
@@ -111,21 +90,22 @@ impl Reservations {
     }
 
     /// Puts a record in the place of an earlier one.
-    pub(crate) fn apply(&mut self, record: ReservationRecord<'_>) {
-        let record = record.into_owned();
-        let id = record.id.clone();
-        let after = Indexed::of(&record);
-        let kept = Kept { record, touched: 0 };
-        let before = match self.records.get_mut(id.as_str()) {
+    pub(crate) fn apply(&mut self, record: &ReservationRecord<'_>) {
+        let id = record.id.as_str();
+        let kept = Kept {
+            record: record.to_static(),
+            touched: 0,
+        };
+        let before = match self.records.get_mut(id) {
             Some(place) => Some(std::mem::replace(&mut **place, kept)),
             None => {
-                self.records.insert(id.as_str().into(), Box::new(kept));
+                self.records.insert(id.into(), Box::new(kept));
                 None
             }
         };
-        let known = before.as_ref().map(|before| Indexed::of(&before.record));
-        self.reindex(id.as_str(), known.unwrap_or_default(), after);
-        self.touch_counted(id.as_str(), before.as_ref());
+        let known = before.as_ref().map(|before| &before.record);
+        self.reindex(id, known, Some(record));
+        self.touch_counted(id, before.as_ref());
     }
 
     /// Removes a record, as a changelog says.
@@ -135,23 +115,45 @@ impl Reservations {
 
     fn take_out(&mut self, id: &str) -> Option<Kept> {
         let kept = *self.records.remove(id)?;
-        self.reindex(id, Indexed::of(&kept.record), Indexed::default());
+        self.reindex(id, Some(&kept.record), None);
         Some(kept)
     }
 
     /// Keeps the orders and the figures by what became of a record.
-    fn reindex(&mut self, id: &str, before: Indexed, after: Indexed) {
-        self.bytes = (self.bytes + after.bytes).saturating_sub(before.bytes);
-        change(&mut self.due, before.due, after.due, |at| (at, id.into()));
+    fn reindex(
+        &mut self,
+        id: &str,
+        before: Option<&ReservationRecord<'_>>,
+        after: Option<&ReservationRecord<'_>>,
+    ) {
+        type Record<'r, 'a> = &'r ReservationRecord<'a>;
+        let memory =
+            |record: Option<Record<'_, '_>>| record.map_or(0, ReservationRecord::memory_bytes);
+        self.bytes = (self.bytes + memory(after)).saturating_sub(memory(before));
+        let due = |record: Record<'_, '_>| record.due();
+        change(
+            &mut self.due,
+            before.and_then(due),
+            after.and_then(due),
+            |at| (at, id.into()),
+        );
+        let ended = |record: Record<'_, '_>| {
+            let at = record.forgotten_from();
+            at.map(|at| (at, record.number))
+        };
         change(
             &mut self.ended,
-            before.ended,
-            after.ended,
+            before.and_then(ended),
+            after.and_then(ended),
             |(at, number)| (at, number, id.into()),
         );
-        change(&mut self.conflicts, before.conflict, after.conflict, |()| {
-            id.into()
-        });
+        let conflict = |record: Record<'_, '_>| record.conflict.is_some().then_some(());
+        change(
+            &mut self.conflicts,
+            before.and_then(conflict),
+            after.and_then(conflict),
+            |()| id.into(),
+        );
     }
 
     /// Counts a record among what changed, as a snapshot says, or that it is gone.
@@ -362,44 +364,39 @@ impl ReservationRecord<'_> {
     }
 
     /// The same record, owned.
-    pub fn into_owned(self) -> ReservationRecord<'static> {
+    pub fn to_static(&self) -> ReservationRecord<'static> {
         ReservationRecord {
-            id: self.id.into_owned(),
-            source: self.source.into_owned(),
-            channel: self.channel.map(owned),
+            id: self.id.to_static(),
+            source: self.source.to_static(),
+            channel: self
+                .channel
+                .as_ref()
+                .map(|channel| channel.to_string().into()),
             status: self.status,
-            lines: self
-                .lines
-                .into_iter()
-                .map(ReservationLine::into_owned)
-                .collect(),
+            lines: self.lines.iter().map(ReservationLine::to_static).collect(),
             created_at: self.created_at,
             granted_at: self.granted_at,
             expires_at: self.expires_at,
             ended_at: self.ended_at,
-            commit: self.commit.map(CommitKey::into_owned),
+            commit: self.commit.as_ref().map(CommitKey::to_static),
             released_at: self.released_at,
-            conflict: self.conflict.map(CommitKey::into_owned),
-            step: self.step.map(Step::into_owned),
-            queue: self.queue.into_iter().map(Waiting::into_owned).collect(),
+            conflict: self.conflict.as_ref().map(CommitKey::to_static),
+            step: self.step.as_ref().map(Step::to_static),
+            queue: self.queue.iter().map(Waiting::to_static).collect(),
             number: self.number,
-            decided_by: self.decided_by,
+            decided_by: self.decided_by.clone(),
         }
     }
 }
 
-fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
-    Cow::Owned(text.into_owned())
-}
-
 impl ReservationLine<'_> {
     /// The same line, owned.
-    pub fn into_owned(self) -> ReservationLine<'static> {
+    pub fn to_static(&self) -> ReservationLine<'static> {
         ReservationLine {
             line: self.line,
-            sku: self.sku.into_owned(),
+            sku: self.sku.to_static(),
             requested: self.requested,
-            location: self.location.map(Location::into_owned),
+            location: self.location.as_ref().map(Location::to_static),
             decimals: self.decimals,
             asked: self.asked,
             reserved: self.reserved,
@@ -413,34 +410,35 @@ impl ReservationLine<'_> {
 
 impl CommitKey<'_> {
     /// The same key, owned.
-    pub fn into_owned(self) -> CommitKey<'static> {
+    pub fn to_static(&self) -> CommitKey<'static> {
         CommitKey {
             occurred_at: self.occurred_at,
-            source: self.source.into_owned(),
-            id: self.id.into_owned(),
+            source: self.source.to_static(),
+            id: self.id.to_static(),
         }
     }
 }
 
 impl Taken<'_> {
-    fn into_owned(self) -> Taken<'static> {
+    fn to_static(&self) -> Taken<'static> {
         Taken {
             number: self.number,
             at: self.at,
             name: self.name,
             content: self.content,
-            source: self.source.into_owned(),
-            id: self.id.into_owned(),
+            source: self.source.to_static(),
+            id: self.id.to_static(),
             occurred_at: self.occurred_at,
-            wish: self.wish.into_owned(),
+            wish: self.wish.to_static(),
         }
     }
 }
 
 impl Wish<'_> {
-    fn into_owned(self) -> Wish<'static> {
+    fn to_static(&self) -> Wish<'static> {
         let request =
-            |lines: Vec<RequestLine<'_>>| lines.into_iter().map(RequestLine::into_owned).collect();
+            |lines: &[RequestLine<'_>]| lines.iter().map(RequestLine::to_static).collect();
+        let owned = |text: &Option<Cow<'_, str>>| text.as_ref().map(|text| text.to_string().into());
         match self {
             Self::Commit {
                 lines,
@@ -448,14 +446,14 @@ impl Wish<'_> {
                 told,
             } => Wish::Commit {
                 lines: request(lines),
-                channel: channel.map(owned),
+                channel: owned(channel),
                 told: Box::new(Told {
                     offset: told.offset,
                     seq: told.seq,
-                    reason: told.reason.map(owned),
-                    note: told.note.map(owned),
-                    reference: told.reference.map(owned),
-                    data: told.data.map(owned),
+                    reason: owned(&told.reason),
+                    note: owned(&told.note),
+                    reference: owned(&told.reference),
+                    data: owned(&told.data),
                 }),
             },
             Self::Reserve {
@@ -465,43 +463,47 @@ impl Wish<'_> {
                 partial,
             } => Wish::Reserve {
                 lines: request(lines),
-                ttl_s,
-                channel: channel.map(owned),
-                partial,
+                ttl_s: *ttl_s,
+                channel: owned(channel),
+                partial: *partial,
             },
-            Self::Confirm { lines } => Wish::Confirm { lines },
-            Self::Release { lines } => Wish::Release { lines },
-            Self::Extend { ttl_s } => Wish::Extend { ttl_s },
+            Self::Confirm { lines } => Wish::Confirm {
+                lines: lines.clone(),
+            },
+            Self::Release { lines } => Wish::Release {
+                lines: lines.clone(),
+            },
+            Self::Extend { ttl_s } => Wish::Extend { ttl_s: *ttl_s },
         }
     }
 }
 
 impl RequestLine<'_> {
     /// The same line, owned.
-    pub fn into_owned(self) -> RequestLine<'static> {
+    pub fn to_static(&self) -> RequestLine<'static> {
         RequestLine {
             line: self.line,
-            sku: self.sku.into_owned(),
+            sku: self.sku.to_static(),
             quantity: self.quantity,
-            location: self.location.map(Location::into_owned),
+            location: self.location.as_ref().map(Location::to_static),
         }
     }
 }
 
 impl Waiting<'_> {
-    fn into_owned(self) -> Waiting<'static> {
+    fn to_static(&self) -> Waiting<'static> {
         match self {
-            Self::Command(taken) => Waiting::Command(taken.into_owned()),
+            Self::Command(taken) => Waiting::Command(taken.to_static()),
             Self::Retry {
                 number,
                 name,
                 source,
                 id,
             } => Waiting::Retry {
-                number,
-                name,
-                source: source.into_owned(),
-                id: id.into_owned(),
+                number: *number,
+                name: *name,
+                source: source.to_static(),
+                id: id.to_static(),
             },
             Self::Expiry => Waiting::Expiry,
         }
@@ -509,32 +511,32 @@ impl Waiting<'_> {
 }
 
 impl Step<'_> {
-    fn into_owned(self) -> Step<'static> {
+    fn to_static(&self) -> Step<'static> {
         Step {
             number: self.number,
-            by: self.by.map(Taken::into_owned),
+            by: self.by.as_ref().map(Taken::to_static),
             phase: self.phase,
             deadline: self.deadline,
             asks: self
                 .asks
-                .into_iter()
+                .iter()
                 .map(|asked| Asked {
-                    sku: asked.sku.into_owned(),
+                    sku: asked.sku.to_static(),
                     heard: asked.heard,
                 })
                 .collect(),
             status_before: self.status_before,
             lines_before: self
                 .lines_before
-                .into_iter()
-                .map(ReservationLine::into_owned)
+                .iter()
+                .map(ReservationLine::to_static)
                 .collect(),
             numbers: self
                 .numbers
-                .into_iter()
-                .map(crate::LineNumbers::into_owned)
+                .iter()
+                .map(crate::LineNumbers::to_static)
                 .collect(),
-            refusal: self.refusal.map(crate::Rejection::into_owned),
+            refusal: self.refusal.as_ref().map(crate::Rejection::to_static),
         }
     }
 }

@@ -327,7 +327,7 @@ impl Booking {
                     .is_some_and(|w| w.since == decision.number),
             );
             let key = (sku.to_string(), hold.reservation.to_string());
-            self.holds.insert(key, hold.clone().into_owned());
+            self.holds.insert(key, hold.to_static());
         }
         self.check_sums(sku.as_str());
         if let Input::Ask(ask) = &decision.input
@@ -522,7 +522,7 @@ fn owned(outcome: &Outcome<'_>) -> Outcome<'static> {
     match outcome {
         Outcome::Applied(notes) => Outcome::Applied(*notes),
         Outcome::Granted => Outcome::Granted,
-        Outcome::Rejected(rejection) => Outcome::Rejected(rejection.clone().into_owned()),
+        Outcome::Rejected(rejection) => Outcome::Rejected(rejection.to_static()),
         Outcome::Duplicate { first } => Outcome::Duplicate { first: *first },
         Outcome::Invalid(invalid) => Outcome::Invalid(onhand_ledger::Invalid {
             field: invalid.field.to_string().into(),

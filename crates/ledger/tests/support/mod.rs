@@ -293,7 +293,7 @@ impl World {
             *decision
         );
         self.books[partition].enter(decision);
-        self.states[partition].apply(decision.clone());
+        self.states[partition].apply(decision);
         self.logs[partition].push(bytes);
         for send in &decision.sends {
             let input = match &send.what {
@@ -356,7 +356,7 @@ impl World {
         for (partition, state) in self.states.iter().enumerate() {
             let mut replayed = State::new(home_of(partition, self), self.settings.clone());
             for bytes in &self.logs[partition] {
-                replayed.apply(postcard::from_bytes(bytes).unwrap());
+                replayed.apply(&postcard::from_bytes(bytes).unwrap());
             }
             assert_eq!(replayed.hash(), state.hash(), "replay gives the same state");
             let restored = restored(state, home_of(partition, self), &self.settings);
