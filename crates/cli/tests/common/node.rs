@@ -404,11 +404,5 @@ impl Drop for Node {
 
 /// The address in a line such as `listening on http://127.0.0.1:7171`.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let from = line.find("127.0.0.1:")?;
-    let rest = &line[from..];
-    let end = rest
-        .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))
-        .unwrap_or(rest.len());
-    let address: SocketAddr = rest[..end].trim_end_matches(['.', ':']).parse().ok()?;
-    (address.port() != 0).then_some(address)
+    line.strip_prefix("listening on http://")?.parse().ok()
 }
