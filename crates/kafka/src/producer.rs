@@ -22,6 +22,10 @@ use crate::error::{is_fence, words};
 use crate::settings::KafkaSettings;
 use crate::times;
 
+/// Positions are taken in milliseconds, or not before their coordinator is another broker: then a new
+/// epoch finds it sooner than waiting does.
+const POSITIONS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why a transaction did not end as committed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Failed {
@@ -267,9 +271,11 @@ impl TransactionalProducer {
         if let Err(error) = spawned {
             return Err(late(format!("a thread could not be started: {error}")));
         }
-        match answer.recv_timeout(self.step) {
+        match answer.recv_timeout(POSITIONS_PATIENCE) {
             Ok(answer) => answer.map_err(|error| self.unsent(&error)),
-            Err(_) => Err(late(format!("positions were not taken within {step:?}"))),
+            Err(_) => Err(late(format!(
+                "positions were not taken within {POSITIONS_PATIENCE:?}"
+            ))),
         }
     }
 

@@ -188,7 +188,12 @@ fn a_name_claimed_under_load_loses_and_repeats_nothing() {
                     }
                 }
             });
-            std::thread::sleep(Duration::from_millis(300 + 77 * round));
+            eventually("the load runs", || {
+                let endings = endings.lock().unwrap();
+                let durable = endings.iter().filter(|(_, end)| *end == Ending::Durable);
+                durable.count() > 30
+            });
+            std::thread::sleep(Duration::from_millis(7 * round));
             let theirs = b.claim("o").unwrap();
             (values(&b, at), theirs)
         });
