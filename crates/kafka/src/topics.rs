@@ -16,6 +16,11 @@ use crate::error::{OpenError, words};
 use crate::settings::KafkaSettings;
 
 /// Kafka's "without end".
+/// Records younger than this are not compacted: 7 days. A changelog is written in rounds of several
+/// appends, and until a round is whole its state is restored from the round before it: whose records the
+/// newer ones of the same keys would take away. So an instance that died in the middle of a round must
+/// be started again within this time.
+const COMPACTION_LAG_MS: i64 = 7 * 24 * 3_600_000;
 const FOREVER: &str = "-1";
 /// As wide as Kafka takes: a record's own time may lie anywhere.
 const ANY_TIME: &str = "9223372036854775807";
@@ -205,7 +210,7 @@ impl Topics {
         } else {
             "delete"
         };
-        vec![
+        let mut settings = vec![
             ("cleanup.policy", policy.into()),
             ("min.insync.replicas", self.insync.to_string()),
             (
@@ -218,7 +223,11 @@ impl Topics {
             ("retention.ms", FOREVER.into()),
             ("retention.bytes", FOREVER.into()),
             ("unclean.leader.election.enable", "false".into()),
-        ]
+        ];
+        if wanted.spec.compacted {
+            settings.push(("min.compaction.lag.ms", COMPACTION_LAG_MS.to_string()));
+        }
+        settings
     }
 
     /// What is wrong with a topic, each with the command that mends it. Empty when it is as wanted.
@@ -279,6 +288,9 @@ impl Topics {
                 "cleanup.policy" => "is compacted and would lose records of equal keys",
                 "min.insync.replicas" => "acknowledges what the loss of a broker loses",
                 "max.message.bytes" => "refuses the largest appends",
+                "min.compaction.lag.ms" => {
+                    "drops older values before the round that replaces them is whole"
+                }
                 "retention.ms" | "retention.bytes" => "drops old records",
                 "unclean.leader.election.enable" => "may elect a leader that lacks records",
                 "message.timestamp.type" => "gives records another time than is wanted",
@@ -295,6 +307,7 @@ fn is_enough(key: &str, has: &str, wants: &str) -> bool {
     match key {
         "min.insync.replicas"
         | "max.message.bytes"
+        | "min.compaction.lag.ms"
         | "message.timestamp.after.max.ms"
         | "message.timestamp.before.max.ms" => {
             matches!((number(has), number(wants)), (Some(has), Some(wants)) if has >= wants)

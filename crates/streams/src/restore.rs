@@ -90,22 +90,26 @@ pub(crate) fn restore<P: Processor>(
         restored.from_snapshot = true;
         restored.redo_bytes_before = snapshot.redo_bytes();
     } else {
-        let mut round = Vec::new();
+        // Batches are no rounds: an engine may give the end of one and the beginning of the next together.
+        let mut round: Vec<RecordBatch> = Vec::new();
+        let mut taken = Offset::MIN;
         each_batch(log, spec.at(spec.topics.changelog), None, &mut |batch| {
-            let Some(mark) = mark_of(&batch)? else {
-                round.push(batch);
+            let mark = last_mark_of(&batch)?;
+            round.push(batch);
+            let Some((place, states)) = mark else {
                 return Ok(());
             };
-            round.push(batch);
-            for record in round.iter().flat_map(RecordBatch::records) {
+            let records = round.iter().flat_map(RecordBatch::records);
+            for record in records.filter(|r| (taken..=place).contains(&r.offset)) {
                 restored.changelog_records += 1;
                 match record.key.unwrap_or_default() {
                     REDO_MARK => {}
                     key => processor.restore(key, record.value)?,
                 }
             }
-            round.clear();
-            redo_from = mark;
+            taken = place + 1;
+            round.retain(|batch| batch.next_offset() > taken);
+            redo_from = states;
             Ok(())
         })
         .map_err(|error| error.into_restore(spec.partition))?;
@@ -139,17 +143,18 @@ impl ReadAllError {
     }
 }
 
-/// The offset that a redo mark in this batch states, if there is one.
-fn mark_of(batch: &RecordBatch) -> Result<Option<Offset>, String> {
-    let mut marks = batch
+/// Where the last redo mark of this batch stands, and the offset that it states; `None` without one.
+fn last_mark_of(batch: &RecordBatch) -> Result<Option<(Offset, Offset)>, String> {
+    let marks = batch
         .records()
         .filter(|record| record.key.is_none_or(|key| key == REDO_MARK));
-    let Some(mark) = marks.next() else {
+    let Some(mark) = marks.last() else {
         return Ok(None);
     };
     let bytes = mark.value.and_then(|value| value.try_into().ok());
-    let offset = bytes.map(Offset::from_be_bytes);
-    Ok(Some(offset.ok_or("a redo mark is not 8 bytes")?))
+    let states = bytes.map(Offset::from_be_bytes);
+    let states = states.ok_or("a redo mark is not 8 bytes")?;
+    Ok(Some((mark.offset, states)))
 }
 
 /// Gives every batch from the one that holds `from` (or the start) to the end.
@@ -172,5 +177,94 @@ fn each_batch(
             each(batch).map_err(ReadAllError::Unfit)?;
         }
         next = fetch.next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use onhand_log::memory::MemoryLog;
+    use onhand_log::testing::{append_and_wait, topic};
+    use onhand_log::{BatchBuilder, Record, Timestamp};
+
+    use super::*;
+    use crate::processor::Step;
+    use crate::task::Topics;
+
+    /// Notes what it is given.
+    #[derive(Default)]
+    struct Notes(Vec<String>);
+
+    impl Processor for Notes {
+        fn process(&mut self, _: &Record<'_>, _: &mut Step) {}
+        fn finish(&mut self, _: &mut Step) {}
+        fn is_full(&self) -> bool {
+            false
+        }
+        fn due(&self) -> Option<Timestamp> {
+            None
+        }
+        fn tick(&self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn restore(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+            let value = value.unwrap_or_default().escape_ascii();
+            self.0.push(format!("{}={value}", key.escape_ascii()));
+            Ok(())
+        }
+        fn redo(&mut self, value: &[u8]) -> Result<(), String> {
+            self.0.push(format!("redo {}", value.escape_ascii()));
+            Ok(())
+        }
+        fn touched_bytes(&self) -> usize {
+            0
+        }
+        fn drain_touched(&mut self, _: &mut dyn FnMut(&[u8], Option<&[u8]>)) {}
+        fn export(&self, _: &mut dyn FnMut(&[u8], &[u8])) {}
+    }
+
+    /// Kafka gives runs of records, and the end of one round may share its batch with the beginning of
+    /// a round that never came to its end.
+    #[test]
+    fn a_round_ends_at_its_mark_wherever_its_batch_ends() {
+        let log = MemoryLog::new();
+        let topics = Topics {
+            input: topic(&log, "in", 1),
+            redo: topic(&log, "redo", 1),
+            changelog: topic(&log, "changelog", 1),
+        };
+        let spec = TaskSpec {
+            name: Arc::from("t"),
+            topics,
+            partition: 0,
+        };
+        let token = log.claim("t/0").unwrap();
+        let mark = |redo: Offset| (REDO_MARK, redo.to_be_bytes());
+        let batch = |records: &[(&[u8], &[u8])]| {
+            let mut batch = BatchBuilder::new();
+            for (key, value) in records {
+                batch.push(0, Some(key), Some(value), &[]);
+            }
+            batch.finish().unwrap()
+        };
+        let (one, two) = (mark(1), mark(2));
+        let changelog = [
+            batch(&[(b"a", b"1"), (b"b", b"1"), (one.0, &one.1), (b"a", b"2")]),
+            batch(&[(b"c", b"2"), (two.0, &two.1), (b"a", b"3")]),
+            batch(&[(b"b", b"3")]),
+        ];
+        for batch in changelog {
+            append_and_wait(&log, &token, vec![(spec.at(topics.changelog), batch)]);
+        }
+        for value in [b"x", b"y", b"z"] {
+            let mut redo = BatchBuilder::new();
+            redo.push(0, None, Some(value), &[]);
+            let redo = redo.finish().unwrap();
+            append_and_wait(&log, &token, vec![(spec.at(topics.redo), redo)]);
+        }
+        let mut notes = Notes::default();
+        restore(&log, &spec, &mut notes, None).unwrap();
+        assert_eq!(notes.0, ["a=1", "b=1", "a=2", "c=2", "redo z"]);
     }
 }
