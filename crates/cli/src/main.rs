@@ -128,11 +128,12 @@ enum Command {
     /// The log of a node: its topics and records
     #[command(subcommand)]
     Log(log::LogCommand),
-    /// Check a data directory offline: bytes, then every rule of the ledger
+    /// Check a log: the bytes of a data directory, then every rule of the ledger
     #[command(after_help = concat!(
         "Examples:",
         "\n  onhand verify --data /var/lib/onhand",
         "\n  onhand verify --data /var/lib/onhand -o json",
+        "\n  onhand verify --kafka kafka-1:9092,kafka-2:9092",
     ))]
     Verify(verify::VerifyArgs),
     /// Drive a live node and measure it

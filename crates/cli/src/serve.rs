@@ -39,8 +39,6 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "ONHAND_DURABILITY", default_value = "sync", value_parser = durability,
           value_name = "sync|interval:MS|os", conflicts_with = "kafka")]
     durability: Durability,
-    #[command(flatten)]
-    on_kafka: KafkaArgs,
     /// Partitions of a new log [default: 16]; one that exists keeps its own
     #[arg(long, env = "ONHAND_PARTITIONS", value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=1_024))]
@@ -85,6 +83,9 @@ pub(crate) struct ServeArgs {
         value_name = "FILTER"
     )]
     log: String,
+    // Last: its heading would stand over what follows.
+    #[command(flatten)]
+    on_kafka: KafkaArgs,
 }
 
 pub(crate) fn ids_age(text: &str) -> Result<Milliseconds, String> {

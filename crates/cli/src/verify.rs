@@ -30,8 +30,6 @@ pub(crate) struct VerifyArgs {
         conflicts_with = "kafka"
     )]
     data: Option<PathBuf>,
-    #[command(flatten)]
-    on_kafka: KafkaArgs,
     /// The node's --ids-age, the shortest it ever had: a repeat after that may count as new
     #[arg(long, env = "ONHAND_IDS_AGE", default_value = "7d", value_parser = serve::ids_age,
           value_name = "DURATION")]
@@ -44,6 +42,9 @@ pub(crate) struct VerifyArgs {
         value_name = "N"
     )]
     ids_max: u32,
+    // Last: its heading would stand over what follows.
+    #[command(flatten)]
+    on_kafka: KafkaArgs,
 }
 
 pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {

@@ -135,11 +135,7 @@ fn what_an_item_with_decimals_has_none_of_takes_no_column() {
 
 #[test]
 fn what_comes_later_is_wrong_usage_and_named() {
-    for words in [
-        &["doctor"][..],
-        &["log", "copy"],
-        &["serve", "--kafka", "b:9092"],
-    ] {
+    for words in [&["doctor"][..], &["log", "copy"], &["cluster"]] {
         let output = run(words);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         let talk = stderr(&output);
@@ -238,4 +234,16 @@ fn how_long_ids_are_remembered_is_a_setting() {
     };
     assert!(verify("2").status.success(), "{}", said(&verify("2")));
     assert_eq!(verify("1000").status.code(), Some(1), "applied twice");
+}
+
+#[test]
+fn without_a_broker_a_node_on_kafka_says_so_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    // Nobody listens on port 1.
+    let output = run(["serve", "--data", data, "--kafka", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let talk = stderr(&output);
+    assert!(talk.contains("no broker of 127.0.0.1:1 answers"), "{talk}");
 }
