@@ -73,6 +73,11 @@ impl Engine {
         self.handle.stats()
     }
 
+    /// Why the owners take nothing more, if they stopped by themselves.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.handle.stopped()
+    }
+
     /// Hands packs to their owners. See [`WorkerHandle::submit`].
     pub(crate) fn submit(
         &self,

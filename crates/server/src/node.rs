@@ -104,6 +104,7 @@ pub async fn run(
     tokio::select! {
         () = shutdown => {}
         () = failed(&app) => tracing::error!("the log stopped; the node ends"),
+        why = owners_stopped(&app) => tracing::error!(why, "the node ends"),
     }
     app.not_ready();
     let _ = stop.send_replace(true);
@@ -129,6 +130,20 @@ async fn failed(app: &App) {
     if told.wait_for(|stopped| *stopped).await.is_err() {
         // The log is gone with its listeners, which only happens once the node has ended.
         std::future::pending::<()>().await;
+    }
+}
+
+/// How often it is looked whether the owners of the partitions still work.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Resolves when they stopped by themselves: another node has their partitions, or a round panicked.
+async fn owners_stopped(app: &App) -> String {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        if let Some(why) = app.engine.stopped() {
+            return why;
+        }
     }
 }
 

@@ -426,6 +426,12 @@ impl<P: Processor> WorkerHandle<P> {
         Ok(())
     }
 
+    /// Why a worker takes nothing more, if one of them stopped by itself: a node is of no use then.
+    pub fn stopped(&self) -> Option<String> {
+        let mut shared = self.shared.iter();
+        shared.find_map(|shared| shared.lock().closed.clone())
+    }
+
     /// Sums over all threads, as each stated them last.
     pub fn stats(&self) -> WorkerStats {
         let mut stats = WorkerStats::default();

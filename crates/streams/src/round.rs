@@ -394,21 +394,15 @@ impl<P: Processor> Round<P> {
             ticket.failed(FAILED);
         }
         self.in_flight.clear_trouble();
+        if trouble == Ending::Fenced {
+            // Claiming anything now would take it back from whoever has it, who would do the same.
+            return Err("somebody else owns its partitions now".to_owned());
+        }
         let intake = Arc::clone(&self.token.owner);
         self.token = self.log.claim(&intake).map_err(|error| error.to_string())?;
         let partitions: Vec<u16> = self.partitions().collect();
         for partition in partitions {
-            if trouble == Ending::Fenced {
-                if let Some(task) = self.task(partition) {
-                    task.stop("somebody else owns this partition now".to_owned());
-                }
-                self.note(partition);
-                continue;
-            }
             self.reopen(partition);
-        }
-        if trouble == Ending::Fenced {
-            return Err("somebody else owns these partitions now".to_owned());
         }
         Ok(())
     }
@@ -552,6 +546,8 @@ impl<P: Processor> Round<P> {
     /// Takes nothing more and tells everybody who waits.
     fn close(&mut self, shared: &Shared<P>, why: &str, queries: Vec<(u16, (Query<P>, Reply))>) {
         shared.close(why);
+        let stopped = self.tasks.len() as u64;
+        shared.stopped_tasks.store(stopped, Ordering::Relaxed);
         for (_, (_, on_stop)) in queries {
             on_stop(Err(SubmitError::Stopped(why.to_owned())));
         }

@@ -667,6 +667,24 @@ fn a_fenced_worker_stops_and_says_so() {
     assert_eq!(counted_in_log(&log, 0), [1]);
 }
 
+/// Two nodes that claim back what the other one took would go on like that for ever.
+#[test]
+fn who_was_fenced_claims_nothing_back() {
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = memory.clone();
+    let worker = start(&log, &WorkerConfig::default());
+    send_until_done(&worker, 0, &[1]);
+    // The next append finds that somebody else has the name, the second of that name.
+    memory.inject(Fault::Fenced);
+    assert!(!send(&worker, 0, &[2]));
+    until_eq(|| worker.handle().stopped().is_some(), &true);
+    assert_eq!(worker.handle().stats().stopped_tasks, u64::from(PARTITIONS));
+    let why = worker.stop().unwrap_err().to_string();
+    assert!(why.contains("somebody else owns its partitions"), "{why}");
+    let third = log.claim("count-intake/0").unwrap();
+    assert_eq!(third.generation, 3, "claims since the worker was fenced");
+}
+
 #[test]
 fn the_inbox_is_bounded_and_says_busy() {
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
