@@ -64,6 +64,16 @@ pub enum RestoreError {
     Thread(#[from] std::io::Error),
 }
 
+impl RestoreError {
+    /// Whether the same may succeed once whoever stores the log answers again.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Claim(AppendError::Unreachable(_)) | Self::Read(ReadError::Io(_))
+        )
+    }
+}
+
 pub(crate) fn restore<P: Processor>(
     log: &dyn Log,
     spec: &TaskSpec,

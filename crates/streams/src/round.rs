@@ -18,6 +18,7 @@ use onhand_log::{
 use crate::inbox::{Driving, Message, Query, Reply, Shared, SubmitError};
 use crate::inflight::InFlight;
 use crate::processor::Processor;
+use crate::restore::RestoreError;
 use crate::snapshot::{SnapshotBuilder, SnapshotDir};
 use crate::task::{FAILED, Stepped, Surroundings, Task, Tickets, Topics, ticket_key};
 
@@ -30,6 +31,9 @@ const SLEEP_MAX: Duration = Duration::from_millis(250);
 /// Why nothing is taken any more after a panic that is none of a record's.
 const PANICKED: &str =
     "a round of its work panicked; start the node again, what was acknowledged is in the log";
+
+/// Between two tries to reopen the tasks while the log cannot be reached.
+const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest wait for appends in flight before tasks are reopened.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
@@ -214,11 +218,20 @@ impl<P: Processor> Round<P> {
         }
     }
 
-    /// Reopens the tasks after an append that did not end well. Returns whether they go on.
+    /// Reopens the tasks after an append that did not end well. Returns whether they go on. While the log
+    /// cannot be reached it waits: what is submitted meanwhile waits too, up to the inbox's bound.
     fn recover(&mut self, shared: &Shared<P>, trouble: Ending) -> bool {
-        if let Err(why) = self.reopen_all(trouble) {
-            self.close(shared, &why, Vec::new());
-            return false;
+        loop {
+            let error = match self.reopen_all(trouble) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            if !error.may_pass() || shared.lock().stop {
+                self.close(shared, &error.to_string(), Vec::new());
+                return false;
+            }
+            tracing::warn!(%error, "the tasks cannot be reopened yet, trying again");
+            std::thread::sleep(REOPEN_PAUSE);
         }
         shared.stirred.store(true, Ordering::SeqCst);
         true
@@ -352,7 +365,11 @@ impl<P: Processor> Round<P> {
                 Stepped::Panicked => {
                     shared.panics.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(partition, "processing panicked, restoring the partition");
-                    self.reopen(partition);
+                    if let Err(error) = self.reopen(partition)
+                        && let Some(task) = self.task(partition)
+                    {
+                        task.stop(error.to_string());
+                    }
                     stirred.insert(partition);
                 }
                 Stepped::Stopped => {
@@ -364,20 +381,27 @@ impl<P: Processor> Round<P> {
         }
     }
 
-    fn reopen(&mut self, partition: u16) {
+    /// Restores a task from the log. What does not fit stops it; what may pass is left to the caller.
+    fn reopen(&mut self, partition: u16) -> Result<(), RestoreError> {
         let empty = (self.make)(partition);
         let log = Arc::clone(&self.log);
         let Some(task) = self.task(partition) else {
-            return;
+            return Ok(());
         };
-        if let Err(error) = task.reopen(&log, empty) {
-            task.stop(error.to_string());
-        }
+        let reopened = match task.reopen(&log, empty) {
+            Err(error) if error.may_pass() => Err(error),
+            Err(error) => {
+                task.stop(error.to_string());
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        };
         self.note(partition);
+        reopened
     }
 
     /// After an append that did not end well: what came after it in memory may never have happened.
-    fn reopen_all(&mut self, trouble: Ending) -> Result<(), String> {
+    fn reopen_all(&mut self, trouble: Ending) -> Result<(), RestoreError> {
         tracing::warn!(
             ?trouble,
             "an append did not become durable, reopening the tasks"
@@ -385,7 +409,8 @@ impl<P: Processor> Round<P> {
         let began = std::time::Instant::now();
         while self.in_flight.count() > 0 {
             if began.elapsed() > SETTLE_MAX {
-                return Err("appends in flight did not end".to_owned());
+                let why = "appends in flight did not end".to_owned();
+                return Err(AppendError::Stopped(why).into());
             }
             self.log.flush();
             std::thread::sleep(Duration::from_millis(1));
@@ -394,17 +419,14 @@ impl<P: Processor> Round<P> {
             ticket.failed(FAILED);
         }
         self.in_flight.clear_trouble();
+        let owner = Arc::clone(&self.token.owner);
         if trouble == Ending::Fenced {
             // Claiming anything now would take it back from whoever has it, who would do the same.
-            return Err("somebody else owns its partitions now".to_owned());
+            return Err(AppendError::Fenced { owner }.into());
         }
-        let intake = Arc::clone(&self.token.owner);
-        self.token = self.log.claim(&intake).map_err(|error| error.to_string())?;
+        self.token = self.log.claim(&owner)?;
         let partitions: Vec<u16> = self.partitions().collect();
-        for partition in partitions {
-            self.reopen(partition);
-        }
-        Ok(())
+        partitions.into_iter().try_for_each(|p| self.reopen(p))
     }
 
     fn answer_query(&mut self, partition: u16, (query, on_stop): (Query<P>, Reply)) {
