@@ -544,6 +544,13 @@ fn a_deleted_topic_is_named_by_appends_reads_and_the_next_open() {
     BROKERS.kafka(class, &["--delete", "--topic", &name]);
     let both = vec![(stays, batch_of(1, b"2")), (gone, batch_of(1, b"2"))];
     assert_eq!(append_and_wait(&log, &token, both), Ending::Aborted);
+    let behind = vec![(stays, batch_of(1, b"2"))];
+    assert_eq!(
+        append_and_wait(&log, &token, behind),
+        Ending::Aborted,
+        "nothing is written behind what was lost"
+    );
+    let token = log.claim("o").unwrap();
     assert_eq!(
         append_and_wait(&log, &token, vec![(stays, batch_of(1, b"3"))]),
         Ending::Durable
