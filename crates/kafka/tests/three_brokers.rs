@@ -112,6 +112,8 @@ fn a_topic_with_one_copy_is_named_and_refused() {
 #[derive(Default)]
 struct Load {
     ended: Mutex<BTreeMap<u64, Ending>>,
+    /// An append did not end well: nothing more is written until the next claim.
+    lost: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -122,6 +124,16 @@ impl Load {
         let mut token = log.claim("task/0").expect("it is ours");
         let mut number = 0_u64;
         while !self.stop.load(Ordering::Relaxed) {
+            if self.lost.swap(false, Ordering::Relaxed) {
+                match log.claim("task/0") {
+                    Ok(claimed) => token = claimed,
+                    Err(AppendError::Unreachable(_)) => {
+                        self.lost.store(true, Ordering::Relaxed);
+                        continue;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
             let value = number.to_string();
             let told = Arc::clone(self);
             let append = Append {
@@ -134,6 +146,9 @@ impl Load {
                     next: i64::try_from(number).unwrap(),
                 }],
                 on_end: Some(Box::new(move |ending| {
+                    if ending != Ending::Durable {
+                        told.lost.store(true, Ordering::Relaxed);
+                    }
                     let before = told.ended.lock().unwrap().insert(number, ending);
                     assert_eq!(before, None, "{number} ended twice");
                 })),
@@ -143,11 +158,7 @@ impl Load {
                     number += 1;
                     log.flush();
                 }
-                Err(AppendError::Fenced { .. }) => match log.claim("task/0") {
-                    Ok(claimed) => token = claimed,
-                    Err(AppendError::Unreachable(_)) => {}
-                    Err(error) => panic!("{error}"),
-                },
+                Err(AppendError::Fenced { .. }) => self.lost.store(true, Ordering::Relaxed),
                 Err(error) => panic!("{error}"),
             }
             std::thread::sleep(Duration::from_millis(2));
