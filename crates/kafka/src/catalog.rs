@@ -13,16 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use onhand_log::{Timestamp, Topic, TopicError, TopicId, TopicSpec};
-
-/// Most topics of a log, as the journal's.
-const TOPICS_MAX: usize = 4_096;
-/// Most partitions of a topic, as the journal's.
-const PARTITIONS_MAX: u16 = 1_024;
-/// Kafka's own limit.
-const TOPIC_NAME_BYTES_MAX: usize = 249;
-/// Longest name of an owner, as the journal's.
-pub(crate) const OWNER_BYTES_MAX: usize = 255;
+use onhand_log::{TOPICS_MAX, Timestamp, Topic, TopicError, TopicId, TopicSpec};
 
 /// Who holds a name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -177,16 +168,7 @@ impl Catalog {
 
     /// The topic of that name if it exists as asked for.
     pub(crate) fn find(&self, spec: &TopicSpec) -> Result<Option<TopicId>, TopicError> {
-        let legal = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
-        let length = 1..=TOPIC_NAME_BYTES_MAX;
-        // Kafka itself refuses the two that are folders.
-        let folder = spec.name == "." || spec.name == "..";
-        if !length.contains(&spec.name.len()) || !spec.name.bytes().all(legal) || folder {
-            return Err(TopicError::Name(spec.name.clone()));
-        }
-        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
-            return Err(TopicError::Partitions(spec.partitions));
-        }
+        spec.check()?;
         let Some((id, known)) = self
             .topics
             .iter()
@@ -200,18 +182,8 @@ impl Catalog {
         if known == spec {
             return Ok(Some(TopicId(*id)));
         }
-        Err(TopicError::Differs {
-            name: spec.name.clone(),
-            existing: said(known.partitions, known.compacted),
-            asked: said(spec.partitions, spec.compacted),
-        })
+        Err(known.differs_from(spec))
     }
-}
-
-/// A topic's shape in words.
-pub(crate) fn said(partitions: u16, compacted: bool) -> String {
-    let kind = if compacted { ", compacted" } else { "" };
-    format!("{partitions} partitions{kind}")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use onhand_log::{AppendError, Progress, TopicError, TopicId, TopicSpec};
 use tracing::{info, warn};
 
 use crate::KafkaLog;
-use crate::catalog::{Entry, said};
+use crate::catalog::Entry;
 use crate::cold::Pool;
 use crate::error::OpenError;
 use crate::follower::{Around, Follower};
@@ -219,11 +219,12 @@ fn adopt(inner: &Inner, wanted: &Wanted<'_>, existing: &Existing) -> Result<(), 
     let compacted = policy == "compact";
     if existing.partitions != usize::from(spec.partitions) || compacted != spec.compacted {
         let has = u16::try_from(existing.partitions).unwrap_or(u16::MAX);
-        return Err(TopicError::Differs {
-            name: spec.name.clone(),
-            existing: said(has, compacted),
-            asked: said(spec.partitions, spec.compacted),
-        });
+        let exists = TopicSpec {
+            partitions: has,
+            compacted,
+            ..spec.clone()
+        };
+        return Err(exists.differs_from(spec));
     }
     let findings = inner.admin.findings(wanted, Some(existing));
     judge(&inner.settings, findings).map_err(|error| TopicError::Unsafe(error.to_string()))

@@ -11,18 +11,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use onhand_log::{AppendError, Token, TopicPartition};
+use onhand_log::{AppendError, Token, TopicPartition, check_owner};
 
-use crate::catalog::{Entry, Holder, OWNER_BYTES_MAX};
+use crate::catalog::{Entry, Holder};
 use crate::inner::Inner;
 
 pub(crate) fn claim(inner: &Inner, owner: &str) -> Result<Token, AppendError> {
-    if owner.len() > OWNER_BYTES_MAX {
-        return Err(AppendError::TooLarge {
-            bytes: owner.len(),
-            limit: OWNER_BYTES_MAX,
-        });
-    }
+    check_owner(owner)?;
     // A commit in doubt may take this long to be decided.
     let patience = inner.settings.append_timeout * 3;
     inner.queue.release(owner, patience)?;

@@ -13,35 +13,18 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use common::others::Other;
-use common::{Brokers, eventually, prefix};
+use common::{Brokers, Fresh, eventually, prefix};
 use onhand_kafka::{KafkaLog, KafkaSettings, OpenError};
-use onhand_log::testing::{
-    Engine, append, append_and_wait, batch, batch_of, contract, read_all, topic,
-};
+use onhand_log::testing::{append, append_and_wait, batch, batch_of, contract, read_all, topic};
 use onhand_log::{
     Append, AppendError, Consumed, Ending, Log, Offset, Purpose, ReadError, TopicPartition, View,
 };
 
 static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(1));
 
-struct Fresh(Mutex<String>);
-
-impl Engine for Fresh {
-    fn fresh(&self) -> Arc<dyn Log> {
-        let prefix = prefix();
-        self.0.lock().unwrap().clone_from(&prefix);
-        Arc::new(BROKERS.open(&prefix, "a"))
-    }
-
-    fn reopen(&self, log: Arc<dyn Log>) -> Option<Arc<dyn Log>> {
-        drop(log);
-        Some(Arc::new(BROKERS.open(&self.0.lock().unwrap(), "a")))
-    }
-}
-
 #[test]
 fn the_contract_holds_on_one_broker() {
-    contract(&Fresh(Mutex::default()));
+    contract(&Fresh::on(&BROKERS));
 }
 
 fn place(log: &KafkaLog, name: &str) -> TopicPartition {
@@ -526,7 +509,7 @@ fn the_largest_append_goes_and_a_larger_one_is_refused_by_its_size() {
 
 #[test]
 fn a_deleted_topic_is_named_by_appends_reads_and_the_next_open() {
-    if std::env::var_os("KAFKA_BOOTSTRAP").is_some() {
+    if !BROKERS.are_ours() {
         return;
     }
     let prefix = prefix();
@@ -572,7 +555,7 @@ fn a_deleted_topic_is_named_by_appends_reads_and_the_next_open() {
 
 #[test]
 fn a_topic_that_somebody_changed_is_named_with_the_command_that_mends_it() {
-    if std::env::var_os("KAFKA_BOOTSTRAP").is_some() {
+    if !BROKERS.are_ours() {
         return;
     }
     let prefix = prefix();

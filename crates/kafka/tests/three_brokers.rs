@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use common::{Brokers, eventually, prefix};
+use common::{Brokers, Fresh, eventually, prefix};
 use onhand_kafka::{KafkaLog, OpenError};
-use onhand_log::testing::{Engine, append_and_wait, batch_of, contract, read_all, topic};
+use onhand_log::testing::{append_and_wait, batch_of, contract, read_all, topic};
 use onhand_log::{
     Append, AppendError, Consumed, Ending, Log, Purpose, ReadError, TopicError, TopicPartition,
     TopicSpec, View,
@@ -26,32 +26,17 @@ static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(3));
 /// Held for writing by the test that kills brokers, for reading by the others.
 static WHOLE: RwLock<()> = RwLock::new(());
 
-struct Fresh(Mutex<String>);
-
-impl Engine for Fresh {
-    fn fresh(&self) -> Arc<dyn Log> {
-        let prefix = prefix();
-        self.0.lock().unwrap().clone_from(&prefix);
-        Arc::new(BROKERS.open(&prefix, "a"))
-    }
-
-    fn reopen(&self, log: Arc<dyn Log>) -> Option<Arc<dyn Log>> {
-        drop(log);
-        Some(Arc::new(BROKERS.open(&self.0.lock().unwrap(), "a")))
-    }
-}
-
 #[test]
 fn the_contract_holds_on_three_brokers() {
     let _whole = WHOLE
         .read()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    contract(&Fresh(Mutex::default()));
+    contract(&Fresh::on(&BROKERS));
 }
 
 #[test]
 fn a_topic_with_one_copy_is_named_and_refused() {
-    if std::env::var_os("KAFKA_BOOTSTRAP").is_some() {
+    if !BROKERS.are_ours() {
         return;
     }
     let _whole = WHOLE
@@ -186,7 +171,7 @@ impl Drop for Stop {
 
 #[test]
 fn brokers_killed_and_restarted_under_load_lose_and_repeat_nothing() {
-    if std::env::var_os("KAFKA_BOOTSTRAP").is_some() {
+    if !BROKERS.are_ours() {
         return;
     }
     let _alone = WHOLE
@@ -251,7 +236,7 @@ fn brokers_killed_and_restarted_under_load_lose_and_repeat_nothing() {
 
 #[test]
 fn without_any_broker_calls_end_in_time_and_all_goes_on_when_they_return() {
-    if std::env::var_os("KAFKA_BOOTSTRAP").is_some() {
+    if !BROKERS.are_ours() {
         return;
     }
     let _alone = WHOLE

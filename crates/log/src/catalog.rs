@@ -5,16 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::{Append, AppendError, Consumed, Offset, Token, Topic, TopicError, TopicId};
-use crate::{TopicPartition, TopicSpec};
-
-/// Longest name of an owner: it stands in every frame that the owner appends.
-pub(crate) const OWNER_BYTES_MAX: usize = 255;
-/// Most partitions of a topic: above it, one topic alone would crowd every index.
-pub(crate) const PARTITIONS_MAX: u16 = 1_024;
-/// Most bytes of a topic's name, Kafka's own limit.
-pub(crate) const TOPIC_NAME_BYTES_MAX: usize = 249;
-/// Most topics of a log: topic numbers have 16 bits, and each topic stands in every footer.
-pub(crate) const TOPICS_MAX: usize = 4_096;
+use crate::{TOPICS_MAX, TopicPartition, TopicSpec};
 
 /// An owner's newest generation and its input positions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -51,16 +42,7 @@ impl Catalog {
 
     /// The topic of that name if it exists as asked for.
     pub(crate) fn find(&self, spec: &TopicSpec) -> Result<Option<TopicId>, TopicError> {
-        let legal = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
-        if spec.name.is_empty()
-            || spec.name.len() > TOPIC_NAME_BYTES_MAX
-            || !spec.name.bytes().all(legal)
-        {
-            return Err(TopicError::Name(spec.name.clone()));
-        }
-        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
-            return Err(TopicError::Partitions(spec.partitions));
-        }
+        spec.check()?;
         let Some(id) = self.by_name.get(&spec.name) else {
             if self.topics.len() >= TOPICS_MAX {
                 return Err(TopicError::TooMany { limit: TOPICS_MAX });
@@ -74,18 +56,7 @@ impl Catalog {
         if topic.spec == *spec {
             return Ok(Some(*id));
         }
-        let say = |spec: &TopicSpec| {
-            format!(
-                "{} partitions{}",
-                spec.partitions,
-                if spec.compacted { ", compacted" } else { "" }
-            )
-        };
-        Err(TopicError::Differs {
-            name: spec.name.clone(),
-            existing: say(&topic.spec),
-            asked: say(spec),
-        })
+        Err(topic.spec.differs_from(spec))
     }
 
     /// The number that the next topic gets.
@@ -149,17 +120,6 @@ impl Catalog {
     pub(crate) fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
         self.owners.get(owner)?.consumed.get(&at).copied()
     }
-}
-
-/// Refuses a name that would not fit into a frame.
-pub(crate) fn check_owner(owner: &str) -> Result<(), AppendError> {
-    if owner.len() > OWNER_BYTES_MAX {
-        return Err(AppendError::TooLarge {
-            bytes: owner.len(),
-            limit: OWNER_BYTES_MAX,
-        });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 mod catalog;
 pub mod clock;
 pub mod journal;
+mod limits;
 pub mod memory;
 pub mod record;
 pub mod testing;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use limits::{TOPICS_MAX, check_owner};
 pub use record::{BatchBuilder, BatchError, Header, Record, RecordBatch};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.

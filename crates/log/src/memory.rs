@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use crate::catalog::{Catalog, check_owner};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::{
     Append, AppendError, Bounds, Consumed, Ending, Fetch, Listener, Log, Offset, OnEnd, Progress,
@@ -225,7 +225,7 @@ impl Log for MemoryLog {
     }
 
     fn claim(&self, owner: &str) -> Result<Token, AppendError> {
-        check_owner(owner)?;
+        crate::check_owner(owner)?;
         let mut state = self.lock();
         state.check_running()?;
         let owner: Arc<str> = Arc::from(owner);

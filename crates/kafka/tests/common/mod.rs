@@ -8,9 +8,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use onhand_kafka::{KafkaLog, KafkaSettings};
+use onhand_log::Log;
+use onhand_log::testing::Engine;
 
 /// Nodes of one cluster. They end when this process does, however it ends: they watch a pipe.
 pub(crate) struct Brokers {
@@ -76,6 +79,14 @@ impl Brokers {
             home: Some(home),
             _watched: Some(child),
         }
+    }
+
+    /// Whether a test may kill them and change their topics; says so where it may not.
+    pub(crate) fn are_ours(&self) -> bool {
+        if self.home.is_none() {
+            println!("skipped: the cluster that KAFKA_BOOTSTRAP names is not for a test to harm");
+        }
+        self.home.is_some()
     }
 
     fn home(&self) -> &Path {
@@ -162,6 +173,35 @@ impl Brokers {
     pub(crate) fn open(&self, prefix: &str, instance: &str) -> KafkaLog {
         let log = KafkaLog::open(self.settings(prefix, instance));
         log.unwrap_or_else(|error| panic!("the log does not open: {error}"))
+    }
+}
+
+/// Logs for the contract, each with a prefix of its own.
+pub(crate) struct Fresh<'b> {
+    brokers: &'b Brokers,
+    /// Of the newest.
+    prefix: Mutex<String>,
+}
+
+impl<'b> Fresh<'b> {
+    pub(crate) fn on(brokers: &'b Brokers) -> Self {
+        let prefix = Mutex::default();
+        Self { brokers, prefix }
+    }
+}
+
+impl Engine for Fresh<'_> {
+    fn fresh(&self) -> Arc<dyn Log> {
+        let prefix = prefix();
+        self.prefix.lock().unwrap().clone_from(&prefix);
+        Arc::new(self.brokers.open(&prefix, "a"))
+    }
+
+    fn reopen(&self, log: Arc<dyn Log>) -> Option<Arc<dyn Log>> {
+        drop(log);
+        Some(Arc::new(
+            self.brokers.open(&self.prefix.lock().unwrap(), "a"),
+        ))
     }
 }
 

@@ -51,7 +51,6 @@ use self::spares::{Spare, Spares};
 use self::state::{Partition, Shared, State};
 use self::storage::{DirLock, DirStorage, Storage};
 use self::writer::{Writer, first_segment, limits};
-use crate::catalog::check_owner;
 use crate::{
     Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, RecordBatch,
     Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
@@ -601,7 +600,7 @@ impl Log for Journal {
     }
 
     fn claim(&self, owner: &str) -> Result<Token, AppendError> {
-        check_owner(owner)?;
+        crate::check_owner(owner)?;
         let shared = &self.shared;
         let mut state = shared.lock();
         state.check_running()?;

@@ -494,7 +494,7 @@ pub fn a_topic_is_found_again_and_never_changes(engine: &dyn Engine) {
             "{error}"
         );
     }
-    for name in ["", "with space", "ü", &"x".repeat(250)] {
+    for name in ["", ".", "..", "with space", "ü", &"x".repeat(250)] {
         let spec = TopicSpec {
             name: name.into(),
             partitions: 1,
