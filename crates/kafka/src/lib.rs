@@ -153,6 +153,12 @@ impl Log for KafkaLog {
         owner::claim(&self.inner, owner)
     }
 
+    fn give_up(&self, token: &Token) -> Result<(), AppendError> {
+        self.inner.queue.check_running()?;
+        self.inner.queue.lose(&token.owner, token.generation);
+        Ok(())
+    }
+
     fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {
         let known = |at| self.inner.is_partition(at);
         self.inner

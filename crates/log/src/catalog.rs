@@ -89,6 +89,15 @@ impl Catalog {
         self.owners.entry(Arc::clone(owner)).or_default().generation = generation;
     }
 
+    /// After it nobody holds the name, if that token was the newest.
+    pub(crate) fn give_up(&mut self, token: &Token) {
+        if let Some(owner) = self.owners.get_mut(&token.owner)
+            && owner.generation == token.generation
+        {
+            owner.generation += 1;
+        }
+    }
+
     /// Whether `append` under `token` may enter: ownership, known partitions.
     pub(crate) fn admit(&self, token: &Token, append: &Append) -> Result<(), AppendError> {
         let held = self

@@ -13,12 +13,14 @@
 //! This crate knows nothing of stock and never looks into a value.
 //!
 //! Modules in reading order: [`record`] (Kafka record batches v2), [`memory`] (a log for tests that
-//! can inject every ending), [`journal`] (the embedded journal), [`testing`] (the contract suite).
+//! can inject every ending), [`journal`] (the embedded journal), [`cluster`] (who owns what when several
+//! instances share a log), [`testing`] (the contract suite).
 
 #![warn(missing_docs)]
 
 mod catalog;
 pub mod clock;
+pub mod cluster;
 pub mod journal;
 mod limits;
 pub mod memory;
@@ -236,6 +238,14 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the log is stopped or cannot be reached.
     fn claim(&self, owner: &str) -> Result<Token, AppendError>;
+
+    /// Gives a name up, so that whoever claims it next need not fence its holder. Call it when
+    /// everything appended under the token has ended. Nothing is taken under the token any more:
+    /// [`AppendError::Fenced`]. An older token than the newest changes nothing.
+    ///
+    /// # Errors
+    /// When the log is stopped or cannot be reached.
+    fn give_up(&self, token: &Token) -> Result<(), AppendError>;
 
     /// Queues one atomic write. The order of accepted calls is the order in every partition.
     /// It is seen by [`View::Latest`] when this returns, becomes durable with the group of the

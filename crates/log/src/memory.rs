@@ -236,6 +236,14 @@ impl Log for MemoryLog {
         Ok(Token { owner, generation })
     }
 
+    fn give_up(&self, token: &Token) -> Result<(), AppendError> {
+        let mut state = self.lock();
+        state.check_running()?;
+        state.catalog.give_up(token);
+        state.durable.give_up(token);
+        Ok(())
+    }
+
     fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {
         let mut state = self.lock();
         state.check_running()?;

@@ -621,6 +621,14 @@ impl Log for Journal {
         Ok(Token { owner, generation })
     }
 
+    /// Known to this process only: at the next start nobody holds any name.
+    fn give_up(&self, token: &Token) -> Result<(), AppendError> {
+        let mut state = self.shared.lock();
+        state.check_running()?;
+        state.catalog.give_up(token);
+        Ok(())
+    }
+
     fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {
         let bytes = frame::append_frame_bytes(&token.owner, append.consumed.len(), &append.batches);
         let limit = self.shared.config.max_append_bytes;

@@ -67,6 +67,7 @@ pub const CHECKS: &[(&str, fn(&dyn Engine))] = &[
         "a_later_claim_fences_the_earlier_token",
         a_later_claim_fences_the_earlier_token,
     ),
+    ("a_name_given_up_is_nobodys", a_name_given_up_is_nobodys),
     (
         "consumed_positions_travel_with_the_append",
         consumed_positions_travel_with_the_append,
@@ -429,6 +430,30 @@ pub fn a_later_claim_fences_the_earlier_token(engine: &dyn Engine) {
         );
     }
     assert_eq!(values(&*log, place, View::Durable), [b"1", b"2", b"2"]);
+}
+
+/// Nothing is taken under a token that was given up, what it wrote and consumed stays, and the name can
+/// be claimed again; an older token that is given up takes the name from nobody.
+pub fn a_name_given_up_is_nobodys(engine: &dyn Engine) {
+    let log = engine.fresh();
+    let place = at(topic(&*log, "t", 1), 0);
+    let first = claim(&*log, "o");
+    assert_eq!(
+        append_and_wait(&*log, &first, vec![(place, batch_of(0, b"1"))]),
+        Ending::Durable
+    );
+    log.give_up(&first).expect("it is given up");
+    let refused = append(&*log, &first, vec![(place, batch_of(0, b"x"))], Vec::new());
+    let fenced = matches!(refused, Err(AppendError::Fenced { owner }) if &*owner == "o");
+    assert!(fenced, "an append under a token that was given up");
+    let second = claim(&*log, "o");
+    assert!(second.generation > first.generation);
+    log.give_up(&first).expect("an older token changes nothing");
+    assert_eq!(
+        append_and_wait(&*log, &second, vec![(place, batch_of(0, b"2"))]),
+        Ending::Durable
+    );
+    assert_eq!(values(&*log, place, View::Durable), [b"1", b"2"]);
 }
 
 /// Input positions are the owner's own and move with the append that consumed them.
