@@ -6,7 +6,7 @@ use std::sync::Arc;
 use onhand_ledger::{Home, Settings, State};
 use onhand_log::{Log, TopicError, TopicId, partition_of};
 use onhand_streams::{
-    RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle,
+    Opener, RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle,
 };
 use thiserror::Error;
 
@@ -19,6 +19,8 @@ pub struct NodeConfig {
     /// For a new log; an existing one keeps its count. `None`: 16, or what the log has.
     pub partitions: Option<u16>,
     pub settings: Settings,
+    /// Says too whether all partitions are opened at the start or none
+    /// ([`WorkerConfig::at_start`]), and which of several instances it is.
     pub worker: WorkerConfig,
     /// [`onhand_ledger::decide`], but in tests that make it fail.
     pub decide: Decide,
@@ -74,7 +76,8 @@ pub struct Node {
     worker: Worker<Stock>,
 }
 
-/// Creates the topics where they are missing, takes their partitions, restores and starts.
+/// Creates the topics where they are missing, starts, and opens their partitions where
+/// [`WorkerConfig::at_start`] says so.
 ///
 /// # Errors
 /// [`StartError`] says which topic or partition and what to do.
@@ -112,7 +115,6 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
             decide,
         )
     };
-    let restored = config.restored;
     let worker = Worker::start(
         &log,
         "stock",
@@ -120,7 +122,7 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
         partitions,
         make,
         &config.worker,
-        &move |partition, report| restored(partition, report),
+        config.restored,
     )?;
     Ok(Node {
         handle: worker.handle(),
@@ -132,7 +134,30 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
 }
 
 impl Node {
-    /// Takes nothing more, finishes what was taken, writes snapshots, and closes the log.
+    /// Takes the partition and restores it: [`Opener::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(&self, partition: u16) -> Result<Restored, RestoreError> {
+        self.worker.open(partition)
+    }
+
+    /// Finishes the partition and gives it up: [`Opener::close`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close(&self, partition: u16) -> Result<(), SubmitError> {
+        self.worker.close(partition)
+    }
+
+    /// What opens and closes partitions, for a thread of its own: a cheap clone. It refuses once the
+    /// node has stopped.
+    pub fn opener(&self) -> Opener<Stock> {
+        self.worker.opener()
+    }
+
+    /// Takes nothing more, finishes what was taken, gives up all names, writes snapshots, and closes the
+    /// log. Nobody should be opening or closing a partition meanwhile.
     ///
     /// # Errors
     /// What kept it from ending cleanly.

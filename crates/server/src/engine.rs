@@ -219,7 +219,7 @@ pub(crate) fn of_submit(error: &SubmitError) -> Problem {
     let kind = match error {
         SubmitError::Busy => Kind::BUSY,
         SubmitError::NoSpace => Kind::NO_SPACE,
-        SubmitError::Stopped(_) => Kind::STOPPED,
+        SubmitError::Stopped(_) | SubmitError::Moved(_) => Kind::STOPPED,
         SubmitError::TooLarge { .. } => Kind::TOO_LARGE,
         SubmitError::UnknownPartition(_) => Kind::DAMAGED,
     };

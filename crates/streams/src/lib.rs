@@ -17,12 +17,14 @@
 //! This crate knows nothing of HTTP, Kafka or stock.
 //!
 //! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`],
-//! `inbox` (the way in), `round` (what a worker's thread does), `inflight` (what waits for a sync).
+//! `inbox` (the way in), `round` (what a worker's thread does), `inflight` (what waits for a sync),
+//! `opener` (partitions come and go).
 
 #![warn(missing_docs)]
 
 mod inbox;
 mod inflight;
+mod opener;
 pub mod processor;
 pub mod restore;
 mod round;
@@ -31,7 +33,8 @@ pub mod task;
 pub mod worker;
 
 pub use inbox::{SubmitError, WorkerHandle, WorkerStats};
+pub use opener::Opener;
 pub use processor::{Delivery, Processor, Step, Ticket};
 pub use restore::{RestoreError, Restored};
 pub use task::{TaskSpec, Topics};
-pub use worker::{Worker, WorkerConfig};
+pub use worker::{AtStart, Worker, WorkerConfig};

@@ -59,6 +59,12 @@ pub enum RestoreError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The partition asked for is not below the number of partitions.
+    #[error("partition {0} is not one of this node's; check the partition count")]
+    UnknownPartition(u16),
+    /// The workers have stopped, or are stopping; says why.
+    #[error("the node takes no partition: {0}")]
+    Stopped(String),
     /// A worker's thread could not be started.
     #[error("a thread could not be started: {0}; raise the limit on threads")]
     Thread(#[from] std::io::Error),
@@ -66,7 +72,7 @@ pub enum RestoreError {
 
 impl RestoreError {
     /// Whether the same may succeed once whoever stores the log answers again.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         matches!(
             self,
             Self::Claim(AppendError::Unreachable(_)) | Self::Read(ReadError::Io(_))

@@ -17,9 +17,10 @@ use onhand_log::{
 
 use crate::inbox::{Driving, Message, Query, Reply, Shared, SubmitError};
 use crate::inflight::InFlight;
+use crate::opener::{Closing, retire, store_snapshot, take_snapshot};
 use crate::processor::Processor;
 use crate::restore::RestoreError;
-use crate::snapshot::{SnapshotBuilder, SnapshotDir};
+use crate::snapshot::SnapshotDir;
 use crate::task::{FAILED, Stepped, Surroundings, Task, Tickets, Topics, ticket_key};
 
 /// A round takes in at most this much, so that its decisions come out soon.
@@ -43,8 +44,8 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) token: Token,
     pub(crate) topics: Topics,
-    /// The task of partition p stands at p / thread_count.
-    pub(crate) tasks: Vec<Task<P>>,
+    /// The task of partition p stands at p / thread_count; `None`: it is not open here.
+    pub(crate) tasks: Vec<Option<Task<P>>>,
     pub(crate) thread_count: u16,
     pub(crate) make: Arc<dyn Fn(u16) -> P + Send + Sync>,
     pub(crate) in_flight: InFlight,
@@ -53,8 +54,10 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) next_ticket: u64,
     pub(crate) snapshots: Option<SnapshotDir>,
     pub(crate) snapshot_redo_bytes: usize,
-    /// One for each task.
+    /// One for each place of a task.
     pub(crate) standings: Vec<Standing>,
+    /// Tasks that go on until their outcomes are out, and then leave. One of each partition at most.
+    pub(crate) closing: Vec<Closing<P>>,
 }
 
 /// What every round asks of every task, kept side by side: reading it in the tasks themselves would
@@ -178,11 +181,15 @@ impl<P: Processor> Round<P> {
             self.close(shared, &error, queries);
             return false;
         }
-        self.write_tick(&mut stirred);
-        self.step_until_quiet(shared, &mut stirred);
+        let stepped = self.write_tick(&mut stirred);
+        if let Err(error) = stepped.and_then(|()| self.step_until_quiet(shared, &mut stirred)) {
+            self.close(shared, &error, queries);
+            return false;
+        }
         for (partition, query) in queries {
             self.answer_query(partition, query);
         }
+        self.hand_out_where_quiet();
         self.log.flush();
         self.report(shared);
         true
@@ -200,21 +207,18 @@ impl<P: Processor> Round<P> {
         shared.due.store(due.unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Looks at every task.
-    pub(crate) fn note_all(&mut self) {
-        let partitions: Vec<u16> = self.partitions().collect();
-        for partition in partitions {
-            self.note(partition);
-        }
-    }
-
     /// Looks at a task again after something was done with it.
-    fn note(&mut self, partition: u16) {
-        let place = usize::from(partition / self.thread_count);
-        if let (Some(task), Some(standing)) = (self.tasks.get(place), self.standings.get_mut(place))
-        {
-            standing.due = task.processor.due();
-            standing.stopped = task.stopped().is_some();
+    pub(crate) fn note(&mut self, partition: u16) {
+        let place = self.place(partition);
+        let Some(standing) = self.standings.get_mut(place) else {
+            return;
+        };
+        match self.tasks.get(place).and_then(Option::as_ref) {
+            Some(task) => {
+                standing.due = task.processor.due();
+                standing.stopped = task.stopped().is_some();
+            }
+            None => *standing = Standing::default(),
         }
     }
 
@@ -237,13 +241,19 @@ impl<P: Processor> Round<P> {
         true
     }
 
+    /// The open ones.
     fn partitions(&self) -> impl Iterator<Item = u16> {
-        self.tasks.iter().map(|task| task.spec().partition)
+        let tasks = self.tasks.iter().flatten();
+        tasks.map(|task| task.spec().partition)
+    }
+
+    pub(crate) fn place(&self, partition: u16) -> usize {
+        usize::from(partition / self.thread_count)
     }
 
     fn task(&mut self, partition: u16) -> Option<&mut Task<P>> {
-        self.tasks
-            .get_mut(usize::from(partition / self.thread_count))
+        let place = self.place(partition);
+        self.tasks.get_mut(place)?.as_mut()
     }
 
     /// Appends what was submitted to the input topic, in one append.
@@ -268,7 +278,22 @@ impl<P: Processor> Round<P> {
                     continue;
                 }
                 Message::Submit { packs, ticket, .. } => (packs, ticket),
+                Message::Open(arriving) => {
+                    let opened = self.admit(arriving);
+                    opened.into_iter().for_each(|p| stirred.insert(p));
+                    continue;
+                }
+                Message::Close(closing) => {
+                    self.closing.push(closing);
+                    continue;
+                }
             };
+            let mut asked = packs.iter().map(|(partition, _)| *partition);
+            if let Some(moved) = asked.find(|partition| self.task(*partition).is_none()) {
+                // It was closed while this was on its way into the inbox.
+                ticket.refused(&SubmitError::Moved(moved));
+                continue;
+            }
             for (partition, pack) in packs {
                 if let Some(why) = self.task(partition).and_then(|task| task.stopped()) {
                     let why = format!("partition {partition} stopped: {why}");
@@ -278,7 +303,7 @@ impl<P: Processor> Round<P> {
                 let number = self.next_ticket;
                 self.next_ticket += 1;
                 let key = ticket_key(self.instance, number);
-                let place = usize::from(partition / self.thread_count);
+                let place = self.place(partition);
                 let Some(batch) = batches.get_mut(place) else {
                     continue;
                 };
@@ -294,7 +319,8 @@ impl<P: Processor> Round<P> {
         }
         let mut appended = Vec::new();
         for (task, batch) in self.tasks.iter().zip(batches) {
-            let Some(batch) = batch.and_then(BatchBuilder::finish) else {
+            let batch = batch.and_then(BatchBuilder::finish);
+            let (Some(task), Some(batch)) = (task, batch) else {
                 continue;
             };
             let partition = task.spec().partition;
@@ -337,11 +363,17 @@ impl<P: Processor> Round<P> {
         }
     }
 
-    fn step_until_quiet(&mut self, shared: &Shared<P>, stirred: &mut Stirred) {
+    /// Lets every task that has something to read process it. An error ends the worker.
+    fn step_until_quiet(
+        &mut self,
+        shared: &Shared<P>,
+        stirred: &mut Stirred,
+    ) -> Result<(), String> {
         while let Some(partition) = stirred.next() {
-            let place = usize::from(partition / self.thread_count);
+            let place = self.place(partition);
             let thread_count = self.thread_count;
-            let Some(task) = self.tasks.get_mut(place) else {
+            // What was sent to a partition that is not open here is for its owner to read.
+            let Some(task) = self.tasks.get_mut(place).and_then(Option::as_mut) else {
                 continue;
             };
             // Another thread's partition is stirred by the log's listener.
@@ -376,19 +408,23 @@ impl<P: Processor> Round<P> {
                     tracing::error!(partition, why = task.stopped(), "the task stopped");
                     self.tickets.fail_partition(partition);
                 }
+                Stepped::Fenced => {
+                    return Err(task.stopped().unwrap_or_default().to_owned());
+                }
             }
             self.note(partition);
         }
+        Ok(())
     }
 
     /// Restores a task from the log. What does not fit stops it; what may pass is left to the caller.
     fn reopen(&mut self, partition: u16) -> Result<(), RestoreError> {
-        let empty = (self.make)(partition);
+        let make = Arc::clone(&self.make);
         let log = Arc::clone(&self.log);
         let Some(task) = self.task(partition) else {
             return Ok(());
         };
-        let reopened = match task.reopen(&log, empty) {
+        let reopened = match task.reopen(&log, &|| make(partition)) {
             Err(error) if error.may_pass() => Err(error),
             Err(error) => {
                 task.stop(error.to_string());
@@ -418,12 +454,16 @@ impl<P: Processor> Round<P> {
         for ticket in self.tickets.drain() {
             ticket.failed(FAILED);
         }
+        // What came behind the first that did not end well has ended too by now.
+        let trouble = self.in_flight.trouble().unwrap_or(trouble);
         self.in_flight.clear_trouble();
         let owner = Arc::clone(&self.token.owner);
         if trouble == Ending::Fenced {
             // Claiming anything now would take it back from whoever has it, who would do the same.
             return Err(AppendError::Fenced { owner }.into());
         }
+        // Those need no state any more.
+        self.hand_out_all(false);
         self.token = self.log.claim(&owner)?;
         let partitions: Vec<u16> = self.partitions().collect();
         partitions.into_iter().try_for_each(|p| self.reopen(p))
@@ -432,6 +472,7 @@ impl<P: Processor> Round<P> {
     fn answer_query(&mut self, partition: u16, (query, on_stop): (Query<P>, Reply)) {
         let in_flight = self.in_flight.clone();
         let Some(task) = self.task(partition) else {
+            on_stop(Err(SubmitError::Moved(partition)));
             return;
         };
         if let Some(why) = task.stopped() {
@@ -452,12 +493,14 @@ impl<P: Processor> Round<P> {
         }));
     }
 
-    /// Writes a tick to every partition where something is due and nothing else came.
-    fn write_tick(&mut self, stirred: &mut Stirred) {
+    /// Writes a tick to every partition where something is due and nothing else came. An error ends the
+    /// worker.
+    fn write_tick(&mut self, stirred: &mut Stirred) -> Result<(), String> {
         let now = self.log.now();
         let mut batches = Vec::new();
         for (task, standing) in self.tasks.iter().zip(&mut self.standings) {
-            let Some(due) = standing.tick_wanted().filter(|due| *due <= now) else {
+            let due = standing.tick_wanted().filter(|due| *due <= now);
+            let (Some(task), Some(due)) = (task, due) else {
                 continue;
             };
             let partition = task.spec().partition;
@@ -474,7 +517,7 @@ impl<P: Processor> Round<P> {
             standing.ticked = Some(due);
         }
         if batches.is_empty() {
-            return;
+            return Ok(());
         }
         batches
             .iter()
@@ -487,78 +530,74 @@ impl<P: Processor> Round<P> {
         };
         if let Err(error) = self.log.append(&self.token, append) {
             self.in_flight.refused();
+            if matches!(error, AppendError::Fenced { .. }) {
+                return Err(error.to_string());
+            }
             tracing::warn!(%error, "a tick was not written");
         }
+        Ok(())
     }
 
     fn snapshot_where_due(&mut self) {
         for place in 0..self.tasks.len() {
-            let due = self
-                .tasks
-                .get(place)
-                .is_some_and(|task| task.is_snapshot_due(self.snapshot_redo_bytes));
-            if due {
-                self.snapshot(place, true);
+            let least = self.snapshot_redo_bytes;
+            let task = self.tasks.get(place).and_then(Option::as_ref);
+            if task.is_some_and(|task| task.is_snapshot_due(least)) {
+                self.snapshot(place);
             }
         }
     }
 
     /// Collects the task's state, and writes it once everything in it is durable: a snapshot must
     /// never say more than the log.
-    fn snapshot(&mut self, place: usize, in_background: bool) {
+    fn snapshot(&mut self, place: usize) {
         let Some(dir) = self.snapshots.clone() else {
             return;
         };
         let epoch = self.log.epoch();
         let log = Arc::clone(&self.log);
-        let Some(task) = self.tasks.get_mut(place) else {
+        let Some(task) = self.tasks.get_mut(place).and_then(Option::as_mut) else {
             return;
         };
         let redo = task.spec().at(self.topics.redo);
         let Ok(bounds) = log.bounds(redo, View::Latest) else {
             return;
         };
-        let mut builder = SnapshotBuilder::new(epoch, bounds.end, task.redo_bytes() as u64);
-        task.processor
-            .export(&mut |key, value| builder.put(key, value));
-        task.snapshot_begun(builder.len());
+        let builder = take_snapshot(task, epoch, bounds.end);
         let owner = task.spec().owner();
-        let store = move || {
-            if let Err(error) = dir.store(&owner, builder) {
-                tracing::warn!(%error, "snapshot not written, restarts take longer");
-            }
-        };
         self.in_flight.after(Box::new(move |good| {
             if !good {
                 return;
             }
-            if !in_background {
-                store();
-            } else if let Err(error) = std::thread::Builder::new()
-                .name("snapshot".to_owned())
-                .spawn(store)
-            {
+            let store = move || store_snapshot(&dir, &owner, builder);
+            let thread = std::thread::Builder::new().name("snapshot".to_owned());
+            if let Err(error) = thread.spawn(store) {
                 tracing::warn!(%error, "snapshot not written, restarts take longer");
             }
         }));
     }
 
-    /// Nothing more comes: make everything durable, write snapshots.
+    /// Nothing more comes: make everything durable, give the names up, write snapshots.
     fn finish(&mut self, shared: &Shared<P>) {
+        self.hand_out_all(true);
         self.log.flush();
         let began = std::time::Instant::now();
         while self.in_flight.count() > 0 && began.elapsed() < SETTLE_MAX {
             std::thread::sleep(Duration::from_micros(200));
         }
-        if self.in_flight.trouble().is_none() && self.in_flight.count() == 0 {
-            for place in 0..self.tasks.len() {
-                if self
-                    .tasks
-                    .get(place)
-                    .is_some_and(|t| t.stopped().is_none() && t.is_unsnapped())
-                {
-                    self.snapshot(place, false);
-                }
+        if self.in_flight.count() == 0 {
+            let is_whole = self.in_flight.trouble().is_none();
+            let snapshots = self.snapshots.as_ref();
+            let tasks = self.tasks.iter_mut().filter_map(Option::take);
+            let retired = tasks.map(|task| {
+                // Who stops has the time for it, however large.
+                retire(self.log.as_ref(), task, is_whole, snapshots, usize::MAX)
+            });
+            // A log that stopped says so of each.
+            let mut refused = retired.filter_map(Result::err).collect::<Vec<_>>();
+            refused.extend(self.log.give_up(&self.token).err());
+            if let Some(error) = refused.first() {
+                tracing::warn!(%error, names = refused.len(), "names were not given up");
             }
         }
         self.close(shared, "it is shut down", Vec::new());
@@ -568,7 +607,7 @@ impl<P: Processor> Round<P> {
     /// Takes nothing more and tells everybody who waits.
     fn close(&mut self, shared: &Shared<P>, why: &str, queries: Vec<(u16, (Query<P>, Reply))>) {
         shared.close(why);
-        let stopped = self.tasks.len() as u64;
+        let stopped = self.partitions().count() as u64;
         shared.stopped_tasks.store(stopped, Ordering::Relaxed);
         for (_, (_, on_stop)) in queries {
             on_stop(Err(SubmitError::Stopped(why.to_owned())));
@@ -576,5 +615,7 @@ impl<P: Processor> Round<P> {
         for ticket in self.tickets.drain() {
             ticket.failed(FAILED);
         }
+        // Who closes a partition hears it by the end of the channel.
+        self.closing.clear();
     }
 }

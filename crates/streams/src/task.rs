@@ -123,10 +123,20 @@ impl Tickets {
 
     /// Tells everybody who waits for a partition that stopped.
     pub(crate) fn fail_partition(&mut self, partition: u16) {
-        self.pending.retain(|(at, _), _| *at != partition);
-        for (_, open) in self.open.extract_if(|_, open| open.partition == partition) {
-            open.ticket.failed(FAILED);
+        for ticket in self.take_partition(partition) {
+            ticket.failed(FAILED);
         }
+    }
+
+    /// Forgets everybody who waits for that partition, and says who that was.
+    pub(crate) fn take_partition(&mut self, partition: u16) -> Vec<Arc<dyn Ticket>> {
+        self.pending.retain(|(at, _), _| *at != partition);
+        let open = self.open.extract_if(|_, open| open.partition == partition);
+        open.map(|(_, open)| open.ticket).collect()
+    }
+
+    pub(crate) fn waits_for(&self, partition: u16) -> bool {
+        self.open.values().any(|open| open.partition == partition)
     }
 
     pub(crate) fn drain(&mut self) -> Vec<Arc<dyn Ticket>> {
@@ -190,6 +200,8 @@ pub(crate) enum Stepped {
     Panicked,
     /// It will not go on; the reason is kept.
     Stopped,
+    /// Somebody else owns its partition, and so, soon, all that this worker had; the reason is kept.
+    Fenced,
 }
 
 /// The owner of one partition.
@@ -221,33 +233,60 @@ impl<P> fmt::Debug for Task<P> {
 }
 
 impl<P: Processor> Task<P> {
-    /// Takes the partition and restores its state.
+    /// Restores the state of a partition that was claimed.
     pub(crate) fn open(
         log: &Arc<dyn Log>,
+        token: Token,
         spec: TaskSpec,
-        mut processor: P,
+        make: &dyn Fn() -> P,
         snapshots: Option<&SnapshotDir>,
     ) -> Result<(Self, Restored), RestoreError> {
-        let token = log.claim(&spec.owner())?;
-        let restored = restore::restore(log.as_ref(), &spec, &mut processor, snapshots)?;
+        // What is half restored is thrown away.
+        let restored = catch_unwind(AssertUnwindSafe(|| {
+            let mut processor = make();
+            restore::restore(log.as_ref(), &spec, &mut processor, snapshots)
+                .map(|restored| (processor, restored))
+        }));
+        let (processor, restored) = restored.unwrap_or_else(|panic| {
+            Err(RestoreError::Unfit {
+                partition: spec.partition,
+                what: format!("restoring it panicked: {}", panic_text(panic.as_ref())),
+            })
+        })?;
         let input = spec.at(spec.topics.input);
         let next = match log.consumed(&spec.owner(), input) {
             Some(next) => next,
             None => log.bounds(input, View::Latest)?.start,
         };
         let task = Self {
-            spec,
-            token,
-            processor,
             next,
             redo_bytes: restored.redo_bytes_before + restored.redo_bytes,
             unsnapped_bytes: restored.redo_bytes,
+            stopped: None,
+            ..Self::stopped_before_start(spec, token, processor, String::new())
+        };
+        Ok((task, restored))
+    }
+
+    /// The task of a partition that is claimed and could not be restored.
+    pub(crate) fn stopped_before_start(
+        spec: TaskSpec,
+        token: Token,
+        empty: P,
+        why: String,
+    ) -> Self {
+        Self {
+            spec,
+            token,
+            processor: empty,
+            next: 0,
+            redo_bytes: 0,
+            unsnapped_bytes: 0,
             snapshot_bytes: 0,
             changelog_left: VecDeque::new(),
             parked: BTreeMap::new(),
-            stopped: None,
-        };
-        Ok((task, restored))
+            stopped: Some(why),
+        }
     }
 
     /// Takes the partition again and rebuilds the state from the log, after a panic or an append that
@@ -255,17 +294,21 @@ impl<P: Processor> Task<P> {
     pub(crate) fn reopen(
         &mut self,
         log: &Arc<dyn Log>,
-        empty: P,
+        make: &dyn Fn() -> P,
     ) -> Result<Restored, RestoreError> {
-        let parked = std::mem::take(&mut self.parked);
-        let (mut fresh, restored) = Self::open(log, self.spec.clone(), empty, None)?;
-        fresh.parked = parked;
+        let token = log.claim(&self.spec.owner())?;
+        let (mut fresh, restored) = Self::open(log, token, self.spec.clone(), make, None)?;
+        fresh.parked = std::mem::take(&mut self.parked);
         *self = fresh;
         Ok(restored)
     }
 
     pub(crate) fn spec(&self) -> &TaskSpec {
         &self.spec
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
     }
 
     /// Whether anything is in the state that no snapshot has. While a round of the changelog is
@@ -279,6 +322,12 @@ impl<P: Processor> Task<P> {
     pub(crate) fn is_snapshot_due(&self, least: usize) -> bool {
         let grown = self.snapshot_bytes.saturating_mul(REDO_PER_SNAPSHOT);
         self.is_unsnapped() && self.unsnapped_bytes >= grown.max(least)
+    }
+
+    /// As [`Task::is_snapshot_due`], for a task that leaves: one that takes about `cheap` or less is
+    /// worth it whenever there is something new.
+    pub(crate) fn is_snapshot_worth_it(&self, cheap: usize) -> bool {
+        self.is_snapshot_due(0) || self.is_unsnapped() && self.snapshot_bytes <= cheap
     }
 
     /// Bytes of redo since the last round of the changelog.
@@ -308,7 +357,7 @@ impl<P: Processor> Task<P> {
         let input = self.spec.at(self.spec.topics.input);
         let fetch = match around.log.read(input, self.next, READ_BYTES, View::Latest) {
             Ok(fetch) => fetch,
-            Err(error) => return self.stop_for(&error),
+            Err(error) => return self.stop_for(&error.into()),
         };
         if fetch.next == self.next {
             return self.write_on_changelog(around);
@@ -358,9 +407,12 @@ impl<P: Processor> Task<P> {
         Stepped::Moved
     }
 
-    fn stop_for(&mut self, error: &dyn fmt::Display) -> Stepped {
+    fn stop_for(&mut self, error: &CommitError) -> Stepped {
         self.stopped = Some(error.to_string());
-        Stepped::Stopped
+        match error {
+            CommitError::Append(AppendError::Fenced { .. }) => Stepped::Fenced,
+            _ => Stepped::Stopped,
+        }
     }
 
     /// Appends everything that the step put out, with the input position behind it.
@@ -509,7 +561,7 @@ impl<P: Processor> Task<P> {
         let mut batches = Vec::new();
         let now = around.log.now();
         if let Err(error) = self.put_changelog(around.log.as_ref(), now, &mut batches) {
-            return self.stop_for(&error);
+            return self.stop_for(&error.into());
         }
         let append = Append {
             purpose: Purpose::Decision,
@@ -519,7 +571,7 @@ impl<P: Processor> Task<P> {
         };
         if let Err(error) = around.log.append(&self.token, append) {
             around.in_flight.refused();
-            return self.stop_for(&error);
+            return self.stop_for(&error.into());
         }
         Stepped::Moved
     }

@@ -253,7 +253,7 @@ fn start_padded(
         PARTITIONS,
         make,
         config,
-        &|_, _| (),
+        |_, _| (),
     )
     .unwrap()
 }
