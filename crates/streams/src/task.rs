@@ -75,6 +75,13 @@ impl TaskSpec {
         format!("{}/{}", self.name, self.partition)
     }
 
+    pub(crate) fn unfit(&self, what: String) -> RestoreError {
+        RestoreError::Unfit {
+            partition: self.partition,
+            what,
+        }
+    }
+
     pub(crate) fn at(&self, topic: TopicId) -> TopicPartition {
         TopicPartition {
             topic,
@@ -243,15 +250,11 @@ impl<P: Processor> Task<P> {
     ) -> Result<(Self, Restored), RestoreError> {
         // What is half restored is thrown away.
         let restored = catch_unwind(AssertUnwindSafe(|| {
-            let mut processor = make();
-            restore::restore(log.as_ref(), &spec, &mut processor, snapshots)
-                .map(|restored| (processor, restored))
+            restore::restore(log.as_ref(), &spec, make, snapshots)
         }));
         let (processor, restored) = restored.unwrap_or_else(|panic| {
-            Err(RestoreError::Unfit {
-                partition: spec.partition,
-                what: format!("restoring it panicked: {}", panic_text(panic.as_ref())),
-            })
+            let text = panic_text(panic.as_ref());
+            Err(spec.unfit(format!("restoring it panicked: {text}")))
         })?;
         let input = spec.at(spec.topics.input);
         let next = match log.consumed(&spec.owner(), input) {
@@ -468,7 +471,7 @@ impl<P: Processor> Task<P> {
         for (number, ticket) in &step.pending {
             around.tickets.pend(self.spec.partition, *number, *ticket);
         }
-        let mut deliveries: Vec<(Arc<dyn Ticket>, Delivery)> = Vec::new();
+        let mut deliveries = Deliveries::default();
         for (to, place) in &step.answers {
             if let Some(ticket) = around.tickets.answer(self.spec.partition, *to) {
                 let delivery = Delivery {
@@ -479,16 +482,12 @@ impl<P: Processor> Task<P> {
                     count: place.count,
                     undecided: place.undecided,
                 };
-                deliveries.push((ticket, delivery));
+                deliveries.0.push((ticket, delivery));
             }
         }
         let on_end = around.in_flight.begin(move |good| {
-            for (ticket, delivery) in deliveries {
-                if good {
-                    ticket.deliver(delivery);
-                } else {
-                    ticket.failed(FAILED);
-                }
+            if good {
+                deliveries.deliver();
             }
         });
         let consumed = Consumed {
@@ -580,6 +579,27 @@ impl<P: Processor> Task<P> {
 /// What a caller is told whose append did not end well.
 pub(crate) const FAILED: &str =
     "it is not known whether this took effect; send it again with the same id";
+
+/// Answers that leave once the append under them is durable. Dropped instead, also with an append that
+/// is refused, they are told as failed.
+#[derive(Default)]
+struct Deliveries(Vec<(Arc<dyn Ticket>, Delivery)>);
+
+impl Deliveries {
+    fn deliver(mut self) {
+        for (ticket, delivery) in std::mem::take(&mut self.0) {
+            ticket.deliver(delivery);
+        }
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        for (ticket, _) in &self.0 {
+            ticket.failed(FAILED);
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 enum CommitError {
