@@ -109,7 +109,7 @@ pub(crate) struct Inbox<P> {
 
 impl<P> Inbox<P> {
     /// Why nothing is taken any more.
-    fn refuses(&self) -> Option<String> {
+    pub(crate) fn refuses(&self) -> Option<String> {
         let stopping = self.stop.then(|| "it is shutting down".to_owned());
         self.closed.clone().or(stopping)
     }

@@ -20,7 +20,8 @@ use crate::processor::{Processor, Ticket};
 use crate::restore::{RestoreError, Restored};
 use crate::round::Round;
 use crate::snapshot::{SnapshotBuilder, SnapshotDir};
-use crate::task::{FAILED, Task, TaskSpec, Topics};
+use crate::task::{Task, TaskSpec, Topics};
+use crate::tickets::FAILED;
 
 /// How long a task that closes may go on for those who wait for an outcome: on a log that shows
 /// committed records only, the answers of other owners take a commit each.
@@ -106,6 +107,9 @@ impl<P: Processor> Opener<P> {
         };
         // Nothing under it is left half done by a panic that another call would meet.
         let _held = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = shared.lock().refuses() {
+            return Err(RestoreError::Stopped(why));
+        }
         if inner.handle.is_open(partition) {
             return Ok(Restored::default());
         }

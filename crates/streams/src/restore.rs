@@ -205,17 +205,14 @@ fn last_before(
     start: Offset,
 ) -> Result<Option<Offset>, ReadError> {
     // Offsets have holes on some engines, as wide as they like.
-    let mut back = 1;
-    while next > start {
-        let from = next.saturating_sub(back).max(start);
+    let (mut from, mut back) = (next, 1);
+    while from > start {
+        from = next.saturating_sub(back).max(start);
         let fetch = log.read(at, from, 1, View::Latest)?;
         let mut records = fetch.batches.iter().flat_map(RecordBatch::records);
         let found = records.find(|record| record.offset >= from);
         if let Some(found) = found.filter(|record| record.offset < next) {
             return Ok(Some(found.offset));
-        }
-        if from == start {
-            break;
         }
         back *= 4;
     }

@@ -10,7 +10,7 @@
 //! A round is the state of one moment. It goes out in pieces, some with each append, and counts once
 //! the mark at its end is in the log.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,9 +22,10 @@ use onhand_log::{
 };
 
 use crate::inflight::InFlight;
-use crate::processor::{AnswerTo, Delivery, Processor, Step, Ticket};
+use crate::processor::{Delivery, Processor, Step};
 use crate::restore::{self, REDO_MARK, RestoreError, Restored};
 use crate::snapshot::SnapshotDir;
+use crate::tickets::{Deliveries, Tickets};
 
 /// How much is read at once. Large enough that a busy partition is one read per round.
 const READ_BYTES: usize = 1 << 20;
@@ -87,101 +88,6 @@ impl TaskSpec {
             topic,
             partition: self.partition,
         }
-    }
-}
-
-/// Who waits for what, on one worker.
-#[derive(Default)]
-pub(crate) struct Tickets {
-    /// By the number that a submitted record bears.
-    open: HashMap<u64, OpenTicket>,
-    /// (partition, number of the command) to the ticket's number.
-    pending: HashMap<(u16, u64), u64>,
-}
-
-struct OpenTicket {
-    partition: u16,
-    ticket: Arc<dyn Ticket>,
-    pending: u32,
-    answered: bool,
-}
-
-impl Tickets {
-    pub(crate) fn open(&mut self, partition: u16, number: u64, ticket: Arc<dyn Ticket>) {
-        self.open.insert(
-            number,
-            OpenTicket {
-                partition,
-                ticket,
-                pending: 0,
-                answered: false,
-            },
-        );
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Takes a ticket back that never got into the log.
-    pub(crate) fn withdraw(&mut self, number: u64) -> Option<Arc<dyn Ticket>> {
-        self.open.remove(&number).map(|open| open.ticket)
-    }
-
-    /// Tells everybody who waits for a partition that stopped.
-    pub(crate) fn fail_partition(&mut self, partition: u16) {
-        for ticket in self.take_partition(partition) {
-            ticket.failed(FAILED);
-        }
-    }
-
-    /// Forgets everybody who waits for that partition, and says who that was.
-    pub(crate) fn take_partition(&mut self, partition: u16) -> Vec<Arc<dyn Ticket>> {
-        self.pending.retain(|(at, _), _| *at != partition);
-        let open = self.open.extract_if(|_, open| open.partition == partition);
-        open.map(|(_, open)| open.ticket).collect()
-    }
-
-    pub(crate) fn waits_for(&self, partition: u16) -> bool {
-        self.open.values().any(|open| open.partition == partition)
-    }
-
-    pub(crate) fn drain(&mut self) -> Vec<Arc<dyn Ticket>> {
-        self.pending.clear();
-        self.open.drain().map(|(_, open)| open.ticket).collect()
-    }
-
-    fn pend(&mut self, partition: u16, number: u64, ticket: u64) {
-        if let Some(open) = self.open.get_mut(&ticket) {
-            open.pending += 1;
-            self.pending.insert((partition, number), ticket);
-        }
-    }
-
-    fn answer(&mut self, partition: u16, to: AnswerTo) -> Option<Arc<dyn Ticket>> {
-        let number = match to {
-            AnswerTo::Ticket(number) => number,
-            AnswerTo::Pending(of) => self.pending.remove(&(partition, of))?,
-        };
-        let open = self.open.get_mut(&number)?;
-        match to {
-            AnswerTo::Ticket(_) => open.answered = true,
-            AnswerTo::Pending(_) => open.pending -= 1,
-        }
-        let ticket = Arc::clone(&open.ticket);
-        if open.answered && open.pending == 0 {
-            self.open.remove(&number);
-        }
-        Some(ticket)
-    }
-}
-
-impl fmt::Debug for Tickets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tickets")
-            .field("open", &self.open.len())
-            .field("pending", &self.pending.len())
-            .finish()
     }
 }
 
@@ -482,7 +388,7 @@ impl<P: Processor> Task<P> {
                     count: place.count,
                     undecided: place.undecided,
                 };
-                deliveries.0.push((ticket, delivery));
+                deliveries.push(ticket, delivery);
             }
         }
         let on_end = around.in_flight.begin(move |good| {
@@ -573,31 +479,6 @@ impl<P: Processor> Task<P> {
             return self.stop_for(&error.into());
         }
         Stepped::Moved
-    }
-}
-
-/// What a caller is told whose append did not end well.
-pub(crate) const FAILED: &str =
-    "it is not known whether this took effect; send it again with the same id";
-
-/// Answers that leave once the append under them is durable. Dropped instead, also with an append that
-/// is refused, they are told as failed.
-#[derive(Default)]
-struct Deliveries(Vec<(Arc<dyn Ticket>, Delivery)>);
-
-impl Deliveries {
-    fn deliver(mut self) {
-        for (ticket, delivery) in std::mem::take(&mut self.0) {
-            ticket.deliver(delivery);
-        }
-    }
-}
-
-impl Drop for Deliveries {
-    fn drop(&mut self) {
-        for (ticket, _) in &self.0 {
-            ticket.failed(FAILED);
-        }
     }
 }
 
