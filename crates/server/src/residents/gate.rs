@@ -84,7 +84,10 @@ impl Work for Gate {
                 }
                 Err(refusal) => {
                     let reason = problem::sentence(&refusal);
-                    tracing::warn!(partition, offset = record.offset, reason, "put aside");
+                    if made.aside == 0 {
+                        // The first of an append speaks for all: whoever writes garbage writes a lot.
+                        tracing::warn!(partition, offset = record.offset, reason, "put aside");
+                    }
                     put_letter(&mut letters, now, partition, &record, reason);
                     made.aside += 1;
                 }

@@ -311,7 +311,7 @@ impl Moving {
         let _gone = Gone(Arc::clone(&self.shared));
         let mut quiet = true;
         while let Some((wishes, ended, timed_out)) = self.wait(quiet) {
-            for one in ended {
+            for one in &ended {
                 self.end(one);
             }
             self.follow(&wishes);
@@ -380,7 +380,7 @@ impl Moving {
     }
 
     /// What became of an append.
-    fn end(&mut self, one: Ended) {
+    fn end(&mut self, one: &Ended) {
         self.in_flight = self.in_flight.saturating_sub(one.bytes);
         let Some(lane) = self.lanes.get_mut(&one.partition) else {
             return;

@@ -113,14 +113,7 @@ fn what_cannot_be_taken_is_kept_whole_with_where_it_came_from_and_why() {
         r#"{"type":"receive","sku":"A","location":"m","quantity":-1}"#,
     );
     let typo = command(3, r#"{"type":"recieve"}"#);
-    let records = [
-        strange.clone(),
-        tombstone,
-        command(3, ""),
-        long.clone(),
-        wrong,
-        typo,
-    ];
+    let records = [strange, tombstone, command(3, ""), long, wrong, typo];
     let log = through_the_gate(&records);
     assert!(taken(log.as_ref()).is_empty());
     let letters = all(log.as_ref(), topics::DEAD_LETTERS);
