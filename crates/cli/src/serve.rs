@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use onhand_server::{Config, Durability, LogEngine};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -75,6 +75,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "ONHAND_WORKERS", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
+    /// Take commands that other programs write to the topic stock.inbox [default: on with --kafka]
+    #[arg(long, env = "ONHAND_INBOX", value_enum, value_name = "on|off")]
+    inbox: Option<Switch>,
+    /// Write JSON topics for other programs to read: stock.changes, stock.outcomes, stock.levels and
+    /// stock.reservations [default: on with --kafka]
+    #[arg(long, env = "ONHAND_VIEWS", value_enum, value_name = "on|off")]
+    views: Option<Switch>,
     /// What the node says of itself on stderr: error, warn, info, debug, or by part
     #[arg(
         long,
@@ -86,6 +93,13 @@ pub(crate) struct ServeArgs {
     // Last: its heading would stand over what follows.
     #[command(flatten)]
     on_kafka: KafkaArgs,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 pub(crate) fn ids_age(text: &str) -> Result<Milliseconds, String> {
@@ -133,6 +147,8 @@ impl ServeArgs {
         config.ids_max = self.ids_max;
         config.horizon = self.horizon.into();
         config.answer_timeout = self.answer_timeout.into();
+        config.inbox = self.inbox.map(|switch| switch == Switch::On);
+        config.views = self.views.map(|switch| switch == Switch::On);
         config
     }
 }

@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::feed::hub::Hub;
 use crate::intake::spool::SpoolDir;
 use crate::metrics::Metrics;
+use crate::residents::Residents;
 
 /// The node as HTTP sees it.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) residents: Arc<Residents>,
     pub(crate) spool: SpoolDir,
     /// Places for bulk streams.
     pub(crate) streams: Arc<Semaphore>,
@@ -35,6 +37,7 @@ impl App {
         engine: Arc<Engine>,
         limits: Limits,
         hub: Arc<Hub>,
+        residents: Arc<Residents>,
         spool: SpoolDir,
         stop: watch::Receiver<bool>,
     ) -> Self {
@@ -47,6 +50,7 @@ impl App {
             engine,
             limits,
             hub,
+            residents,
             spool,
             stop,
         }

@@ -37,6 +37,12 @@ pub struct Config {
     /// How long a step of a reservation waits for the owners of its SKUs, by log time. Default 10 s.
     /// [`Limits::answer_wait`] should be longer.
     pub answer_timeout: Duration,
+    /// Take commands that other programs wrote to `stock.inbox`. `None`: on Kafka, where others can
+    /// write. On a journal it creates the topic.
+    pub inbox: Option<bool>,
+    /// Write the JSON views of what was decided, for other programs to read. `None`: on Kafka, where
+    /// others can read. On a journal it creates the topics; feeds and history need none of it.
+    pub views: Option<bool>,
     /// What the node takes at once.
     pub limits: Limits,
 }
@@ -169,6 +175,8 @@ impl Config {
             ids_max: ledger.ids_max,
             horizon: ms(ledger.horizon_ms),
             answer_timeout: ms(ledger.ask_timeout_ms),
+            inbox: None,
+            views: None,
             limits: Limits::default(),
         }
     }

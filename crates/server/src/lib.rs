@@ -12,7 +12,8 @@
 //!
 //! Modules in reading order: [`config`], `node` (start and end), `http` (the listener and the table of
 //! addresses), `routes` (one file per thing asked for), `wire` (the JSON), `intake` (commands, one and
-//! many), `engine` and `decisions` (the way to owners and log), [`position`], `feed`, `metrics`.
+//! many), `engine` and `decisions` (the way to owners and log), [`position`], `feed`, `residents` (what
+//! other programs write to the log, and read in it), `metrics`.
 
 mod app;
 pub mod config;
@@ -24,6 +25,7 @@ mod intake;
 mod metrics;
 mod node;
 pub mod position;
+mod residents;
 mod routes;
 mod wire;
 

@@ -274,9 +274,49 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
         let gauge = ConstGauge::<i64>::new(value.try_into().unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     }
+    render_residents(&mut registry, app);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// What is done for other programs on the log: `onhand_gate_...` of `stock.inbox`, `onhand_views_...` of
+/// the JSON topics.
+fn render_residents(registry: &mut Registry, app: &App) {
+    for (name, of) in app.residents.figures() {
+        let registry = registry.sub_registry_with_prefix(name);
+        for (name, help, value) in [
+            (
+                "records",
+                "Records read whose effect is durable",
+                of.records,
+            ),
+            ("aside", "Of them those kept in dead-letters", of.aside),
+            (
+                "retries",
+                "Times that something failed and was tried again",
+                of.retries,
+            ),
+        ] {
+            registry.register(name, help, ConstCounter::new(value));
+        }
+        for (name, help, value) in [
+            (
+                "lag",
+                "Offsets between what has its effect and the end of what is there",
+                of.lag,
+            ),
+            ("partitions", "Partitions that it works on", of.open),
+            (
+                "partitions_stopped",
+                "Of them those that need somebody to look",
+                of.stopped,
+            ),
+        ] {
+            let gauge = ConstGauge::<i64>::new(value.try_into().unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+    }
 }
 
 fn load(counter: &AtomicU64) -> u64 {

@@ -23,6 +23,7 @@ use crate::engine::Engine;
 use crate::feed::hub::Hub;
 use crate::http::listen;
 use crate::intake::spool::SpoolDir;
+use crate::residents::{Chosen, Resident as _, Residents, ResidentsError};
 
 /// Why a node did not run, or did not end cleanly.
 #[derive(Debug, Error)]
@@ -90,11 +91,14 @@ pub async fn run(
     })?;
     let engine = Arc::new(Engine::new(&node, config.limits.scans));
     let hub = Hub::start(&engine, config.limits.feed_ring_bytes).map_err(RunError::Thread)?;
+    let residents = Arc::new(start_residents(&config, &engine)?);
+    (0..engine.partitions).for_each(|partition| residents.open(partition));
     let (stop, stopped) = watch::channel(false);
     let app = Arc::new(App::new(
         engine,
         config.limits,
         Arc::clone(&hub),
+        Arc::clone(&residents),
         spool,
         stopped.clone(),
     ));
@@ -113,10 +117,30 @@ pub async fn run(
     }
     hub.stop();
     drop(app);
-    tokio::task::spawn_blocking(move || node.stop())
+    let ending = move || {
+        residents.stop();
+        node.stop()
+    };
+    tokio::task::spawn_blocking(ending)
         .await
         .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
     Ok(())
+}
+
+/// What the node does for other programs on its log, as far as it was asked for.
+fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunError> {
+    let on_kafka = matches!(config.engine, LogEngine::Kafka(_));
+    let chosen = Chosen {
+        inbox: config.inbox.unwrap_or(on_kafka),
+        views: config.views.unwrap_or(on_kafka),
+        command_bytes: config.limits.body_bytes,
+    };
+    Residents::start(&engine.log, &engine.decisions, engine.partitions, chosen).map_err(|error| {
+        match error {
+            ResidentsError::Topic(error) => RunError::Start(error.into()),
+            ResidentsError::Thread(error) => RunError::Thread(error),
+        }
+    })
 }
 
 /// Resolves when the log stops by itself.

@@ -13,6 +13,7 @@
 pub(crate) mod feed;
 pub(crate) mod http;
 pub(crate) mod node;
+pub(crate) mod others;
 pub(crate) mod stock;
 
 use std::path::PathBuf;

@@ -288,6 +288,13 @@ impl Node {
         &self.dir
     }
 
+    /// What a topic of its log is called on the brokers.
+    pub(crate) fn topic_on_kafka(&self, name: &str) -> String {
+        let mut args = self.on_kafka.iter();
+        let prefix = args.find_map(|arg| arg.strip_prefix("--kafka-prefix="));
+        format!("{}{name}", prefix.expect("the node runs on Kafka"))
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the node runs").id()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::{Response, header};
 use onhand_ledger::Command;
 use onhand_ledger::reservation::ReservationRecord;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 
 use super::page::{self, Items, LOOKED_AT_MAX};
 use super::{Call, commands};
@@ -16,13 +16,7 @@ use crate::intake::single;
 use crate::wire::command::{self, Given, Kind as CommandKind};
 use crate::wire::problem::{Kind, Problem};
 use crate::wire::reservation::{STATUSES, shown_status, write};
-
-/// What stands unencoded in one segment of a path.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+use crate::wire::write::SEGMENT;
 
 pub(super) async fn create(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem> {
     request(app, call, CommandKind::Reserve, None).await
@@ -81,6 +75,7 @@ async fn request(
         id: idempotency_key(&call.parts.headers)?,
         kind: Some(kind),
         reservation: reservation.as_deref(),
+        ..Given::default()
     };
     let command = match command::parse(text, &given) {
         Ok(command) => command,

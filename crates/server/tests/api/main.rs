@@ -10,6 +10,7 @@ mod commands;
 mod feed;
 mod fields;
 mod lists;
+mod others;
 mod past;
 mod reservations;
 mod shutdown;
