@@ -152,6 +152,8 @@ pub(crate) struct Setup {
     pub(crate) port: u16,
     /// Where the data lie; a fresh temporary directory without it.
     pub(crate) dir: Option<PathBuf>,
+    /// The log on Kafka that it shares with others, as [`Node::log`] gives it; without it one of its own.
+    pub(crate) log: Option<Vec<String>>,
 }
 
 /// A running node.
@@ -184,10 +186,13 @@ impl Node {
                 (fresh.path().join("data"), Some(fresh))
             }
         };
-        let on_kafka = kafka().map(|bootstrap| fresh_log_on_kafka(&bootstrap));
+        let on_kafka = match &setup.log {
+            Some(log) => log.clone(),
+            None => kafka().map_or_else(Vec::new, |bootstrap| fresh_log_on_kafka(&bootstrap)),
+        };
         let mut node = Node {
             setup,
-            on_kafka: on_kafka.unwrap_or_default(),
+            on_kafka,
             child: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             dir,
@@ -278,6 +283,18 @@ impl Node {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The words that name its log on Kafka, for other instances on it.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.on_kafka.clone()
+    }
+
+    /// Stops the process where it is (SIGSTOP), or lets it go on (SIGCONT).
+    pub(crate) fn pause(&self, paused: bool) {
+        let child = self.child.as_ref().expect("the node runs");
+        let signal = if paused { Signal::STOP } else { Signal::CONT };
+        rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
     }
 
     pub(crate) fn url(&self) -> String {
