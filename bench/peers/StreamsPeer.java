@@ -4,7 +4,7 @@
 //   streams BROKERS THREADS COMMIT_MS STORE DIR   consume a command, check and update a logged store, emit
 //                                                 an outcome; exactly_once_v2; until standard input ends
 //   topic BROKERS NAME PARTITIONS                 create a topic with one copy
-//   load BROKERS TOPIC FORM COUNT SKUS            write that many commands, as fast as they go
+//   load BROKERS TOPIC FORM COUNT SKUS [FIRST]    write that many commands, numbered from FIRST [0]
 //   drain BROKERS TOPIC COUNT                     wait until so many committed outcomes are there
 //   rate BROKERS IN OUT FORM RATE SECONDS SKUS    commands at that rate, and how long each outcome takes
 //
@@ -51,7 +51,8 @@ public final class StreamsPeer {
         switch (args[0]) {
             case "streams" -> streams(args[1], Integer.parseInt(args[2]), args[3], args[4], args[5]);
             case "topic" -> topic(args[1], args[2], Integer.parseInt(args[3]));
-            case "load" -> load(args[1], args[2], Form.of(args[3]), Long.parseLong(args[4]), Integer.parseInt(args[5]));
+            case "load" -> load(args[1], args[2], Form.of(args[3]), Long.parseLong(args[4]), Integer.parseInt(args[5]),
+                    args.length > 6 ? Long.parseLong(args[6]) : 0);
             case "drain" -> drain(args[1], args[2], Long.parseLong(args[3]));
             case "rate" -> rate(args[1], args[2], args[3], Form.of(args[4]), Integer.parseInt(args[5]),
                     Integer.parseInt(args[6]), Integer.parseInt(args[7]));
@@ -210,11 +211,11 @@ public final class StreamsPeer {
         return consumer;
     }
 
-    static void load(String brokers, String topic, Form form, long count, int skus) {
+    static void load(String brokers, String topic, Form form, long count, int skus, long first) {
         long began = System.nanoTime();
         AtomicLong failed = new AtomicLong();
         try (var producer = producer(brokers, 5)) {
-            for (long number = 0; number < count; number++) {
+            for (long number = first; number < first + count; number++) {
                 byte[] key = Form.sku(number, skus).getBytes(StandardCharsets.UTF_8);
                 producer.send(new ProducerRecord<>(topic, key, form.command(number, skus)), (at, error) -> {
                     if (error != null) {
