@@ -109,6 +109,7 @@ enum Command {
         "Examples:",
         "\n  onhand demo",
         "\n  onhand demo --data /tmp/day",
+        "\n  onhand demo --kafka 127.0.0.1:9092",
     ))]
     Demo(demo::DemoArgs),
     /// Send files of stock facts to a node; may be stopped and repeated

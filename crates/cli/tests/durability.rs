@@ -97,6 +97,7 @@ impl Shim {
             ],
             dir: Some(data),
             port: 0,
+            log: None,
         }
     }
 
