@@ -61,6 +61,8 @@ struct State {
     next: u64,
     /// Taken, and not known to be dead.
     living: BTreeSet<u64>,
+    /// Ids that shall be ended and are not yet.
+    undecided: BTreeSet<String>,
 }
 
 /// Names are not lost while this is held: no id is taken.
@@ -132,6 +134,7 @@ impl Ids {
         let state = State {
             next: count,
             living,
+            undecided: BTreeSet::new(),
         };
         let ids = Self {
             board: Arc::clone(board),
@@ -206,10 +209,14 @@ impl Ids {
     /// Whether this run may go on, as far as was read.
     pub(crate) fn check(&self) -> Result<(), EnterError> {
         use onhand_log::cluster::Ended;
-        match self.board.view().ended() {
-            Some(Ended::Replaced) => Err(EnterError::Replaced),
+        let view = self.board.view();
+        if view.is_replaced() {
+            return Err(EnterError::Replaced);
+        }
+        match view.ended() {
             Some(Ended::Silent) => Err(EnterError::Silent),
-            Some(Ended::Left) | None => Ok(()),
+            // One that leaves still finishes what it has.
+            _ => Ok(()),
         }
     }
 
@@ -219,6 +226,7 @@ impl Ids {
     /// # Errors
     /// No broker answered in time. Nothing may be written behind what is undecided: ask again.
     pub(crate) fn end(&self, id: &str) -> Result<(), String> {
+        self.lock().undecided.insert(id.to_owned());
         fence::end(self.board.settings(), id)?;
         let number = id
             .rsplit_once('-')
@@ -227,7 +235,15 @@ impl Ids {
             // Others learn of it with the next id.
             self.lock().living.remove(&number);
         }
+        self.lock().undecided.remove(id);
         Ok(())
+    }
+
+    /// Ends what [`Ids::end`] could not end. Whoever reads now what is committed sees all that will
+    /// ever be of it.
+    pub(crate) fn decide(&self) -> Result<(), String> {
+        let undecided = self.lock().undecided.clone();
+        undecided.iter().try_for_each(|id| self.end(id))
     }
 }
 

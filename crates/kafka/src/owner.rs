@@ -9,7 +9,8 @@
 //!    instance fenced.
 //! 5. Every other incarnation with a standing claim below is fenced. When that returns, what it had
 //!    open is decided, and under the ids that it had it can write nothing more. It may take a new one,
-//!    but reads this claim before it uses it (`ids`).
+//!    but reads this claim before it uses it (`ids`). What this incarnation itself left in doubt is
+//!    decided too.
 //! 6. Positions are read, and every partition's end counts as unknown: what was committed before the
 //!    fence is found by whoever restores now.
 //! 7. The claims of those fenced are emptied.
@@ -24,7 +25,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use onhand_log::{AppendError, Offset, Progress, Token, TopicPartition, check_owner};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::cluster::note::{Claim, Note};
 use crate::ids::{EnterError, at, generation};
@@ -134,6 +135,7 @@ fn take(inner: &Inner, owner: &str, at: Offset) -> Result<Token, AppendError> {
     }
     let unreachable = |why: String| AppendError::Unreachable(format!("{owner}: {why}"));
     board.fence(&holders).map_err(unreachable)?;
+    inner.ids.decide().map_err(unreachable)?;
     let positions = positions(inner, owner)?;
     inner.claims.fetch_add(1, Ordering::AcqRel);
     let token = Token {
@@ -171,8 +173,20 @@ pub(crate) fn give_up(inner: &Inner, token: &Token) -> Result<(), AppendError> {
     release(inner, std::slice::from_ref(token))
 }
 
+/// Gives up what is held once the writer has ended, as far as all of it became durable.
+pub(crate) fn release_all(inner: &Inner) {
+    let held = inner.queue.held().into_iter();
+    let sound: Vec<_> = held
+        .filter(|(owner, generation)| !inner.queue.is_spoiled(owner, *generation))
+        .map(|(owner, generation)| Token { owner, generation })
+        .collect();
+    if let Err(error) = release(inner, &sound) {
+        warn!(%error, "claims stay; whoever claims next fences this run");
+    }
+}
+
 /// Empties the claims of these tokens, under which nothing is appended any more.
-pub(crate) fn release(inner: &Inner, tokens: &[Token]) -> Result<(), AppendError> {
+fn release(inner: &Inner, tokens: &[Token]) -> Result<(), AppendError> {
     let claims: Vec<_> = {
         let view = inner.board.view();
         let standing = tokens

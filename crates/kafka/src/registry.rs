@@ -1,7 +1,8 @@
-//! Reading and writing the internal topic.
+//! Reading and writing the internal topic `onhand.log`.
 //!
-//! Whoever writes it holds one transactional id that all instances share: taking it fences the
-//! instance that had it. So it is a lock, and one that nobody can forget to give back: for as long as
+//! Topics are made, and the clock is noted, once in a while and by any instance. Whoever writes holds
+//! one transactional id that all instances share: taking it fences the instance that had it. So it is a
+//! lock, and one that nobody can forget to give back: for as long as
 //! commits under it succeed nobody else has written, and what was read is still so. Who finds its
 //! lock taken reads the topic again, takes it back and decides anew.
 

@@ -211,6 +211,9 @@ impl View {
 
     pub(crate) fn join(&mut self, part: Part) {
         self.part = Some(part);
+        if self.is_replaced() {
+            self.end(Ended::Replaced);
+        }
     }
 
     pub(crate) fn part(&self) -> Option<&Part> {
