@@ -11,8 +11,10 @@ use onhand_log::{
 };
 use tracing::error;
 
+use crate::cluster::Board;
 use crate::cold::{ColdError, Pool};
 use crate::follower::Follower;
+use crate::ids::Ids;
 use crate::partition::{Look, Partition};
 use crate::positions::Groups;
 use crate::queue::{Limits, Queue};
@@ -48,8 +50,8 @@ impl Listeners {
 /// See the module's text.
 pub(crate) struct Inner {
     pub(crate) settings: KafkaSettings,
-    /// This instance's transactional id.
-    pub(crate) id: String,
+    pub(crate) board: Arc<Board>,
+    pub(crate) ids: Ids,
     pub(crate) epoch: u64,
     pub(crate) clock: Clock,
     pub(crate) born: Instant,
@@ -60,8 +62,6 @@ pub(crate) struct Inner {
     pub(crate) listeners: Arc<Listeners>,
     /// For claims; the writer has its own.
     pub(crate) groups: Mutex<Groups>,
-    /// How often the id was taken, by this process the last time.
-    pub(crate) taken: AtomicU64,
     /// Counts claims: what was known of a partition's end before one is not fresh enough after it.
     pub(crate) claims: AtomicU64,
     pub(crate) commits: AtomicU64,

@@ -10,7 +10,8 @@
 //!                                  ▼                                         │
 //!     read ◄── window per partition (newest records, in memory) ◄─ follower ◄┤
 //!     read ◄── pool of consumers: what is older ◄────────────────────────────┤
-//!    claim ──► internal topic: who holds a name ──► fence who had it ═══════►┘
+//!    claim ──► onhand.cluster: in which order names were claimed ──► fence ═►┘
+//!     join ──► onhand.cluster: who lives, and who shall own what
 //! ```
 //!
 //! The writer gathers: whatever was queued while the last transaction was committing goes into the
@@ -24,6 +25,13 @@
 //! there came within the setting's time. A commit without an answer is looked for before it is called
 //! unknown: taking the transactional id anew decides it, and its records are visible or not.
 //!
+//! **Several instances** share a log by the compacted topic `onhand.cluster`. Each run of an instance is
+//! an *incarnation* with a few transactional ids of its own. The order of that topic decides who owns a
+//! name: a claim is a record, and whoever claims fences all ids of everybody that claimed below it, who
+//! reads the claim before it uses a new id. Who joined ([`KafkaLog::join`]) says every 300 ms that it
+//! lives; the live one with the smallest name writes who shall own which partition. Being wrong about
+//! who is dead disturbs somebody, and nothing worse. The protocol and its figures: ADR 8.
+//!
 //! **What differs from the journal.** Offsets have holes, one where each transaction ended.
 //! [`View::Latest`] shows the same as [`View::Durable`]. Batches read from brokers are runs of
 //! consecutive records, not the batches that were appended; those that this instance keeps in memory
@@ -34,20 +42,27 @@
 //! where it was.
 //!
 //! **What this crate relies on.** Others may read its topics, but must not write them except through
-//! transactions, and must not write `onhand.log` at all. Brokers must not create topics on their own
+//! transactions, and must not write `onhand.log` and `onhand.cluster` at all; what is garbage in the
+//! latter is ignored, a forged claim or assignment is believed. Nobody but instances of this log may take
+//! transactional ids that begin with `<prefix>onhand.`. Brokers must not create topics on their own
 //! (`auto.create.topics.enable=false`): a topic that somebody deletes could come back with one copy.
+//! Everything read from `onhand.cluster` was acknowledged by `min.insync.replicas` brokers: should it
+//! lose its newest records all the same, two could own one name.
 //!
 //! Modules in reading order: `settings`, `topics` (creating and checking them), `catalog` and `registry`
-//! (the internal topic), `owner` (claims), `queue`, `writer` and `producer` (appends), `positions`
-//! (consumed positions), `partition`, `follower`, `cold` and `runs` (reads).
+//! (`onhand.log`: the topics' numbers), `cluster` (`onhand.cluster`: who is there and who shall own
+//! what), `ids` (transactional ids), `owner` (claims), `queue`, `writer` and `producer` (appends),
+//! `positions` (consumed positions), `partition`, `follower`, `cold` and `runs` (reads).
 
 #![warn(missing_docs)]
 
 mod catalog;
 mod client;
+mod cluster;
 mod cold;
 mod error;
 mod follower;
+mod ids;
 mod inner;
 mod open;
 mod owner;
@@ -67,13 +82,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use onhand_log::cluster::{Cluster, Ended};
 use onhand_log::{
     Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, Stats,
     Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
 };
 
 use catalog::Entry;
+pub use cluster::member::Join;
 pub use error::OpenError;
+use ids::EnterError;
 use inner::Inner;
 pub use settings::KafkaSettings;
 
@@ -86,16 +104,40 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    /// Opens the log, or begins it: the internal topic is created when there is none.
+    /// Opens the log, or begins it: its internal topics are created when there are none.
     ///
-    /// Takes the instance's transactional id. A process that runs under the same name is fenced by
-    /// it and stops; the names it held stay claimed until somebody claims them.
+    /// Begins a new run of the instance, with transactional ids of its own. A process that runs under
+    /// the same name is fenced by it and stops; the names it held stay claimed until somebody claims
+    /// them.
     ///
     /// # Errors
     /// See [`OpenError`]. It waits for brokers no longer than a few of the setting's request
     /// timeouts.
     pub fn open(settings: KafkaSettings) -> Result<Self, OpenError> {
         open::open(settings)
+    }
+
+    /// Joins the instances that share this log, so that its partitions spread over them. Returns when
+    /// the others can hear this one; partitions are assigned a moment later.
+    ///
+    /// When the run of this member ends, other than by [`Cluster::leave`], the log stops: it can write
+    /// nothing more. The instance joins anew by opening the log again.
+    ///
+    /// # Errors
+    /// [`OpenError::Settings`] when something asked for cannot work, or this log joined already;
+    /// [`OpenError::Cluster`] when brokers do not answer in time.
+    pub fn join(&self, join: Join) -> Result<Arc<dyn Cluster>, OpenError> {
+        let inner = Arc::downgrade(&self.inner);
+        let on_end = move |why| {
+            if let Some(inner) = inner.upgrade() {
+                let why = match why {
+                    Ended::Replaced => EnterError::Replaced,
+                    Ended::Silent | Ended::Left => EnterError::Silent,
+                };
+                owner::end(&inner, &why);
+            }
+        };
+        cluster::member::join(&self.inner.board, join, Box::new(on_end))
     }
 
     fn finish_writer(&self) -> bool {
@@ -112,7 +154,7 @@ impl fmt::Debug for KafkaLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaLog")
             .field("bootstrap", &self.inner.settings.bootstrap)
-            .field("id", &self.inner.id)
+            .field("incarnation", &self.inner.ids.incarnation())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
@@ -123,6 +165,7 @@ impl Drop for KafkaLog {
         self.inner.queue.stop("it was dropped");
         self.finish_writer();
         self.inner.follower.stop();
+        self.inner.board.stop();
     }
 }
 
@@ -154,9 +197,7 @@ impl Log for KafkaLog {
     }
 
     fn give_up(&self, token: &Token) -> Result<(), AppendError> {
-        self.inner.queue.check_running()?;
-        self.inner.queue.lose(&token.owner, token.generation);
-        Ok(())
+        owner::give_up(&self.inner, token)
     }
 
     fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {
@@ -223,6 +264,8 @@ impl Log for KafkaLog {
         if !finished {
             return Err(AppendError::Stopped("the writer panicked".into()));
         }
+        owner::release_all(&self.inner);
+        self.inner.board.stop();
         // The next one to open goes on from this time.
         let now = self.inner.clock.now();
         let written = self

@@ -119,6 +119,7 @@ impl ProducerContext for Reports {
 
 /// See the module's text.
 pub(crate) struct TransactionalProducer {
+    id: String,
     /// Shared with calls that do not return in time.
     producer: Arc<ThreadedProducer<Reports>>,
     /// A call of the client must return in this time; it is asked again until a deadline.
@@ -137,6 +138,13 @@ impl TransactionalProducer {
         let producer = ThreadedProducer::from_config_and_context(&config, Reports::default())
             .map_err(|error| words(&error))?;
         let until = Instant::now() + timeout;
+        // Without a connection the client would wait half a second before it asks again.
+        if let Err(error) = producer
+            .client()
+            .fetch_metadata(Some(&settings.cluster()), timeout)
+        {
+            return Err(format!("taking {transactional_id}: {}", words(&error)));
+        }
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match producer.init_transactions(left.max(Duration::from_millis(100))) {
@@ -147,9 +155,15 @@ impl TransactionalProducer {
             }
         }
         Ok(Self {
+            id: transactional_id.to_owned(),
             producer: Arc::new(producer),
-            step: settings.transaction_timeout,
+            step: settings.step(),
         })
+    }
+
+    /// The transactional id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(crate) fn begin(&self) -> Result<(), Failed> {

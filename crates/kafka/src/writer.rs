@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use onhand_log::{Ending, Offset, Progress, RecordBatch, TopicPartition};
 use tracing::{info, warn};
 
+use crate::ids::EnterError;
 use crate::inner::Inner;
+use crate::owner;
 use crate::positions::Groups;
 use crate::producer::{Failed, Outgoing, Placed, TransactionalProducer};
 use crate::queue::Queued;
-use crate::registry::EnterError;
 use crate::runs;
 
 /// Pause before brokers that did not answer are asked again.
@@ -30,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Writer {
     inner: Arc<Inner>,
     producer: Option<TransactionalProducer>,
+    /// The id used last: what is open under it is decided before another one is used.
+    open: Option<String>,
     groups: Groups,
 }
 
@@ -44,11 +47,14 @@ enum Outcome {
 }
 
 impl Writer {
-    pub(crate) fn new(inner: Arc<Inner>, producer: TransactionalProducer) -> Self {
+    /// Of this incarnation's first ids it uses one.
+    pub(crate) fn new(inner: Arc<Inner>, producers: Vec<TransactionalProducer>) -> Self {
         let groups = Groups::new(&inner.settings);
+        let producer = producers.into_iter().next();
         Self {
             inner,
-            producer: Some(producer),
+            open: producer.as_ref().map(|producer| producer.id().to_owned()),
+            producer,
             groups,
         }
     }
@@ -179,46 +185,34 @@ impl Writer {
         }
     }
 
-    /// Takes the transactional id back after its epoch ended, and gives up the names that others
-    /// claimed meanwhile. False when no broker answered, or when another process has the id.
+    /// Ends what is open under the id that was used last, takes a new one, and gives up the names that
+    /// others claimed meanwhile. False when no broker answered, or when this run has ended.
     fn take_back(&mut self, until: Instant) -> bool {
         loop {
-            let mut registry = self.inner.registry();
-            let before = self.inner.taken.load(Ordering::Relaxed);
-            let entered = registry.enter(&self.inner.id, Some(before));
-            match entered {
-                Ok((times, producer)) => {
-                    self.inner.taken.store(times, Ordering::Relaxed);
-                    for (owner, generation) in self.inner.queue.held() {
-                        let holder = registry.catalog().owner(&owner);
-                        let ours = holder.is_some_and(|holder| {
-                            holder.generation == generation && holder.id == self.inner.id
-                        });
-                        if !ours {
-                            warn!(owner = &*owner, "owned by somebody else now");
-                            self.inner.queue.lose(&owner, generation);
-                        }
-                    }
+            let ids = &self.inner.ids;
+            let entered = match &self.open {
+                Some(id) => ids.end(id).map_err(EnterError::Cluster),
+                None => Ok(()),
+            };
+            if entered.is_ok() {
+                self.open = None;
+            }
+            match entered.and_then(|()| ids.fresh(&self.inner.queue)) {
+                Ok(producer) => {
+                    self.open = Some(producer.id().to_owned());
                     self.producer = Some(producer);
                     return true;
                 }
-                Err(EnterError::Replaced) => {
-                    drop(registry);
-                    for (owner, generation) in self.inner.queue.held() {
-                        self.inner.queue.lose(&owner, generation);
-                    }
-                    if self.inner.queue.stop(&EnterError::Replaced.to_string()) {
-                        self.inner.tell(Progress::Stopped);
-                    }
-                    return false;
-                }
                 Err(EnterError::Cluster(why)) => {
-                    drop(registry);
                     warn!(why, "the cluster does not answer the writer");
                     if Instant::now() >= until {
                         return false;
                     }
                     std::thread::sleep(PAUSE);
+                }
+                Err(ended) => {
+                    owner::end(&self.inner, &ended);
+                    return false;
                 }
             }
         }
