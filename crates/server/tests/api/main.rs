@@ -12,6 +12,8 @@ mod fields;
 mod lists;
 mod past;
 mod reservations;
+mod several;
 mod shutdown;
 mod stream;
 mod support;
+mod table;
