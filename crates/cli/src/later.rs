@@ -22,10 +22,6 @@ const LATER: &[(&[&str], &str)] = &[
         &["reservation", "transfer"],
         "release it and create it anew at the other location",
     ),
-    (
-        &["cluster"],
-        "one node at a time runs on a Kafka cluster; a second one takes its place",
-    ),
 ];
 
 /// The refusal, where the error is about something that is not there yet.
@@ -75,7 +71,6 @@ mod tests {
                 "onhand reservation transfer r",
                 "`onhand reservation transfer`",
             ),
-            ("onhand cluster", "`onhand cluster`"),
         ] {
             let said = said(line).expect(line);
             assert!(said.contains(named), "{line}: {said}");

@@ -34,6 +34,10 @@ pub(crate) struct ServeArgs {
         value_name = "ADDR"
     )]
     listen: SocketAddr,
+    /// Where other instances on the same log reach this one [default: the listen address]. Needed where
+    /// that is 0.0.0.0
+    #[arg(long, env = "ONHAND_ADVERTISE", value_name = "HOST:PORT", value_parser = advertised)]
+    advertise: Option<String>,
     /// When an acknowledgement leaves: sync (it is on disk), interval:MS or os (it may be lost
     /// when the machine fails)
     #[arg(long, env = "ONHAND_DURABILITY", default_value = "sync", value_parser = durability,
@@ -102,6 +106,23 @@ enum Switch {
     Off,
 }
 
+/// `host:port`, as other instances will connect to it.
+fn advertised(text: &str) -> Result<String, String> {
+    let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+        !host.is_empty()
+            && host.chars().all(plain)
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if is_address {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is no address; write host:port, such as stock-1.shop:7171"
+        ))
+    }
+}
+
 pub(crate) fn ids_age(text: &str) -> Result<Milliseconds, String> {
     duration::parse(text, duration::MINUTE, 366 * duration::DAY)
 }
@@ -135,6 +156,7 @@ impl ServeArgs {
     fn config(&self) -> Config {
         let mut config = Config::new(&self.data);
         config.listen = self.listen;
+        config.advertise.clone_from(&self.advertise);
         config.engine = match self.on_kafka.config(&host_name()) {
             None => LogEngine::Journal(self.durability),
             Some(kafka) => LogEngine::Kafka(kafka),
@@ -206,6 +228,24 @@ fn signals() -> Result<impl Future<Output = ()> + Send + 'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_advertised_address_has_a_host_and_a_port() {
+        for good in ["stock-1.shop:7171", "10.0.0.11:80", "[::1]:7171"] {
+            assert_eq!(advertised(good).as_deref(), Ok(good));
+        }
+        for wrong in [
+            "",
+            "host",
+            ":7171",
+            "host:0",
+            "host:http",
+            "http://host:7171",
+            "a b:1",
+        ] {
+            assert!(advertised(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durability_says_what_it_is() {

@@ -18,6 +18,8 @@ pub struct Config {
     /// Where HTTP is served. Default 127.0.0.1:7171: there is no login yet, so nobody else should
     /// reach it. Port 0 takes a free one, which the ready callback says.
     pub listen: SocketAddr,
+    /// Where other instances reach this one, `host:port`. Default: the listen address.
+    pub advertise: Option<String>,
     /// Where the log is kept. Default: the embedded journal, synced.
     pub engine: LogEngine,
     /// Partitions of a new log (default 16); an existing one keeps its count.
@@ -129,6 +131,9 @@ pub struct Limits {
     /// How long a request may wait for its outcome. A reservation's step ends in 10 s; beyond that
     /// something is wrong, and the client is told to ask again.
     pub answer_wait: Duration,
+    /// How long the owner of a key is looked for while its partition moves or its instance does not
+    /// answer: longer than it takes to notice a death and to restore what it had.
+    pub forward_wait: Duration,
     /// How long a client may take for its request's head, or between two pieces of a body.
     pub request_idle: Duration,
     /// How long a shutdown waits for requests under way.
@@ -152,6 +157,7 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(15),
             scans: 4,
             answer_wait: Duration::from_secs(60),
+            forward_wait: Duration::from_secs(10),
             request_idle: Duration::from_secs(120),
             drain: Duration::from_secs(10),
         }
@@ -166,6 +172,7 @@ impl Config {
         Self {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7171)),
+            advertise: None,
             engine: LogEngine::Journal(Durability::Sync),
             partitions: None,
             workers: 1,

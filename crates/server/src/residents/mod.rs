@@ -25,7 +25,8 @@ use self::lanes::{Figures, Lanes};
 use self::views::{ViewTopics, Views};
 use crate::decisions::DecisionLog;
 
-/// Something that goes with the ownership of a partition.
+/// Something that runs beside a partition wherever that is open: opened after it, closed before it. Called on
+/// threads of their own, for one partition at a time; `close` may take its time.
 pub(crate) trait Resident: Send + Sync {
     /// Begins with that partition: takes its name there, in the background, and goes on from where the
     /// last owner's appends ended. Nothing happens where it is open already.

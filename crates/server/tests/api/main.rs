@@ -13,6 +13,8 @@ mod lists;
 mod others;
 mod past;
 mod reservations;
+mod several;
 mod shutdown;
 mod stream;
 mod support;
+mod table;
