@@ -60,6 +60,7 @@ mod runs;
 mod settings;
 mod times;
 mod topics;
+mod transaction;
 mod writer;
 
 use std::fmt;
@@ -184,13 +185,13 @@ impl Log for KafkaLog {
         self.inner.offset_at(at, time)
     }
 
-    fn bounds(&self, at: TopicPartition, _view: View) -> Result<Bounds, ReadError> {
-        self.inner.bounds(at)
+    fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
+        self.inner.bounds(at, view)
     }
 
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         match self.inner.queue.consumed(owner, at) {
-            Ok(position) => position,
+            Ok(position) => Ok(position),
             Err(queue::NotHeld) => self.inner.foreign_position(owner, at),
         }
     }

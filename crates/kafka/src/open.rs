@@ -16,7 +16,7 @@ use crate::cold::Pool;
 use crate::error::OpenError;
 use crate::follower::{Around, Follower};
 use crate::inner::{Inner, Listeners};
-use crate::positions::Groups;
+use crate::positions::{self, Positions};
 use crate::queue::Queue;
 use crate::registry::{EnterError, Registry};
 use crate::settings::KafkaSettings;
@@ -26,7 +26,9 @@ use crate::writer::Writer;
 pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     settings.check()?;
     let admin = Topics::open(&settings)?;
-    open_internal(&admin, &settings)?;
+    for spec in [internal(), positions::spec()] {
+        open_internal(&admin, &settings, &spec)?;
+    }
     let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
     registry.refresh().map_err(OpenError::Cluster)?;
     // Before anything is taken from a process that runs.
@@ -65,7 +67,7 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     .map_err(OpenError::Cluster)?;
     let inner = Arc::new(Inner {
         pool: Pool::open(&settings).map_err(OpenError::Cluster)?,
-        groups: Mutex::new(Groups::new(&settings)),
+        positions: Positions::open(&settings).map_err(OpenError::Cluster)?,
         id,
         epoch,
         clock: Clock::new(clock),
@@ -110,14 +112,17 @@ fn internal() -> TopicSpec {
     }
 }
 
-fn open_internal(admin: &Topics, settings: &KafkaSettings) -> Result<(), OpenError> {
-    let name = settings.catalog();
+fn open_internal(
+    admin: &Topics,
+    settings: &KafkaSettings,
+    spec: &TopicSpec,
+) -> Result<(), OpenError> {
+    let name = settings.topic(&spec.name);
     let found = admin
         .describe(std::slice::from_ref(&name))
         .map_err(OpenError::Cluster)?;
-    let spec = internal();
     let wanted = Wanted {
-        spec: &spec,
+        spec,
         append_time: false,
     };
     let Some(existing) = found.get(&name) else {
@@ -179,7 +184,7 @@ pub(crate) fn create_topic(inner: &Inner, spec: &TopicSpec) -> Result<TopicId, T
     if let Some(id) = registry.catalog().find(spec)? {
         return Ok(id);
     }
-    if *spec.name == internal().name {
+    if [internal().name, positions::spec().name].contains(&spec.name) {
         return Err(TopicError::Name(spec.name.clone()));
     }
     let name = inner.settings.topic(&spec.name);

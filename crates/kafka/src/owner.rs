@@ -8,10 +8,11 @@
 //! 4. Positions are read, and every partition's end counts as unknown: what was committed before the
 //!    fence is found by whoever restores now.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use onhand_log::{AppendError, Token, TopicPartition, check_owner};
+use onhand_log::{AppendError, Offset, Token, TopicPartition, check_owner};
 
 use crate::catalog::{Entry, Holder};
 use crate::inner::Inner;
@@ -82,27 +83,27 @@ fn take(inner: &Inner, owner: &str) -> Result<u64, AppendError> {
     Ok(generation)
 }
 
-fn positions(
-    inner: &Inner,
-    owner: &str,
-) -> Result<std::collections::HashMap<TopicPartition, i64>, AppendError> {
+/// Where the owner stands, as of after the fence.
+fn positions(inner: &Inner, owner: &str) -> Result<HashMap<TopicPartition, Offset>, AppendError> {
+    let found = inner
+        .positions
+        .of(owner)
+        .map_err(|why| AppendError::Unreachable(format!("positions of {owner}: {why}")))?;
     let topics = inner
         .topics
         .read()
         .expect("no holder of the topics panics")
         .clone();
-    let mut asked = Vec::new();
+    let mut positions = HashMap::new();
     for (topic, name) in topics.values() {
-        for partition in 0..topic.spec.partitions {
+        let of_topic = found.iter().filter(|((at, _), _)| **at == **name);
+        positions.extend(of_topic.map(|((_, partition), next)| {
             let at = TopicPartition {
                 topic: topic.id,
-                partition,
+                partition: *partition,
             };
-            asked.push((at, &**name));
-        }
+            (at, *next)
+        }));
     }
-    let mut groups = inner.groups.lock().expect("no holder of the groups panics");
-    groups
-        .committed(owner, &asked, inner.settings.request_timeout)
-        .map_err(|why| AppendError::Unreachable(format!("positions of {owner}: {why}")))
+    Ok(positions)
 }

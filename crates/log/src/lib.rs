@@ -287,7 +287,10 @@ pub trait Log: Send + Sync + fmt::Debug {
     fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError>;
 
     /// The newest durable or pending [`Consumed`] position of that owner, `None` before the first.
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset>;
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] when it cannot be read now: that is not the same as none.
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError>;
 
     /// Adds a listener for the life of the log. Bounded by the caller: a handful per process.
     fn listen(&self, listener: Listener);

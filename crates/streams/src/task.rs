@@ -231,7 +231,7 @@ impl<P: Processor> Task<P> {
         let token = log.claim(&spec.owner())?;
         let restored = restore::restore(log.as_ref(), &spec, &mut processor, snapshots)?;
         let input = spec.at(spec.topics.input);
-        let next = match log.consumed(&spec.owner(), input) {
+        let next = match log.consumed(&spec.owner(), input)? {
             Some(next) => next,
             None => log.bounds(input, View::Latest)?.start,
         };
