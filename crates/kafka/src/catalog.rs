@@ -1,4 +1,4 @@
-//! What the internal topic says: the log's epoch, its topics' numbers, who holds which owner's name.
+//! What the internal topic says: the log's epoch, its topics' numbers.
 //!
 //! One compacted topic of one partition, `onhand.log`. Keys and values are words, so that
 //! `kafka-console-consumer` shows them readably:
@@ -8,24 +8,10 @@
 //! | `log` | epoch |
 //! | `clock` | the time that the log showed last when it was closed |
 //! | `topic NAME` | number, partitions, `compacted` or `plain` |
-//! | `instance ID` | how often the transactional id was taken |
-//! | `owner NAME` | generation, the transactional id that holds it, ids still to be fenced |
 
 use std::collections::BTreeMap;
 
 use onhand_log::{TOPICS_MAX, Timestamp, Topic, TopicError, TopicId, TopicSpec};
-
-/// Who holds a name.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Holder {
-    /// Rises with every claim.
-    pub(crate) generation: u64,
-    /// The transactional id under which the holder appends.
-    pub(crate) id: String,
-    /// Earlier holders that may not be fenced yet, because the claimer could have died before it
-    /// fenced them. The next claimer does it.
-    pub(crate) unfenced: Vec<String>,
-}
 
 /// The folded internal topic.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -33,8 +19,6 @@ pub(crate) struct Catalog {
     pub(crate) epoch: u64,
     pub(crate) clock: Timestamp,
     topics: BTreeMap<u16, TopicSpec>,
-    instances: BTreeMap<String, u64>,
-    owners: BTreeMap<String, Holder>,
 }
 
 /// One record of the internal topic.
@@ -43,8 +27,6 @@ pub(crate) enum Entry {
     Log(u64),
     Clock(Timestamp),
     Topic(TopicId, TopicSpec),
-    Instance(String, u64),
-    Owner(String, Holder),
 }
 
 impl Entry {
@@ -53,8 +35,6 @@ impl Entry {
             Self::Log(_) => "log".into(),
             Self::Clock(_) => "clock".into(),
             Self::Topic(_, spec) => format!("topic {}", spec.name),
-            Self::Instance(id, _) => format!("instance {id}"),
-            Self::Owner(name, _) => format!("owner {name}"),
         }
     }
 
@@ -65,15 +45,6 @@ impl Entry {
             Self::Topic(id, spec) => {
                 let kind = if spec.compacted { "compacted" } else { "plain" };
                 format!("{} {} {kind}", id.0, spec.partitions)
-            }
-            Self::Instance(_, times) => times.to_string(),
-            Self::Owner(_, holder) => {
-                let mut value = format!("{} {}", holder.generation, holder.id);
-                for id in &holder.unfenced {
-                    value.push(' ');
-                    value.push_str(id);
-                }
-                value
             }
         }
     }
@@ -108,17 +79,6 @@ impl Entry {
                     _ => None,
                 }
             }
-            "instance" => number().map(|times| Self::Instance(name.to_owned(), times)),
-            "owner" => number().and_then(|generation| {
-                let id = words.next()?.to_owned();
-                let unfenced = words.map(str::to_owned).collect();
-                let holder = Holder {
-                    generation,
-                    id,
-                    unfenced,
-                };
-                Some(Self::Owner(name.to_owned(), holder))
-            }),
             _ => None,
         };
         entry.ok_or_else(strange)
@@ -133,12 +93,6 @@ impl Catalog {
             Entry::Topic(id, spec) => {
                 self.topics.insert(id.0, spec);
             }
-            Entry::Instance(id, times) => {
-                self.instances.insert(id, times);
-            }
-            Entry::Owner(name, holder) => {
-                self.owners.insert(name, holder);
-            }
         }
     }
 
@@ -149,15 +103,6 @@ impl Catalog {
             spec: spec.clone(),
         })
         .collect()
-    }
-
-    /// How often that transactional id was taken; 0 before the first time.
-    pub(crate) fn instance(&self, id: &str) -> u64 {
-        self.instances.get(id).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn owner(&self, name: &str) -> Option<&Holder> {
-        self.owners.get(name)
     }
 
     /// The number that the next topic gets.
@@ -197,17 +142,10 @@ mod tests {
             partitions: 16,
             compacted: true,
         };
-        let holder = Holder {
-            generation: 7,
-            id: "onhand-a".into(),
-            unfenced: vec!["onhand-b".into(), "onhand-c".into()],
-        };
         for entry in [
             Entry::Log(u64::MAX),
             Entry::Clock(1_700_000_000_000),
             Entry::Topic(TopicId(3), spec),
-            Entry::Instance("onhand-a".into(), 12),
-            Entry::Owner("stock/3 with words".into(), holder),
         ] {
             assert_eq!(Entry::parse(&entry.key(), &entry.value()), Ok(entry));
         }

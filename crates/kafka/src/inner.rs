@@ -10,8 +10,10 @@ use onhand_log::{
     Bounds, Fetch, Listener, Offset, Progress, ReadError, Timestamp, Topic, TopicPartition, View,
 };
 
+use crate::cluster::Board;
 use crate::cold::{ColdError, Pool};
 use crate::follower::Follower;
+use crate::ids::Ids;
 use crate::partition::{Look, Partition};
 use crate::positions::Positions;
 use crate::queue::{Limits, Queue};
@@ -47,8 +49,8 @@ impl Listeners {
 /// See the module's text.
 pub(crate) struct Inner {
     pub(crate) settings: KafkaSettings,
-    /// This instance's transactional id.
-    pub(crate) id: String,
+    pub(crate) board: Arc<Board>,
+    pub(crate) ids: Ids,
     pub(crate) epoch: u64,
     pub(crate) clock: Clock,
     pub(crate) born: Instant,
@@ -58,8 +60,6 @@ pub(crate) struct Inner {
     pub(crate) follower: Follower,
     pub(crate) listeners: Arc<Listeners>,
     pub(crate) positions: Positions,
-    /// How often the id was taken, by this process the last time.
-    pub(crate) taken: AtomicU64,
     /// Counts claims: what was known of a partition's end before one is not fresh enough after it.
     pub(crate) claims: AtomicU64,
     pub(crate) commits: AtomicU64,

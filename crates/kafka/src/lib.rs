@@ -45,9 +45,11 @@
 
 mod catalog;
 mod client;
+mod cluster;
 mod cold;
 mod error;
 mod follower;
+mod ids;
 mod inner;
 mod open;
 mod owner;
@@ -68,13 +70,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use onhand_log::cluster::{Cluster, Ended};
 use onhand_log::{
     Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, Stats,
     Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
 };
 
 use catalog::Entry;
+pub use cluster::member::Join;
 pub use error::OpenError;
+use ids::EnterError;
 use inner::Inner;
 pub use settings::KafkaSettings;
 
@@ -99,6 +104,29 @@ impl KafkaLog {
         open::open(settings)
     }
 
+    /// Joins the instances that share this log, so that its partitions spread over them. Returns when
+    /// the others can hear this one; partitions are assigned a moment later.
+    ///
+    /// When the run of this member ends, other than by [`Cluster::leave`], the log stops: it can write
+    /// nothing more. The instance joins anew by opening the log again.
+    ///
+    /// # Errors
+    /// [`OpenError::Settings`] when something asked for cannot work, or this log joined already;
+    /// [`OpenError::Cluster`] when brokers do not answer in time.
+    pub fn join(&self, join: Join) -> Result<Arc<dyn Cluster>, OpenError> {
+        let inner = Arc::downgrade(&self.inner);
+        let on_end = move |why| {
+            if let Some(inner) = inner.upgrade() {
+                let why = match why {
+                    Ended::Replaced => EnterError::Replaced,
+                    Ended::Silent | Ended::Left => EnterError::Silent,
+                };
+                owner::end(&inner, &why);
+            }
+        };
+        cluster::member::join(&self.inner.board, join, Box::new(on_end))
+    }
+
     fn finish_writer(&self) -> bool {
         let writer = self
             .writer
@@ -113,7 +141,7 @@ impl fmt::Debug for KafkaLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaLog")
             .field("bootstrap", &self.inner.settings.bootstrap)
-            .field("id", &self.inner.id)
+            .field("incarnation", &self.inner.ids.incarnation())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
@@ -124,6 +152,7 @@ impl Drop for KafkaLog {
         self.inner.queue.stop("it was dropped");
         self.finish_writer();
         self.inner.follower.stop();
+        self.inner.board.stop();
     }
 }
 
@@ -155,9 +184,7 @@ impl Log for KafkaLog {
     }
 
     fn give_up(&self, token: &Token) -> Result<(), AppendError> {
-        self.inner.queue.check_running()?;
-        self.inner.queue.lose(&token.owner, token.generation);
-        Ok(())
+        owner::give_up(&self.inner, token)
     }
 
     fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {

@@ -12,13 +12,15 @@ use tracing::{info, warn};
 
 use crate::KafkaLog;
 use crate::catalog::Entry;
+use crate::cluster::Board;
 use crate::cold::Pool;
 use crate::error::OpenError;
 use crate::follower::{Around, Follower};
+use crate::ids::{self, Ids};
 use crate::inner::{Inner, Listeners};
 use crate::positions::{self, Positions};
 use crate::queue::Queue;
-use crate::registry::{EnterError, Registry};
+use crate::registry::Registry;
 use crate::settings::KafkaSettings;
 use crate::topics::{Existing, Topics, Wanted};
 use crate::writer::Writer;
@@ -26,8 +28,8 @@ use crate::writer::Writer;
 pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     settings.check()?;
     let admin = Topics::open(&settings)?;
-    for spec in [internal(), positions::spec()] {
-        open_internal(&admin, &settings, &spec)?;
+    for internal in [catalog(), cluster(), positions::spec()] {
+        open_internal(&admin, &settings, &internal)?;
     }
     let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
     registry.refresh().map_err(OpenError::Cluster)?;
@@ -43,11 +45,10 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
             })
         })
         .map_err(OpenError::Cluster)?;
-    let id = settings.transactional_id();
-    let (taken, producer) = registry.enter(&id, None).map_err(|error| match error {
-        EnterError::Replaced => OpenError::Cluster(error.to_string()),
-        EnterError::Cluster(why) => OpenError::Cluster(why),
-    })?;
+    let me = ids::incarnation(&settings.instance);
+    let board = Board::open(&settings, &me).map_err(OpenError::Cluster)?;
+    let (ids, producers) = Ids::open(&board, settings.transactional_ids)
+        .map_err(|error| OpenError::Cluster(error.to_string()))?;
     let catalog = registry.catalog();
     let (epoch, clock, topics) = (catalog.epoch, catalog.clock, catalog.topics());
 
@@ -68,7 +69,8 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     let inner = Arc::new(Inner {
         pool: Pool::open(&settings).map_err(OpenError::Cluster)?,
         positions: Positions::open(&settings).map_err(OpenError::Cluster)?,
-        id,
+        board,
+        ids,
         epoch,
         clock: Clock::new(clock),
         born,
@@ -76,7 +78,6 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         admin,
         follower,
         listeners,
-        taken: AtomicU64::new(taken),
         claims: AtomicU64::new(0),
         commits: AtomicU64::new(0),
         total,
@@ -86,12 +87,15 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         settings,
     });
     inner.learn_topics(topics);
-    let writer = Writer::new(Arc::clone(&inner), producer);
+    let writer = Writer::new(Arc::clone(&inner), producers);
     let thread = std::thread::Builder::new()
         .name("kafka-writer".into())
         .spawn(move || writer.run())
         .map_err(|error| OpenError::Cluster(format!("a thread could not be started: {error}")))?;
-    info!(id = inner.id, epoch, "opened the log on Kafka");
+    info!(
+        incarnation = inner.ids.incarnation(),
+        epoch, "opened the log on Kafka"
+    );
     Ok(KafkaLog {
         inner,
         writer: Mutex::new(Some(thread)),
@@ -103,10 +107,20 @@ fn new_epoch() -> u64 {
     RandomState::new().build_hasher().finish().max(1)
 }
 
-/// The internal topic's shape.
-fn internal() -> TopicSpec {
+/// What the log says of itself.
+fn catalog() -> TopicSpec {
+    internal("onhand.log")
+}
+
+/// What the instances say to each other.
+fn cluster() -> TopicSpec {
+    internal("onhand.cluster")
+}
+
+/// One partition, for its order.
+fn internal(name: &str) -> TopicSpec {
     TopicSpec {
-        name: "onhand.log".into(),
+        name: name.into(),
         partitions: 1,
         compacted: true,
     }
@@ -124,6 +138,7 @@ fn open_internal(
     let wanted = Wanted {
         spec,
         append_time: false,
+        brief: *spec == cluster(),
     };
     let Some(existing) = found.get(&name) else {
         return admin.create(&wanted).map_err(OpenError::Cluster);
@@ -167,6 +182,7 @@ fn wanted<'a>(settings: &KafkaSettings, spec: &'a TopicSpec) -> Wanted<'a> {
     Wanted {
         spec,
         append_time: settings.append_time_topics.contains(&spec.name),
+        brief: false,
     }
 }
 
@@ -184,7 +200,7 @@ pub(crate) fn create_topic(inner: &Inner, spec: &TopicSpec) -> Result<TopicId, T
     if let Some(id) = registry.catalog().find(spec)? {
         return Ok(id);
     }
-    if [internal().name, positions::spec().name].contains(&spec.name) {
+    if [catalog().name, cluster().name, positions::spec().name].contains(&spec.name) {
         return Err(TopicError::Name(spec.name.clone()));
     }
     let name = inner.settings.topic(&spec.name);

@@ -37,6 +37,15 @@ pub(crate) enum Failed {
     InDoubt { why: String },
 }
 
+impl Failed {
+    /// In the client's words.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::Aborted { why, .. } | Self::Fenced { why } | Self::InDoubt { why } => why.clone(),
+        }
+    }
+}
+
 /// Where a record went: its offset, -1 where the broker did not say, and the time it bears.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Placed {
@@ -136,6 +145,7 @@ impl ProducerContext for Reports {
 
 /// See the module's text.
 pub(crate) struct TransactionalProducer {
+    id: String,
     producer: ThreadedProducer<Reports>,
     /// A call of the client must return in this time; it is asked again until a deadline.
     step: Duration,
@@ -153,6 +163,13 @@ impl TransactionalProducer {
         let producer = ThreadedProducer::from_config_and_context(&config, Reports::default())
             .map_err(|error| words(&error))?;
         let until = Instant::now() + timeout;
+        // Without a connection the client would wait half a second before it asks again.
+        if let Err(error) = producer
+            .client()
+            .fetch_metadata(Some(&settings.cluster()), timeout)
+        {
+            return Err(format!("taking {transactional_id}: {}", words(&error)));
+        }
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match producer.init_transactions(left.max(Duration::from_millis(100))) {
@@ -163,9 +180,15 @@ impl TransactionalProducer {
             }
         }
         Ok(Self {
+            id: transactional_id.to_owned(),
             producer,
-            step: settings.transaction_timeout,
+            step: settings.step(),
         })
+    }
+
+    /// The transactional id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// Begins a transaction. The calling thread is unparked when something becomes of it.

@@ -48,6 +48,8 @@ struct Held {
     generation: u64,
     /// An append under this token did not end well: what comes behind it rests on what is not there.
     spoiled: bool,
+    /// It is being given up: nothing more is taken.
+    closing: bool,
     durable: HashMap<TopicPartition, Offset>,
     /// Positions of appends that have not ended, oldest first.
     pending: VecDeque<(u64, TopicPartition, Offset)>,
@@ -270,11 +272,43 @@ impl Queue {
         state.check_running()
     }
 
+    /// Takes nothing more under this token, waits until what was taken has ended, and lets the name
+    /// go. Whether all of it became durable; false also when the token is not the newest.
+    pub(crate) fn finish(
+        &self,
+        owner: &str,
+        generation: u64,
+        patience: Duration,
+    ) -> Result<bool, AppendError> {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        let newest = state.owners.get_mut(owner);
+        let Some(held) = newest.filter(|held| held.generation == generation) else {
+            return Ok(false);
+        };
+        held.closing = true;
+        let last = state.accepted;
+        state.want();
+        while state.ended < last && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            let waited = self.drained.wait_timeout(state, left);
+            (state, _) = waited.expect("no holder of the queue panics");
+        }
+        let ended = state.ended >= last;
+        let held = state.owners.remove(owner);
+        if !ended {
+            let why = format!("what was appended before has not ended within {patience:?}");
+            return Err(AppendError::Unreachable(why));
+        }
+        Ok(held.is_some_and(|held| held.generation == generation && !held.spoiled))
+    }
+
     /// Appends under this token are taken from here on.
     pub(crate) fn hold(&self, token: &Token, durable: HashMap<TopicPartition, Offset>) {
         let held = Held {
             generation: token.generation,
             spoiled: false,
+            closing: false,
             durable,
             pending: VecDeque::new(),
         };
@@ -365,7 +399,7 @@ impl State {
 
     fn check_token(&self, token: &Token) -> Result<(), AppendError> {
         let held = self.owners.get(&token.owner);
-        if held.is_some_and(|held| held.generation == token.generation) {
+        if held.is_some_and(|held| held.generation == token.generation && !held.closing) {
             return Ok(());
         }
         let owner = Arc::clone(&token.owner);

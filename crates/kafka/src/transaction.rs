@@ -206,7 +206,7 @@ impl Transaction {
         let settings = &inner.settings;
         let outstanding = self.producer.outstanding()?;
         if outstanding > 0 {
-            let patience = settings.transaction_timeout + Duration::from_secs(1);
+            let patience = settings.step() + Duration::from_secs(1);
             if self.moved.elapsed() > patience {
                 return Err(Failed::Aborted {
                     why: format!("{outstanding} records were not acknowledged within {patience:?}"),

@@ -17,17 +17,20 @@
 //! transaction comes to nothing after something of it was shown, no token that is held then is worth
 //! anything any more: whoever has one may have read it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use onhand_log::{Ending, Progress};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::ids::EnterError;
 use crate::inner::Inner;
+use crate::owner;
 use crate::producer::{Failed, TransactionalProducer};
 use crate::queue::Queued;
-use crate::registry::EnterError;
 use crate::transaction::{LOOK, Next, One, Sent, Transaction};
 
 /// Pause before brokers that did not answer are asked again.
@@ -36,18 +39,28 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The state of the writing thread.
 pub(crate) struct Writer {
     inner: Arc<Inner>,
-    /// Free to begin a transaction.
-    free: Option<TransactionalProducer>,
+    /// Free to begin a transaction, one after the other: what ended the last one of an id is still
+    /// under way when the next begins, and does not hold it up if that has another id.
+    free: VecDeque<TransactionalProducer>,
+    /// The id of a transaction that may still be open: it is ended before another one begins.
+    unended: Option<String>,
+    /// Another id is being taken, in place of one that was lost.
+    coming: Option<Receiver<Result<TransactionalProducer, EnterError>>>,
+    /// When that was begun last.
+    refilled: Instant,
     open: Option<Transaction>,
     /// Of a transaction that came to nothing before anything of it was shown: written again first.
     again: Vec<Queued>,
 }
 
 impl Writer {
-    pub(crate) fn new(inner: Arc<Inner>, producer: TransactionalProducer) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, producers: Vec<TransactionalProducer>) -> Self {
         Self {
             inner,
-            free: Some(producer),
+            free: producers.into(),
+            unended: None,
+            coming: None,
+            refilled: Instant::now(),
             open: None,
             again: Vec::new(),
         }
@@ -61,6 +74,7 @@ impl Writer {
 
     /// Returns whether there is more to come.
     fn turn(&mut self) -> bool {
+        self.refill();
         let taken = self.take();
         if !taken.is_empty() {
             self.write(taken);
@@ -85,6 +99,37 @@ impl Writer {
         true
     }
 
+    /// Takes new ids for those that were lost, one at a time and beside the work.
+    fn refill(&mut self) {
+        if let Some(coming) = &self.coming {
+            match coming.try_recv() {
+                Ok(Ok(producer)) => self.free.push_back(producer),
+                Ok(Err(why)) => debug!(%why, "no other id could be taken"),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {}
+            }
+            self.coming = None;
+        }
+        let has = self.free.len() + usize::from(self.open.is_some());
+        let wanted = usize::try_from(self.inner.settings.transactional_ids).unwrap_or(usize::MAX);
+        // With none at all the writer takes one itself.
+        if has == 0 || has >= wanted || self.unended.is_some() || self.refilled.elapsed() < LOOK {
+            return;
+        }
+        self.refilled = Instant::now();
+        let (sender, coming) = channel();
+        let inner = Arc::clone(&self.inner);
+        let take = move || {
+            // The writer may have ended meanwhile.
+            let _ = sender.send(inner.ids.fresh(&inner.queue));
+        };
+        let thread = std::thread::Builder::new().name("kafka-ids".into());
+        match thread.spawn(take) {
+            Ok(_) => self.coming = Some(coming),
+            Err(error) => debug!(%error, "no other id could be taken"),
+        }
+    }
+
     /// The next appends to write.
     fn take(&mut self) -> Vec<Queued> {
         if !self.again.is_empty() {
@@ -106,11 +151,13 @@ impl Writer {
         let judged = taken.into_iter().map(|queued| self.judge(queued));
         let appends: Vec<One> = judged.collect();
         if self.open.is_none() {
+            // What may be open is ended first.
+            let ended = self.unended.is_none();
             if appends.iter().all(|one| one.ending.is_some()) {
                 self.end(appends, Ending::Aborted);
                 return;
             }
-            let Some(producer) = self.free.take() else {
+            let Some(producer) = ended.then(|| self.free.pop_front()).flatten() else {
                 // Names may turn out to be lost: they are looked at again before anything is sent.
                 if self.replace(self.deadline(&appends)) {
                     self.again = appends.into_iter().map(|one| one.queued).collect();
@@ -157,32 +204,32 @@ impl Writer {
         let why = match producer.commit(patience) {
             Ok(()) => {
                 // A connection broke: a request of this transaction may still be on its way, and must
-                // not end the next one. A new epoch refuses it.
+                // not end the next one of this id.
                 if producer.troubled() {
-                    drop(producer);
+                    self.let_go([producer]);
                 } else {
-                    self.free = Some(producer);
+                    self.free.push_back(producer);
                 }
                 self.committed(sent);
                 return;
             }
             Err(Failed::Aborted {
                 why,
-                usable,
+                usable: true,
                 passing,
             }) => {
                 warn!(why, "a commit was refused");
-                self.free = usable.then_some(producer);
+                self.free.push_back(producer);
                 self.came_to_nothing(sent, passing);
                 return;
             }
-            Err(Failed::Fenced { why } | Failed::InDoubt { why }) => why,
+            Err(failed) => failed.why(),
         };
         warn!(
             why,
             "a commit was not answered; reading whether it is there"
         );
-        drop(producer);
+        self.lose(producer);
         let until = Instant::now() + patience;
         // Ends it one way or the other, unless a claimer's fence did so before.
         self.replace(until);
@@ -206,21 +253,61 @@ impl Writer {
     fn give_up(&mut self, failed: Failed) {
         let Some(open) = self.open.take() else { return };
         let (producer, sent) = open.end(&self.inner);
-        let (why, usable, passing) = match failed {
+        warn!(why = failed.why(), "a transaction was given up");
+        // Not confirmed, it is ended by the next id that is taken. It has no commit in either case.
+        let passing = match failed {
             Failed::Aborted {
-                why,
-                usable,
-                passing,
-            } => (why, usable, passing),
-            Failed::Fenced { why } | Failed::InDoubt { why } => (why, false, true),
+                usable, passing, ..
+            } => {
+                if usable && producer.abort() {
+                    self.free.push_back(producer);
+                } else {
+                    self.lose(producer);
+                }
+                passing
+            }
+            Failed::Fenced { .. } => {
+                // Whoever did it did it to all of them.
+                let others: Vec<_> = self.free.drain(..).collect();
+                self.let_go(others);
+                self.lose(producer);
+                true
+            }
+            Failed::InDoubt { .. } => {
+                self.lose(producer);
+                true
+            }
         };
-        warn!(why, "a transaction was given up");
-        // Not confirmed, it is ended by the cluster after its timeout or by the next epoch. It has no
-        // commit in either case.
-        if usable && producer.abort() {
-            self.free = Some(producer);
-        }
         self.came_to_nothing(sent, passing);
+    }
+
+    /// Its transaction may be open still.
+    fn lose(&mut self, producer: TransactionalProducer) {
+        self.unended = Some(producer.id().to_owned());
+    }
+
+    /// These have nothing open and are not used any more. Their ids are ended beside the work, so that
+    /// others need not.
+    fn let_go(&self, producers: impl IntoIterator<Item = TransactionalProducer>) {
+        let ids: Vec<_> = producers
+            .into_iter()
+            .map(|producer| producer.id().to_owned())
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        let end = move || {
+            for id in ids {
+                if let Err(why) = inner.ids.end(&id) {
+                    warn!(id, why, "an id that is not used any more was not ended");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("kafka-ids".into());
+        if let Err(error) = thread.spawn(end) {
+            warn!(%error, "ids that are not used any more are not ended");
+        }
     }
 
     /// It is visible.
@@ -245,7 +332,7 @@ impl Writer {
         self.withdraw(&sent);
         let until = self.deadline(&sent.appends);
         // Whose names are still ours is found out now, so that endings can say it.
-        let ready = self.free.is_some() || self.replace(until);
+        let ready = self.unended.is_none() && !self.free.is_empty() || self.replace(until);
         if ready && passing && !sent.shown && Instant::now() < until {
             self.again = sent.appends.into_iter().map(|one| one.queued).collect();
         } else {
@@ -311,46 +398,33 @@ impl Writer {
         }
     }
 
-    /// Takes the transactional id back after its epoch ended, and gives up the names that others
-    /// claimed meanwhile. False when no broker answered, or when another process has the id.
+    /// Ends what may be open, takes a new id, and gives up the names that others claimed meanwhile. False
+    /// when no broker answered, or when this run has ended.
     fn replace(&mut self, until: Instant) -> bool {
         loop {
-            let mut registry = self.inner.registry();
-            let before = self.inner.taken.load(Ordering::Relaxed);
-            let entered = registry.enter(&self.inner.id, Some(before));
-            match entered {
-                Ok((times, producer)) => {
-                    self.inner.taken.store(times, Ordering::Relaxed);
-                    for (owner, generation) in self.inner.queue.held() {
-                        let holder = registry.catalog().owner(&owner);
-                        let ours = holder.is_some_and(|holder| {
-                            holder.generation == generation && holder.id == self.inner.id
-                        });
-                        if !ours {
-                            warn!(owner = &*owner, "owned by somebody else now");
-                            self.inner.queue.lose(&owner, generation);
-                        }
-                    }
-                    self.free = Some(producer);
+            let ids = &self.inner.ids;
+            let ended = match &self.unended {
+                Some(id) => ids.end(id).map_err(EnterError::Cluster),
+                None => Ok(()),
+            };
+            if ended.is_ok() {
+                self.unended = None;
+            }
+            match ended.and_then(|()| ids.fresh(&self.inner.queue)) {
+                Ok(producer) => {
+                    self.free.push_front(producer);
                     return true;
                 }
-                Err(EnterError::Replaced) => {
-                    drop(registry);
-                    for (owner, generation) in self.inner.queue.held() {
-                        self.inner.queue.lose(&owner, generation);
-                    }
-                    if self.inner.queue.stop(&EnterError::Replaced.to_string()) {
-                        self.inner.tell(Progress::Stopped);
-                    }
-                    return false;
-                }
                 Err(EnterError::Cluster(why)) => {
-                    drop(registry);
                     warn!(why, "the cluster does not answer the writer");
                     if Instant::now() >= until {
                         return false;
                     }
                     std::thread::sleep(PAUSE);
+                }
+                Err(ended) => {
+                    owner::end(&self.inner, &ended);
+                    return false;
                 }
             }
         }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use common::others::Other;
+use common::others::{Other, incarnation};
 use common::{Brokers, Fresh, eventually, prefix};
 use onhand_kafka::{KafkaLog, KafkaSettings, OpenError};
 use onhand_log::testing::{append, append_and_wait, batch, batch_of, contract, read_all, topic};
@@ -119,7 +119,8 @@ fn an_open_transaction_of_a_fenced_instance_is_never_seen() {
         Ending::Durable
     );
     // The instance as it stands between its records and its commit.
-    let paused = Other::take(&BROKERS.bootstrap, &format!("{prefix}onhand-a"));
+    let run = incarnation(&BROKERS.bootstrap, &prefix, "a");
+    let paused = Other::take(&BROKERS.bootstrap, &format!("{prefix}onhand.{run}-0"));
     paused.begin(&format!("{prefix}t"), 0, &[b"open"]);
     let began = Instant::now();
     let theirs = b.claim("o").unwrap();

@@ -1,9 +1,50 @@
 //! What other programs do on the same cluster.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+/// All records of `onhand.cluster`, key and value, in their order.
+pub(crate) fn cluster_records(bootstrap: &str, prefix: &str) -> Vec<(String, Option<String>)> {
+    let topic = format!("{prefix}onhand.cluster");
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "unused")
+        .set("isolation.level", "read_uncommitted")
+        .set("enable.partition.eof", "true")
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic, 0, Offset::Beginning)
+        .expect("it can be read");
+    consumer.assign(&list).expect("it can be read");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut records = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let key = message.key().map(text).unwrap_or_default();
+                records.push((key, message.payload().map(text)));
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return records,
+            _ => assert!(Instant::now() < until, "{topic} has no end"),
+        }
+    }
+}
+
+/// The newest run of an instance.
+pub(crate) fn incarnation(bootstrap: &str, prefix: &str, instance: &str) -> String {
+    let records = cluster_records(bootstrap, prefix).into_iter();
+    let newest = records
+        .filter(|(key, _)| *key == format!("l/{instance}"))
+        .last();
+    newest.and_then(|(_, value)| value).expect("it was opened")
+}
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
