@@ -176,7 +176,7 @@ impl Inner {
     pub(crate) fn read(
         &self,
         at: TopicPartition,
-        from: Offset,
+        mut from: Offset,
         bytes_max: usize,
         view: View,
     ) -> Result<Fetch, ReadError> {
@@ -218,6 +218,11 @@ impl Inner {
                 Look::Cold(stable) => {
                     let (topic, number) = (&partition.topic, partition.number);
                     match self.pool.read(topic, number, from, stable, bytes_max) {
+                        // What was there came to nothing or is a mark: what stands behind it may be
+                        // in memory.
+                        Ok(fetch) if fetch.batches.is_empty() && fetch.next > from => {
+                            from = fetch.next;
+                        }
                         Ok(fetch) => return Ok(fetch),
                         Err(ColdError::OutOfRange) if !asked => {
                             asked = true;
