@@ -207,9 +207,11 @@ impl Queue {
     /// Nothing more is written under any token that is held now: what was shown of a transaction is not
     /// there, and whoever read it may append what rests on it.
     pub(crate) fn spoil_all(&self) {
-        for held in self.lock().owners.values_mut() {
-            held.spoiled = true;
-        }
+        let mut state = self.lock();
+        state
+            .owners
+            .values_mut()
+            .for_each(|held| held.spoiled = true);
     }
 
     /// Tells the endings, in order, and makes room. Positions of what is durable stay.

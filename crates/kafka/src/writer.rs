@@ -94,7 +94,7 @@ impl Writer {
             Ok(Next::Wait(patience)) if patience.is_zero() => {}
             Ok(Next::Wait(patience)) => std::thread::park_timeout(patience),
             Ok(Next::Commit) => self.commit(),
-            Err(failed) => self.give_up(failed),
+            Err(failed) => self.give_up(&failed),
         }
         true
     }
@@ -173,7 +173,7 @@ impl Writer {
             .as_mut()
             .map(|open| open.add(&self.inner, appends));
         if let Some(Err(failed)) = added {
-            self.give_up(failed);
+            self.give_up(&failed);
         }
     }
 
@@ -250,7 +250,7 @@ impl Writer {
     }
 
     /// After a failure before the commit: nothing of it is ever visible.
-    fn give_up(&mut self, failed: Failed) {
+    fn give_up(&mut self, failed: &Failed) {
         let Some(open) = self.open.take() else { return };
         let (producer, sent) = open.end(&self.inner);
         warn!(why = failed.why(), "a transaction was given up");
@@ -259,12 +259,12 @@ impl Writer {
             Failed::Aborted {
                 usable, passing, ..
             } => {
-                if usable && producer.abort() {
+                if *usable && producer.abort() {
                     self.free.push_back(producer);
                 } else {
                     self.lose(producer);
                 }
-                passing
+                *passing
             }
             Failed::Fenced { .. } => {
                 // Whoever did it did it to all of them.
@@ -284,6 +284,7 @@ impl Writer {
     /// Its transaction may be open still.
     fn lose(&mut self, producer: TransactionalProducer) {
         self.unended = Some(producer.id().to_owned());
+        drop(producer);
     }
 
     /// These have nothing open and are not used any more. Their ids are ended beside the work, so that

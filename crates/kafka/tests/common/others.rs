@@ -42,7 +42,7 @@ pub(crate) fn incarnation(bootstrap: &str, prefix: &str, instance: &str) -> Stri
     let records = cluster_records(bootstrap, prefix).into_iter();
     let newest = records
         .filter(|(key, _)| *key == format!("l/{instance}"))
-        .last();
+        .next_back();
     newest.and_then(|(_, value)| value).expect("it was opened")
 }
 
