@@ -39,10 +39,8 @@ pub(crate) fn cluster_records(bootstrap: &str, prefix: &str) -> Vec<(String, Opt
 
 /// The newest run of an instance.
 pub(crate) fn incarnation(bootstrap: &str, prefix: &str, instance: &str) -> String {
-    let records = cluster_records(bootstrap, prefix).into_iter();
-    let newest = records
-        .filter(|(key, _)| *key == format!("l/{instance}"))
-        .next_back();
+    let mut records = cluster_records(bootstrap, prefix).into_iter();
+    let newest = records.rfind(|(key, _)| *key == format!("l/{instance}"));
     newest.and_then(|(_, value)| value).expect("it was opened")
 }
 
