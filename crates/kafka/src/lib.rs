@@ -1,21 +1,26 @@
 //! The log on Apache Kafka.
 //!
-//! [`KafkaLog`] keeps the promises of [`Log`] with real brokers: one append is one transaction, the
-//! positions that it consumed included, and readers see committed records only.
+//! [`KafkaLog`] keeps the promises of [`Log`] with real brokers: an append is part of one transaction,
+//! the positions that it consumed included. What leaves the instance was committed; its own work sees
+//! its own records before.
 //!
 //! ```text
 //!            append ─► queue ─► writer: one transaction at a time ═══════► brokers
-//!                                  │ committed                               │
-//!   Append::on_end, listeners ◄────┤                                         │
-//!                                  ▼                                         │
+//!                                  │ acknowledged  │ committed               │
+//!   Append::on_end, listeners ◄────│───────────────┤                         │
+//!                                  ▼ Latest        ▼ Durable                 │
 //!     read ◄── window per partition (newest records, in memory) ◄─ follower ◄┤
 //!     read ◄── pool of consumers: what is older ◄────────────────────────────┤
 //!    claim ──► onhand.cluster: in which order names were claimed ──► fence ═►┘
 //!     join ──► onhand.cluster: who lives, and who shall own what
 //! ```
 //!
-//! The writer gathers: whatever was queued while the last transaction was committing goes into the
-//! next one. So a transaction is a few round trips long when it is quiet and large under load.
+//! Records are sent as soon as they are queued, and shown by [`View::Latest`] as soon as the brokers
+//! hold them and everything before them is decided. What follows from them joins the same transaction,
+//! so the steps of a reservation inside one instance share one commit. It is committed when everything
+//! in it is acknowledged and whoever was told of it has flushed, or nothing came for 2 ms; under load
+//! when it is large or 50 ms old. What is queued while it commits goes into the next one, under another
+//! transactional id, so that it need not wait until the brokers have done with this one.
 //!
 //! **What ends how.** [`Ending::Durable`](onhand_log::Ending::Durable): the commit was confirmed. Kafka
 //! holds it on at least `min.insync.replicas` brokers, in their memory: the loss of one of them loses
@@ -23,7 +28,9 @@
 //! transaction was given up. `Aborted`: no commit was asked for, or it is proven not to be there.
 //! `Unknown`: a commit was asked for, and neither its answer nor a broker that could say whether it is
 //! there came within the setting's time. A commit without an answer is looked for before it is called
-//! unknown: taking the transactional id anew decides it, and its records are visible or not.
+//! unknown: ending its transactional id decides it, and its records are visible or not. When a
+//! transaction comes to nothing after something of it was shown, everything that is held then under any
+//! token of this instance ends `Aborted` until it is claimed again, because it may rest on that.
 //!
 //! **Several instances** share a log by the compacted topic `onhand.cluster`. Each run of an instance is
 //! an *incarnation* with a few transactional ids of its own. The order of that topic decides who owns a
@@ -33,7 +40,10 @@
 //! who is dead disturbs somebody, and nothing worse. The protocol and its figures: ADR 8.
 //!
 //! **What differs from the journal.** Offsets have holes, one where each transaction ended.
-//! [`View::Latest`] shows the same as [`View::Durable`]. Batches read from brokers are runs of
+//! [`View::Latest`] shows an append when the brokers hold it, not when [`Log::append`] returns; not
+//! before its commit where another instance has written before it in the partition and that is open or
+//! was not followed yet; and it takes back what came to nothing: reading there gives nothing, then what
+//! comes next. A flush commits at once only when what was appended before it has been shown. Batches read from brokers are runs of
 //! consecutive records, not the batches that were appended; those that this instance keeps in memory
 //! are. A record that this instance committed is visible to its own durable reads when its ending is
 //! told, unless another instance has a transaction open before it in that partition: then it is when
@@ -51,8 +61,8 @@
 //!
 //! Modules in reading order: `settings`, `topics` (creating and checking them), `catalog` and `registry`
 //! (`onhand.log`: the topics' numbers), `cluster` (`onhand.cluster`: who is there and who shall own
-//! what), `ids` (transactional ids), `owner` (claims), `queue`, `writer` and `producer` (appends),
-//! `positions` (consumed positions), `partition`, `follower`, `cold` and `runs` (reads).
+//! what), `ids` (transactional ids), `owner` (claims), `queue`, `writer`, `transaction` and `producer`
+//! (appends), `positions` (consumed positions), `partition`, `follower`, `cold` and `runs` (reads).
 
 #![warn(missing_docs)]
 
@@ -75,6 +85,7 @@ mod runs;
 mod settings;
 mod times;
 mod topics;
+mod transaction;
 mod writer;
 
 use std::fmt;
@@ -225,13 +236,13 @@ impl Log for KafkaLog {
         self.inner.offset_at(at, time)
     }
 
-    fn bounds(&self, at: TopicPartition, _view: View) -> Result<Bounds, ReadError> {
-        self.inner.bounds(at)
+    fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
+        self.inner.bounds(at, view)
     }
 
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         match self.inner.queue.consumed(owner, at) {
-            Ok(position) => position,
+            Ok(position) => Ok(position),
             Err(queue::NotHeld) => self.inner.foreign_position(owner, at),
         }
     }

@@ -18,7 +18,7 @@ use crate::error::OpenError;
 use crate::follower::{Around, Follower};
 use crate::ids::{self, Ids};
 use crate::inner::{Inner, Listeners};
-use crate::positions::Groups;
+use crate::positions::{self, Positions};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::settings::KafkaSettings;
@@ -28,7 +28,7 @@ use crate::writer::Writer;
 pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     settings.check()?;
     let admin = Topics::open(&settings)?;
-    for internal in [catalog(), cluster()] {
+    for internal in [catalog(), cluster(), positions::spec()] {
         open_internal(&admin, &settings, &internal)?;
     }
     let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
@@ -68,7 +68,7 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     .map_err(OpenError::Cluster)?;
     let inner = Arc::new(Inner {
         pool: Pool::open(&settings).map_err(OpenError::Cluster)?,
-        groups: Mutex::new(Groups::new(&settings)),
+        positions: Positions::open(&settings).map_err(OpenError::Cluster)?,
         board,
         ids,
         epoch,
@@ -200,7 +200,7 @@ pub(crate) fn create_topic(inner: &Inner, spec: &TopicSpec) -> Result<TopicId, T
     if let Some(id) = registry.catalog().find(spec)? {
         return Ok(id);
     }
-    if [catalog().name, cluster().name].contains(&spec.name) {
+    if [catalog().name, cluster().name, positions::spec().name].contains(&spec.name) {
         return Err(TopicError::Name(spec.name.clone()));
     }
     let name = inner.settings.topic(&spec.name);

@@ -191,7 +191,7 @@ fn commit(
 }
 
 /// The wall clock: for people who read the topic, and nothing else.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(1, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

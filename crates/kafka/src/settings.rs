@@ -71,7 +71,12 @@ pub struct KafkaSettings {
     /// Bytes of appends whose ending is not known yet, above which [`Log::append`](onhand_log::Log)
     /// waits. Default 64 MiB, eight full transactions.
     pub pending_bytes_max: usize,
-    /// How long an append waits for a flush that nobody asks for. Default 2 ms.
+    /// After this a transaction takes no more appends. Default 50 ms: work that its own appends led to
+    /// joins it, so that a reservation's steps share one commit; under a steady load it must end some
+    /// time.
+    pub transaction_age: Duration,
+    /// How long a transaction waits for a flush that nobody asks for, once all in it was acknowledged
+    /// and shown to who works on. Default 2 ms.
     pub linger: Duration,
     /// The producer's `batch.size`. Default 1 MiB: Kafka compresses and writes whole batches.
     pub batch_bytes: usize,
@@ -143,6 +148,7 @@ impl KafkaSettings {
             transaction_bytes: 8 << 20,
             append_bytes_max: APPEND_BYTES_LIMIT,
             pending_bytes_max: 64 << 20,
+            transaction_age: Duration::from_millis(50),
             linger: Duration::from_millis(2),
             batch_bytes: 1 << 20,
             batch_linger: Duration::ZERO,
@@ -229,11 +235,6 @@ impl KafkaSettings {
         self.topic("onhand.log")
     }
 
-    /// The consumer group that holds the positions of owners `name/...`.
-    pub(crate) fn group(&self, name: &str) -> String {
-        format!("{}onhand.{name}", self.prefix)
-    }
-
     /// The topic by which instances share the log.
     pub(crate) fn cluster(&self) -> String {
         self.topic("onhand.cluster")
@@ -304,7 +305,7 @@ impl KafkaSettings {
         let mut config = self.client();
         config
             // Nothing joins this group: librdkafka wants a name to assign partitions.
-            .set("group.id", self.group("reader"))
+            .set("group.id", self.topic("onhand.reader"))
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -350,16 +351,6 @@ impl KafkaSettings {
         config
             .set("isolation.level", "read_uncommitted")
             .set("socket.timeout.ms", millis(CLUSTER_PATIENCE));
-        config
-    }
-
-    /// A consumer that only speaks for a group and never joins it.
-    pub(crate) fn group_client(&self, group: &str) -> ClientConfig {
-        let mut config = self.client();
-        config
-            .set("group.id", group)
-            .set("isolation.level", "read_committed")
-            .set("enable.auto.commit", "false");
         config
     }
 }

@@ -13,14 +13,21 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use crate::client::{Quiet, wait};
 use crate::error::{OpenError, words};
+use crate::positions;
 use crate::settings::KafkaSettings;
 
-/// Kafka's "without end".
 /// Records younger than this are not compacted: 7 days. A changelog is written in rounds of several
 /// appends, and until a round is whole its state is restored from the round before it: whose records the
 /// newer ones of the same keys would take away. So an instance that died in the middle of a round must
 /// be started again within this time.
 const COMPACTION_LAG_MS: i64 = 7 * 24 * 3_600_000;
+/// The same for positions, of which the newest is enough. Not at once, because whether a commit in doubt
+/// is there may be read from one of its positions.
+const POSITIONS_LAG_MS: i64 = 60_000;
+/// Positions are written with every transaction and read whole when an instance starts: small segments
+/// are compacted soon, as the open one never is.
+const POSITIONS_SEGMENT_BYTES: i64 = 16 << 20;
+/// Kafka's "without end".
 const FOREVER: &str = "-1";
 /// The newest segment is never compacted, so it bounds what a start has to read: 1 MiB, Kafka's
 /// smallest, which ten instances fill in four minutes.
@@ -153,7 +160,11 @@ impl Topics {
     /// Creates the topic, or leaves it as it is when somebody else did meanwhile.
     pub(crate) fn create(&self, wanted: &Wanted<'_>) -> Result<(), String> {
         let name = self.settings.topic(&wanted.spec.name);
-        let settings = self.desired(wanted);
+        let mut settings = self.desired(wanted);
+        if wanted.spec.name == positions::TOPIC {
+            // No promise rests on it, so it is not looked at later.
+            settings.push(("segment.bytes", POSITIONS_SEGMENT_BYTES.to_string()));
+        }
         let copies = TopicReplication::Fixed(i32::from(self.copies));
         let mut topic = NewTopic::new(&name, i32::from(wanted.spec.partitions), copies);
         for (key, value) in &settings {
@@ -233,7 +244,13 @@ impl Topics {
             ("unclean.leader.election.enable", "false".into()),
         ];
         if wanted.spec.compacted {
-            let lag = if wanted.brief { 0 } else { COMPACTION_LAG_MS };
+            let lag = if wanted.spec.name == positions::TOPIC {
+                POSITIONS_LAG_MS
+            } else if wanted.brief {
+                0
+            } else {
+                COMPACTION_LAG_MS
+            };
             settings.push(("min.compaction.lag.ms", lag.to_string()));
         }
         settings

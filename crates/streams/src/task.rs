@@ -163,7 +163,7 @@ impl<P: Processor> Task<P> {
             Err(spec.unfit(format!("restoring it panicked: {text}")))
         })?;
         let input = spec.at(spec.topics.input);
-        let next = match log.consumed(&spec.owner(), input) {
+        let next = match log.consumed(&spec.owner(), input)? {
             Some(next) => next,
             None => log.bounds(input, View::Latest)?.start,
         };

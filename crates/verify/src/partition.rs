@@ -114,7 +114,7 @@ pub(crate) fn check<S: Source>(
     let changelog = Changelog::read(&mut state, &mut findings)?;
     let commands = open(topics.commands, crate::COMMANDS)?;
     let consumed = source
-        .consumed(&format!("stock/{partition}"), at(topics.commands))
+        .consumed(&format!("stock/{partition}"), at(topics.commands))?
         .unwrap_or(0);
     let mut inputs = Inputs::new(commands, consumed);
     let mut records = open(topics.decisions, crate::DECISIONS)?;
