@@ -239,14 +239,10 @@ impl Moving {
         let at = lane.at;
         let owner = format!("{}/{partition}", self.work.name());
         let claimed = self.log.claim(&owner).and_then(|token| {
-            let next = match self.log.consumed(&owner, at) {
+            let unread = |error: ReadError| AppendError::Unreachable(error.to_string());
+            let next = match self.log.consumed(&owner, at).map_err(unread)? {
                 Some(next) => next,
-                None => {
-                    self.log
-                        .bounds(at, View::Durable)
-                        .map_err(|error| AppendError::Unreachable(error.to_string()))?
-                        .start
-                }
+                None => self.log.bounds(at, View::Durable).map_err(unread)?.start,
             };
             Ok((token, next))
         });
@@ -259,7 +255,10 @@ impl Moving {
                     lane.not_before = None;
                 }
             }
-            Err(AppendError::Unreachable(why)) => self.pause(partition, &why),
+            // Not assigned to this instance at this moment: the lane is closed soon, or it is again.
+            Err(error @ (AppendError::Unreachable(_) | AppendError::Fenced { .. })) => {
+                self.pause(partition, &error.to_string());
+            }
             Err(error) => self.stop_lane(partition, &error.to_string()),
         }
     }
