@@ -20,6 +20,8 @@ use crate::verify;
 
 /// Units of each article: enough to run out towards the end of the story.
 const UNITS: u64 = 400;
+/// Partitions of its log.
+const PARTITIONS: &str = "8";
 /// How long each scene of the sale lasts, and how often it is told how it goes.
 const SCENE: Duration = Duration::from_secs(5);
 const LINE: Duration = Duration::from_secs(1);
@@ -38,6 +40,8 @@ pub(crate) async fn play(brokers: &str, seed: u64, home: &Home) -> Result<()> {
     let start = |home: &Home, name: &str, listen: &str| {
         let mut options = vec!["--kafka", brokers, "--instance", name];
         options.extend(["--kafka-prefix", &prefix, "--kafka-replication", &copies]);
+        // Few, since three brokers share this machine with all of it: each costs them work.
+        options.extend(["--partitions", PARTITIONS]);
         if copies == "1" {
             options.push("--kafka-allow-unsafe");
         }

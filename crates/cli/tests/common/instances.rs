@@ -40,7 +40,9 @@ impl Instances {
             .collect();
         for name in &names {
             nodes.push(Node::start(Setup {
-                args: vec!["--instance".to_owned(), name.clone()],
+                args: ["--instance", name, "--partitions", "8"]
+                    .map(str::to_owned)
+                    .into(),
                 port: port(),
                 log: nodes.first().map(Node::log),
                 ..Setup::default()
