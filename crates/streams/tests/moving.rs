@@ -608,7 +608,7 @@ impl Log for Brokers {
     fn bounds(&self, at: TopicPartition, _: View) -> Result<Bounds, ReadError> {
         self.log.bounds(at, View::Durable)
     }
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         self.log.consumed(owner, at)
     }
     fn listen(&self, listener: Listener) {

@@ -272,7 +272,7 @@ impl Log for Seat {
     fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
         self.table.log.bounds(at, view)
     }
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         self.table.log.consumed(owner, at)
     }
     fn listen(&self, listener: Listener) {

@@ -187,10 +187,10 @@ fn a_close_returns_when_what_was_appended_has_ended_and_the_name_is_given_up() {
         topic,
         partition: 0,
     };
-    let next = log.consumed("gate/0", at).unwrap();
+    let next = log.consumed("gate/0", at).unwrap().unwrap();
     write(log.as_ref(), &[receive(0, "late", "A")]);
     std::thread::sleep(Duration::from_millis(30));
-    assert_eq!(log.consumed("gate/0", at), Some(next), "it is closed");
+    assert_eq!(log.consumed("gate/0", at), Ok(Some(next)), "it is closed");
     let token = onhand_log::Token {
         owner: "gate/0".into(),
         generation: 1,

@@ -212,6 +212,7 @@ fn has_read(log: &dyn Log, owner: &str, name: &str, partitions: u16) -> bool {
         let at = TopicPartition { topic, partition };
         let end = log.bounds(at, View::Durable).unwrap().end;
         log.consumed(&format!("{owner}/{partition}"), at)
+            .unwrap()
             .unwrap_or(0)
             == end
     })
