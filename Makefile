@@ -13,16 +13,21 @@ KAFKA_DIR ?= data/kafka-$(BROKERS)
 # Prints how long a phase took: $(call phase,name,command)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
-# The tests of the main job, once more on Kafka.
-ON_KAFKA = --test import --test last_unit --test random_reservations --test feed --test kills
+# On three brokers: the tests of the main job with two instances asked in turn, and those of one node and of
+# several that are killed and paused. One test at a time: they share the machine with the brokers.
+MAIN_JOB = --test import --test last_unit --test random_reservations --test feed
+INSTANCES = --test instances --test others --test log_copy --test kills --test kafka_faults
+BESIDE_BROKERS = ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli
 
-.PHONY: help build demo kafka test soak bench ci fmt clippy doc deny
+.PHONY: help build demo demo-kafka kafka test soak bench bench-kafka ci fmt clippy doc deny
 
 help:
 	@echo "make demo   a node, a day of trading, and what happens, shown live"
 	@echo "make test   all tests"
-	@echo "make soak   the long counts of the tests (about an hour)"
+	@echo "make demo-kafka   three Kafka brokers, two instances, one of which is killed; needs Java 17 and Maven"
+	@echo "make soak   the long counts of the tests (about two hours)"
 	@echo "make bench  figures for docs/benchmarks.md, measured here, with PostgreSQL and Redis beside us"
+	@echo "make bench-kafka  the same for onhand on Kafka, with Kafka Streams beside us; needs a JDK 17 and Maven"
 	@echo "make kafka  local Kafka brokers for serve --kafka, BROKERS=1 or 3; needs Java 17 and Maven"
 	@echo "make ci     what a change must pass: format, lints, documentation, tests"
 
@@ -34,15 +39,23 @@ demo: build
 
 test: build
 	$(call phase,tests,ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
-	$(call phase,tests on Kafka,ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli $(ON_KAFKA))
+	$(call phase,the main job on Kafka,ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB))
+	$(call phase,instances and brokers that die,$(BESIDE_BROKERS) $(INSTANCES) -- --test-threads 1)
 
 soak: build
 	$(call phase,soak,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
-	$(call phase,soak on Kafka,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli $(ON_KAFKA))
+	$(call phase,soak of the main job on Kafka,ONHAND_SOAK=1 ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB))
+	$(call phase,soak of instances and brokers that die,ONHAND_SOAK=1 $(BESIDE_BROKERS) $(INSTANCES) -- --test-threads 1)
 
 bench: build
 	$(call phase,example,$(CARGO) build $(RELEASE) -p onhand-flows --example facts)
 	@ONHAND_TEST_DATA=$(DATA) ./bench/run.py
+
+bench-kafka: build
+	@./bench/kafka.py
+
+demo-kafka: build
+	@./tools/kafka/brokers.py with --brokers 3 -- sh -c './target/release/onhand demo --kafka "$$ONHAND_TEST_KAFKA"'
 
 kafka:
 	@./tools/kafka/brokers.py run $(KAFKA_DIR) --brokers $(BROKERS)
