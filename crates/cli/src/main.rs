@@ -15,6 +15,7 @@ mod client;
 mod command;
 mod completions;
 mod conflict;
+mod copy;
 mod demo;
 mod duration;
 mod entropy;

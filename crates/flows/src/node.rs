@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use onhand_ledger::{Home, Settings, State};
-use onhand_log::{Log, TopicError, TopicId, partition_of};
+use onhand_log::{Log, Topic, TopicError, TopicId, TopicPartition, partition_of};
 use onhand_streams::{
-    RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle,
+    RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle, owner_of,
 };
 use thiserror::Error;
 
@@ -51,6 +51,30 @@ impl fmt::Debug for NodeConfig {
 /// The partition count of a new log. More than any node here has cores, few enough that a quiet group
 /// is not scattered.
 pub const PARTITIONS_DEFAULT: u16 = 16;
+
+/// The name of the stock flows: the owner of partition 3 is `stock/3`.
+pub const STOCK: &str = "stock";
+
+/// Every owner that consumes, with the partition that it reads, in a log that has those topics. All that
+/// a node keeps positions for must stand here: a copy of a log takes them over by this list.
+pub fn owners(topics: &[Topic]) -> Vec<(String, TopicPartition)> {
+    let commands = topics
+        .iter()
+        .find(|topic| topic.spec.name == topics::COMMANDS);
+    let Some(commands) = commands else {
+        return Vec::new();
+    };
+    let topic = commands.id;
+    let partitions = 0..commands.spec.partitions;
+    partitions
+        .map(|partition| {
+            (
+                owner_of(STOCK, partition),
+                TopicPartition { topic, partition },
+            )
+        })
+        .collect()
+}
 
 /// Why a node did not start.
 #[derive(Debug, Error)]
@@ -115,7 +139,7 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
     let restored = config.restored;
     let worker = Worker::start(
         &log,
-        "stock",
+        STOCK,
         topics,
         partitions,
         make,

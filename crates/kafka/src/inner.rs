@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use onhand_log::clock::Clock;
 use onhand_log::{
-    Bounds, Fetch, Listener, Offset, Progress, ReadError, Timestamp, Topic, TopicPartition, View,
+    Bounds, Fetch, Listener, Offset, Progress, ReadError, Standing, Timestamp, Topic,
+    TopicPartition, View,
 };
 use tracing::error;
 
@@ -50,6 +51,9 @@ pub(crate) struct Inner {
     pub(crate) settings: KafkaSettings,
     /// This instance's transactional id.
     pub(crate) id: String,
+    /// The log's own number.
+    pub(crate) log_id: u64,
+    pub(crate) standing: Mutex<Standing>,
     pub(crate) epoch: u64,
     pub(crate) clock: Clock,
     pub(crate) born: Instant,
@@ -80,6 +84,12 @@ impl Inner {
             transaction_bytes: self.settings.transaction_bytes,
             linger: self.settings.linger,
         }
+    }
+
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing
+            .lock()
+            .expect("no holder of the standing panics")
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {

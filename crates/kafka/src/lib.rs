@@ -68,8 +68,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use onhand_log::{
-    Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, Stats,
-    Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
+    Append, AppendError, Bounds, Fetch, Glimpse, Listener, Log, Offset, Progress, ReadError,
+    Standing, Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
 };
 
 use catalog::Entry;
@@ -86,6 +86,15 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
+    /// What the log of these settings is; `None` where there is none. Writes nothing and takes nothing
+    /// from a process that has it open.
+    ///
+    /// # Errors
+    /// As [`KafkaLog::open`].
+    pub fn look(settings: &KafkaSettings) -> Result<Option<Glimpse>, OpenError> {
+        open::look(settings)
+    }
+
     /// Opens the log, or begins it: the internal topic is created when there is none.
     ///
     /// Takes the instance's transactional id. A process that runs under the same name is fenced by
@@ -129,6 +138,21 @@ impl Drop for KafkaLog {
 impl Log for KafkaLog {
     fn epoch(&self) -> u64 {
         self.inner.epoch
+    }
+
+    fn id(&self) -> u64 {
+        self.inner.log_id
+    }
+
+    fn standing(&self) -> Standing {
+        self.inner.standing().clone()
+    }
+
+    /// When an unfinished copy becomes complete its topics get their compaction and the broker's time
+    /// where the settings name them.
+    fn set_standing(&self, standing: &Standing) -> Result<(), AppendError> {
+        self.inner.queue.check_running()?;
+        open::set_standing(&self.inner, standing)
     }
 
     fn now(&self) -> Timestamp {

@@ -28,4 +28,4 @@ mod routes;
 mod wire;
 
 pub use config::{Config, Durability, KafkaConfig, Limits, LogEngine};
-pub use node::{RunError, open_log, run};
+pub use node::{RunError, look_at_log, open_log, run};

@@ -10,15 +10,15 @@ use std::time::Duration;
 use onhand_flows::{Node, NodeConfig, StartError};
 use onhand_kafka::{KafkaLog, KafkaSettings};
 use onhand_ledger::{Settings, Source};
-use onhand_log::Log;
-use onhand_log::journal::{Journal, JournalConfig, OpenError};
+use onhand_log::journal::{Journal, JournalConfig, JournalReader, OpenError};
+use onhand_log::{Glimpse, Log, Opening};
 use onhand_streams::{SubmitError, WorkerConfig};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::App;
-use crate::config::{Config, LogEngine};
+use crate::config::{Config, KafkaConfig, LogEngine};
 use crate::engine::Engine;
 use crate::feed::hub::Hub;
 use crate::http::listen;
@@ -151,11 +151,16 @@ async fn owners_stopped(app: &App) -> String {
 ///
 /// # Errors
 /// [`RunError`] says what is wrong and what to do.
-pub fn open_log(engine: &LogEngine, data: &Path) -> Result<Arc<dyn Log>, RunError> {
+pub fn open_log(
+    engine: &LogEngine,
+    data: &Path,
+    opening: Opening,
+) -> Result<Arc<dyn Log>, RunError> {
     Ok(match engine {
         LogEngine::Journal(durability) => {
             let journal = Journal::open(JournalConfig {
                 durability: *durability,
+                opening,
                 ..JournalConfig::new(data.join("journal"))
             })?;
             let report = journal.recovery();
@@ -164,14 +169,8 @@ pub fn open_log(engine: &LogEngine, data: &Path) -> Result<Arc<dyn Log>, RunErro
         }
         LogEngine::Kafka(kafka) => {
             let log = KafkaLog::open(KafkaSettings {
-                prefix: kafka.prefix.clone(),
-                replication: kafka.replication,
-                insync_min: kafka.insync_min,
-                allow_unsafe_topics: kafka.allow_unsafe_topics,
-                client: kafka.client.clone(),
-                // Log time is the brokers': instances have clocks of their own.
-                append_time_topics: [onhand_flows::topics::COMMANDS.to_owned()].into(),
-                ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
+                opening,
+                ..kafka_settings(kafka)
             })?;
             tracing::info!(
                 brokers = kafka.brokers,
@@ -183,8 +182,38 @@ pub fn open_log(engine: &LogEngine, data: &Path) -> Result<Arc<dyn Log>, RunErro
     })
 }
 
+fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
+    KafkaSettings {
+        prefix: kafka.prefix.clone(),
+        replication: kafka.replication,
+        insync_min: kafka.insync_min,
+        allow_unsafe_topics: kafka.allow_unsafe_topics,
+        client: kafka.client.clone(),
+        // Log time is the brokers': instances have clocks of their own.
+        append_time_topics: [onhand_flows::topics::COMMANDS.to_owned()].into(),
+        ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
+    }
+}
+
+/// What the log there is, without opening it; `None` where there is none.
+///
+/// # Errors
+/// [`RunError`] when what is there cannot be read.
+pub fn look_at_log(engine: &LogEngine, data: &Path) -> Result<Option<Glimpse>, RunError> {
+    match engine {
+        LogEngine::Journal(_) => match JournalReader::open(&data.join("journal")) {
+            Ok(reader) => Ok(Some(reader.glimpse())),
+            Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        },
+        LogEngine::Kafka(kafka) => Ok(KafkaLog::look(&kafka_settings(kafka))?),
+    }
+}
+
 fn open(config: &Config) -> Result<Node, RunError> {
-    let log = open_log(&config.engine, &config.data)?;
+    let log = open_log(&config.engine, &config.data, Opening::Serve)?;
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let node = NodeConfig {
         partitions: config.partitions,

@@ -6,7 +6,7 @@ use onhand_log::{AppendError, Log, Offset, ReadError, RecordBatch, TopicPartitio
 use thiserror::Error;
 
 use crate::processor::Processor;
-use crate::snapshot::SnapshotDir;
+use crate::snapshot::{LogMark, SnapshotDir};
 use crate::task::TaskSpec;
 
 /// The changelog key whose value is the offset from which redo records are applied (8 bytes,
@@ -90,7 +90,7 @@ pub(crate) fn restore<P: Processor>(
     let mut redo_from = bounds.start;
     // A snapshot that says more than the log holds is of another history: it is left alone.
     let snapshot = snapshots
-        .and_then(|dir| dir.load(&spec.owner(), log.epoch()))
+        .and_then(|dir| dir.load(&spec.owner(), LogMark::of(log)))
         .filter(|snapshot| (bounds.start..=bounds.end).contains(&snapshot.redo_next()));
     if let Some(snapshot) = snapshot {
         for (key, value) in snapshot.records() {

@@ -19,7 +19,7 @@ use crate::inbox::{Driving, Message, Query, Reply, Shared, SubmitError};
 use crate::inflight::InFlight;
 use crate::processor::Processor;
 use crate::restore::RestoreError;
-use crate::snapshot::{SnapshotBuilder, SnapshotDir};
+use crate::snapshot::{LogMark, SnapshotBuilder, SnapshotDir};
 use crate::task::{FAILED, Stepped, Surroundings, Task, Tickets, Topics, ticket_key};
 
 /// A round takes in at most this much, so that its decisions come out soon.
@@ -509,7 +509,6 @@ impl<P: Processor> Round<P> {
         let Some(dir) = self.snapshots.clone() else {
             return;
         };
-        let epoch = self.log.epoch();
         let log = Arc::clone(&self.log);
         let Some(task) = self.tasks.get_mut(place) else {
             return;
@@ -518,7 +517,11 @@ impl<P: Processor> Round<P> {
         let Ok(bounds) = log.bounds(redo, View::Latest) else {
             return;
         };
-        let mut builder = SnapshotBuilder::new(epoch, bounds.end, task.redo_bytes() as u64);
+        let mut builder = SnapshotBuilder::new(
+            LogMark::of(log.as_ref()),
+            bounds.end,
+            task.redo_bytes() as u64,
+        );
         task.processor
             .export(&mut |key, value| builder.put(key, value));
         task.snapshot_begun(builder.len());

@@ -129,7 +129,7 @@ pub(crate) fn kafka() -> Option<String> {
 }
 
 /// A log of its own on the brokers: no two nodes of the tests share a prefix.
-fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
+pub(crate) fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
     static LOGS: AtomicU32 = AtomicU32::new(0);
     let number = LOGS.fetch_add(1, Ordering::Relaxed);
     let mut args = vec![
@@ -152,6 +152,9 @@ pub(crate) struct Setup {
     pub(crate) port: u16,
     /// Where the data lie; a fresh temporary directory without it.
     pub(crate) dir: Option<PathBuf>,
+    /// What it is told of its log on Kafka, none of it for a journal, in place of what the environment
+    /// of the tests says.
+    pub(crate) on_kafka: Option<Vec<String>>,
 }
 
 /// A running node.
@@ -184,7 +187,8 @@ impl Node {
                 (fresh.path().join("data"), Some(fresh))
             }
         };
-        let on_kafka = kafka().map(|bootstrap| fresh_log_on_kafka(&bootstrap));
+        let fresh_log = || kafka().map(|bootstrap| fresh_log_on_kafka(&bootstrap));
+        let on_kafka = setup.on_kafka.clone().or_else(fresh_log);
         let mut node = Node {
             setup,
             on_kafka: on_kafka.unwrap_or_default(),
