@@ -166,7 +166,15 @@ fn plan(from: &Glimpse, into: Option<&Glimpse>, source: &End, target: &End) -> R
     let finished =
         matches!(into, Some(Glimpse { standing: Standing::Copy(other), .. }) if is_source(other));
     match (&from.standing, into) {
-        (Standing::Sealed(other), Some(into)) if other.id == into.id => return Ok(Plan::Done),
+        (Standing::Sealed(other), Some(into)) if other.id == into.id => {
+            if let Standing::Sealed(later) = &into.standing {
+                return Err(stop::refused(format!(
+                    "{} was copied to {} long ago, and that is sealed itself: it moved to {}",
+                    source.place, target.place, later.place
+                )));
+            }
+            return Ok(Plan::Done);
+        }
         (Standing::Sealed(other), _) => {
             return Err(stop::refused(format!(
                 "{} is sealed: it moved to {}; copy from there",
@@ -444,6 +452,9 @@ mod tests {
         }
         let there = glimpse(2, Standing::Copy(other(1)), false);
         assert!(matches!(doing(&sealed, Some(there)), Ok(Plan::Done)));
+        let gone_on = glimpse(2, Standing::Sealed(other(4)), false);
+        let refused = doing(&sealed, Some(gone_on)).err().unwrap_or_default();
+        assert!(refused.contains("is sealed itself"), "{refused}");
         let refused = doing(&sealed, None).err().unwrap_or_default();
         assert!(refused.contains("moved to elsewhere"), "{refused}");
         let filling = glimpse(1, Standing::Filling(other(5)), false);
