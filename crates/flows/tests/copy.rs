@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use onhand_flows::copy::{difference, fill, holds_more, read_back};
-use onhand_flows::{CommandPack, Node, NodeConfig, Stock, key_of, start, topics};
+use onhand_flows::{CommandPack, Node, NodeConfig, Stock, key_of, pack, start, topics};
+use onhand_ledger::reservation::Wish;
 use onhand_ledger::{Amount, Body, Command, Fact, RequestLine, Settings, StateName};
 use onhand_log::memory::{Fault, MemoryLog};
 use onhand_log::testing::{append_and_wait, batch, batch_of, read_all, topic};
@@ -303,6 +304,12 @@ fn a_copy_is_clean_and_a_node_on_it_goes_on() {
     let report = verify_log(&target, &window, &|_| ()).unwrap();
     assert!(report.is_clean(), "{report:?}");
 
+    // Where the commits stood while they were under way: an offset of each log's own.
+    let (there, here) = (told(&source), told(&target));
+    assert!(there.len() > 1, "{there:?}");
+    let expected: Vec<_> = there.iter().map(|offset| index_from(*offset)).collect();
+    assert_eq!(here, expected);
+
     let target: Arc<dyn Log> = Arc::new(target);
     let node = start(Arc::clone(&target), &config()).unwrap();
     assert_eq!(hashes(&node), before);
@@ -312,6 +319,27 @@ fn a_copy_is_clean_and_a_node_on_it_goes_on() {
     let more = holds_more(&source, target.as_ref(), &mut |_| ()).unwrap();
     assert!(more.is_some_and(|more| more >= 2), "{more:?}");
     node.stop().unwrap();
+}
+
+/// What reservation records in decisions say of where commits stand.
+fn told(log: &dyn Log) -> Vec<Offset> {
+    let mut all = Vec::new();
+    for partition in 0..3 {
+        let at = TopicPartition {
+            topic: id_of(log, topics::DECISIONS),
+            partition,
+        };
+        for (_, value) in read_all(log, at, View::Durable) {
+            let decisions = pack::decisions(&value).unwrap().map(Result::unwrap);
+            for reservation in decisions.flat_map(|decision| decision.reservations) {
+                let by = reservation.step.and_then(|step| step.by);
+                if let Some(Wish::Commit { told, .. }) = by.map(|taken| taken.wish) {
+                    all.push(told.offset);
+                }
+            }
+        }
+    }
+    all
 }
 
 /// A small log by hand, whose every offset is known.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Records keep topic, partition, order, key, value, headers and time. Where a value names an offset of
-//! its own log it names that of the same record in the target ([`values`]). Whoever reads positions of
+//! its own log it names that of the same record in the target (`values`). Whoever reads positions of
 //! ours, which count decisions, notices nothing: the target has the source's epoch.
 //!
 //! **Progress** is what the target holds: of each partition the first records of the source's, since
@@ -17,7 +17,7 @@
 //! **What is not judged**: whether the source is sound (`onhand verify` does that), and what others keep
 //! outside of the log.
 //!
-//! Modules in reading order: [`offsets`], [`values`], [`digest`], `read` (one side of a copy), `fill`.
+//! Modules in reading order: `offsets`, `values`, `digest`, `read` (one side of a copy), `fill`.
 
 mod digest;
 mod fill;
