@@ -108,6 +108,22 @@ impl End {
         found.map_err(|error| stop::usage(format!("{} cannot be read: {error}", self.place)))
     }
 
+    /// Refuses a log that is served: what is taken in meanwhile would be lost, or sold twice.
+    fn refuse_served(&self) -> Result<()> {
+        let found = onhand_server::who_serves(&self.engine);
+        let names = found.map_err(|error| {
+            stop::usage(format!("who serves {} is not known: {error}", self.place))
+        })?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let place = &self.place;
+        let names = names.join(", ");
+        Err(stop::refused(format!(
+            "{place} is served by {names}: stop them first; nothing was changed"
+        )))
+    }
+
     fn open(&self, opening: Opening) -> Result<Arc<dyn Log>> {
         let opened = onhand_server::open_log(&self.engine, &self.data, opening);
         opened.map_err(|error| stop::usage(error.to_string()))
@@ -145,8 +161,14 @@ pub(crate) fn run(args: &CopyArgs, out: &Output) -> Result<()> {
             said_next(&target);
             Ok(())
         }
-        Plan::SealOnly => seal_only(&source, &target),
-        Plan::Copy => copy(&source, &target, out),
+        Plan::SealOnly => {
+            source.refuse_served()?;
+            seal_only(&source, &target)
+        }
+        Plan::Copy => {
+            source.refuse_served()?;
+            copy(&source, &target, out)
+        }
     }
 }
 
@@ -248,7 +270,7 @@ fn copy(source: &End, target: &End, out: &Output) -> Result<()> {
             source.place
         )));
     }
-    finish(source, &from, target, &into)?;
+    finish(source, &from, target, &into, Some(&filled))?;
     summary(&filled, &found, began.elapsed().as_secs_f64(), out)?;
     said_next(target);
     Ok(())
@@ -273,7 +295,13 @@ fn compare(
 }
 
 /// The target may be served from here on, and then the source no more.
-fn finish(source: &End, from: &Arc<dyn Log>, target: &End, into: &Arc<dyn Log>) -> Result<()> {
+fn finish(
+    source: &End,
+    from: &Arc<dyn Log>,
+    target: &End,
+    into: &Arc<dyn Log>,
+    filled: Option<&Filled>,
+) -> Result<()> {
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
     let other = |log: &Arc<dyn Log>, end: &End| {
         Counterpart::new(log.id(), &format!("{}, on {now}", end.place))
@@ -285,6 +313,20 @@ fn finish(source: &End, from: &Arc<dyn Log>, target: &End, into: &Arc<dyn Log>) 
     let sealed = Standing::Sealed(other(into, target));
     from.set_standing(&sealed)
         .with_context(|| format!("{} could not be sealed; {again}", source.place))?;
+    // An instance that nobody heard, since it was stopped or cut off, lost its names before the seal. It
+    // may have begun anew since; from now on the seal refuses it.
+    let taken = copy::take_names(from.as_ref());
+    taken.map_err(|error| stop::refused(format!("{error}")))?;
+    if let Some(filled) = filled {
+        let same = filled.is_all_of(from.as_ref());
+        if !same.map_err(|error| stop::refused(error.to_string()))? {
+            return Err(stop::refused(format!(
+                "{} was written to a moment before it was sealed. It is sealed now, and {} lacks what \
+                 came in then: bring it over by hand, `onhand log read stock.commands` shows it",
+                source.place, target.place
+            )));
+        }
+    }
     into.close()
         .with_context(|| format!("{} did not end cleanly; {again}", target.place))?;
     from.close()
@@ -310,7 +352,7 @@ fn seal_only(source: &End, target: &End) -> Result<()> {
             source.place, target.place
         ))),
         Some(more) => {
-            finish(source, &from, target, &into)?;
+            finish(source, &from, target, &into, None)?;
             match more {
                 0 => eprintln!("the source is sealed now"),
                 _ => eprintln!(
@@ -395,6 +437,7 @@ pub(crate) fn unseal(args: &UnsealArgs) -> Result<()> {
             end.place, other.place
         )));
     }
+    end.refuse_served()?;
     let log = end.open(Opening::Unseal)?;
     log.close()
         .with_context(|| format!("{} did not end cleanly", end.place))?;

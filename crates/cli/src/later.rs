@@ -18,10 +18,6 @@ const LATER: &[(&[&str], &str)] = &[
         &["reservation", "transfer"],
         "release it and create it anew at the other location",
     ),
-    (
-        &["cluster"],
-        "one node at a time runs on a Kafka cluster; a second one takes its place",
-    ),
 ];
 
 /// The refusal, where the error is about something that is not there yet.
@@ -70,7 +66,6 @@ mod tests {
                 "onhand reservation transfer r",
                 "`onhand reservation transfer`",
             ),
-            ("onhand cluster", "`onhand cluster`"),
         ] {
             let said = said(line).expect(line);
             assert!(said.contains(named), "{line}: {said}");

@@ -12,6 +12,7 @@
 
 mod bench;
 mod client;
+mod cluster;
 mod command;
 mod completions;
 mod conflict;
@@ -110,6 +111,7 @@ enum Command {
         "Examples:",
         "\n  onhand demo",
         "\n  onhand demo --data /tmp/day",
+        "\n  onhand demo --kafka 127.0.0.1:9092",
     ))]
     Demo(demo::DemoArgs),
     /// Send files of stock facts to a node; may be stopped and repeated
@@ -126,6 +128,13 @@ enum Command {
     /// What disagrees: drift and oversell
     #[command(subcommand)]
     Conflict(conflict::ConflictCommand),
+    /// The instances on one log, and which of them owns which partitions
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand cluster",
+        "\n  onhand cluster -o json",
+    ))]
+    Cluster(cluster::ClusterArgs),
     /// The log of a node: its topics and records
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -187,6 +196,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reservation(command) => reservation::run(command, &client()?, &out),
         Command::Outcome(command) => outcome::run(command, &client()?, &out),
         Command::Conflict(command) => conflict::run(command, &client()?, &out),
+        Command::Cluster(args) => cluster::run(&args, &client()?, &out),
         Command::Log(command) => log::run(command, &out),
         Command::Verify(args) => verify::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &client()?, &out),

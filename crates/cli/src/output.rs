@@ -83,6 +83,8 @@ pub(crate) enum Columns {
     Conflict,
     Topic,
     Record,
+    Member,
+    Place,
 }
 
 const LEVEL: &[Column] = &[
@@ -220,6 +222,22 @@ const RECORD: &[Column] = &[
     csv_only(text("value", &["/value"])),
 ];
 
+/// An instance.
+const MEMBER: &[Column] = &[
+    text("name", &["/name"]),
+    text("address", &["/address"]),
+    text("incarnation", &["/incarnation"]),
+    text("me", &["/me"]),
+];
+
+/// Where a partition is.
+const PLACE: &[Column] = &[
+    number("partition", &["/partition"]),
+    text("assigned", &["/assigned"]),
+    text("holder", &["/holder"]),
+    text("open_here", &["/open_here"]),
+];
+
 impl Columns {
     fn list(self) -> &'static [Column] {
         match self {
@@ -231,6 +249,8 @@ impl Columns {
             Columns::Conflict => CONFLICT,
             Columns::Topic => TOPIC,
             Columns::Record => RECORD,
+            Columns::Member => MEMBER,
+            Columns::Place => PLACE,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use onhand_server::{Config, Durability, LogEngine};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -34,6 +34,10 @@ pub(crate) struct ServeArgs {
         value_name = "ADDR"
     )]
     listen: SocketAddr,
+    /// Where other instances on the same log reach this one [default: the listen address]. Needed where
+    /// that is 0.0.0.0
+    #[arg(long, env = "ONHAND_ADVERTISE", value_name = "HOST:PORT", value_parser = advertised)]
+    advertise: Option<String>,
     /// When an acknowledgement leaves: sync (it is on disk), interval:MS or os (it may be lost
     /// when the machine fails)
     #[arg(long, env = "ONHAND_DURABILITY", default_value = "sync", value_parser = durability,
@@ -75,6 +79,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "ONHAND_WORKERS", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
+    /// Take commands that other programs write to the topic stock.inbox [default: on with --kafka]
+    #[arg(long, env = "ONHAND_INBOX", value_enum, value_name = "on|off")]
+    inbox: Option<Switch>,
+    /// Write JSON topics for other programs to read: stock.changes, stock.outcomes, stock.levels and
+    /// stock.reservations [default: on with --kafka]
+    #[arg(long, env = "ONHAND_VIEWS", value_enum, value_name = "on|off")]
+    views: Option<Switch>,
     /// What the node says of itself on stderr: error, warn, info, debug, or by part
     #[arg(
         long,
@@ -86,6 +97,30 @@ pub(crate) struct ServeArgs {
     // Last: its heading would stand over what follows.
     #[command(flatten)]
     on_kafka: KafkaArgs,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// `host:port`, as other instances will connect to it.
+fn advertised(text: &str) -> Result<String, String> {
+    let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+        !host.is_empty()
+            && host.chars().all(plain)
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if is_address {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is no address; write host:port, such as stock-1.shop:7171"
+        ))
+    }
 }
 
 pub(crate) fn ids_age(text: &str) -> Result<Milliseconds, String> {
@@ -121,6 +156,7 @@ impl ServeArgs {
     fn config(&self) -> Config {
         let mut config = Config::new(&self.data);
         config.listen = self.listen;
+        config.advertise.clone_from(&self.advertise);
         config.engine = match self.on_kafka.config(&host_name()) {
             None => LogEngine::Journal(self.durability),
             Some(kafka) => LogEngine::Kafka(kafka),
@@ -133,6 +169,8 @@ impl ServeArgs {
         config.ids_max = self.ids_max;
         config.horizon = self.horizon.into();
         config.answer_timeout = self.answer_timeout.into();
+        config.inbox = self.inbox.map(|switch| switch == Switch::On);
+        config.views = self.views.map(|switch| switch == Switch::On);
         config
     }
 }
@@ -190,6 +228,24 @@ fn signals() -> Result<impl Future<Output = ()> + Send + 'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_advertised_address_has_a_host_and_a_port() {
+        for good in ["stock-1.shop:7171", "10.0.0.11:80", "[::1]:7171"] {
+            assert_eq!(advertised(good).as_deref(), Ok(good));
+        }
+        for wrong in [
+            "",
+            "host",
+            ":7171",
+            "host:0",
+            "host:http",
+            "http://host:7171",
+            "a b:1",
+        ] {
+            assert!(advertised(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durability_says_what_it_is() {

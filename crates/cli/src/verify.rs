@@ -84,7 +84,7 @@ fn instance() -> String {
 ///
 /// # Errors
 /// Usage, when it cannot be read at all.
-fn check_on_kafka(kafka: KafkaConfig, window: &Window) -> Result<Report> {
+pub(crate) fn check_on_kafka(kafka: KafkaConfig, window: &Window) -> Result<Report> {
     let brokers = kafka.brokers.clone();
     let log = onhand_server::open_log(&LogEngine::Kafka(kafka), Path::new(""), Opening::AsItIs);
     let log = log.map_err(|error| stop::usage(error.to_string()))?;

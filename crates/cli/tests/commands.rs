@@ -135,7 +135,7 @@ fn what_an_item_with_decimals_has_none_of_takes_no_column() {
 
 #[test]
 fn what_comes_later_is_wrong_usage_and_named() {
-    for words in [&["doctor"][..], &["log", "copy"], &["cluster"]] {
+    for words in [&["doctor"][..], &["log", "copy"]] {
         let output = run(words);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         let talk = stderr(&output);
@@ -246,4 +246,26 @@ fn without_a_broker_a_node_on_kafka_says_so_and_ends() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let talk = stderr(&output);
     assert!(talk.contains("no broker of 127.0.0.1:1 answers"), "{talk}");
+}
+
+#[test]
+fn the_cluster_of_a_node_on_its_own_is_that_node() {
+    let node = Node::start(Setup {
+        args: vec!["--partitions".to_owned(), "2".to_owned()],
+        ..Setup::default()
+    });
+    let shown = &lines(&node.onhand(["cluster"]))[0];
+    assert_eq!(shown["members"][0]["address"], node.address().to_string());
+    assert_eq!(shown["members"][0]["me"], json!(true));
+    assert_eq!(shown["partitions"].as_array().unwrap().len(), 2);
+    assert_eq!(shown["partitions"][1]["open_here"], json!(true));
+    let table = stdout(&node.onhand(["cluster", "-o", "table"]));
+    assert!(table.contains(&node.address().to_string()), "{table}");
+    assert!(table.contains("open_here"), "{table}");
+    let rows = stdout(&node.onhand(["cluster", "-o", "csv"]));
+    assert_eq!(rows.lines().count(), 3, "{rows}");
+    assert!(
+        rows.starts_with("partition,assigned,holder,open_here"),
+        "{rows}"
+    );
 }

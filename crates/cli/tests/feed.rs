@@ -179,7 +179,6 @@ impl Dropper {
 fn a_reader_that_hangs_up_at_random_has_every_change_once() {
     let mut rng = Rng::seeded();
     let mut node = Node::fresh();
-    let address = node.address();
     let drops = count(200, 2_000);
     let (stop, acks) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut readers: Vec<Dropper> = [Form::Sse, Form::Ndjson]
@@ -196,16 +195,18 @@ fn a_reader_that_hangs_up_at_random_has_every_change_once() {
         let writing = Stop(&stop);
         for writer in 0..2 {
             let (stop, acks, mut rng) = (&stop, &acks, rng.fork());
+            let address = node.address();
             scope.spawn(move || {
                 write_until(stop, address, &format!("writer-{writer}"), &mut rng, acks);
             });
         }
+        let asked = &node;
         let reading: Vec<_> = readers
             .iter_mut()
             .map(|reader| {
                 scope.spawn(move || {
                     while reader.drops < drops {
-                        reader.connection(address, |_| false);
+                        reader.connection(asked.address(), |_| false);
                     }
                 })
             })
@@ -224,7 +225,7 @@ fn a_reader_that_hangs_up_at_random_has_every_change_once() {
         "a change for each fact"
     );
     for reader in &mut readers {
-        while !reader.connection(address, |copy| copy.changes == written) {}
+        while !reader.connection(node.address(), |copy| copy.changes == written) {}
         assert_eq!(reader.copy.levels, last, "{:?}", reader.form);
         println!(
             "{:?}: {} changes over {} connections",
@@ -511,7 +512,8 @@ fn a_slow_reader_is_cut_off_with_its_position_and_slows_nobody() {
     );
 
     until("the stuck reader is cut off", || {
-        let metrics = node.get("/metrics").text();
+        let mut http = Http::connect(address).unwrap();
+        let metrics = http.get("/metrics").unwrap().text();
         metrics
             .lines()
             .any(|line| line == "onhand_feed_cut_off_total 1")

@@ -288,9 +288,9 @@ fn random_reservations_never_oversell_and_end_with_no_hold_open() {
             tally: BTreeMap::new(),
         })
         .collect();
-    let address = node.address();
     std::thread::scope(|scope| {
         for shopper in &mut shoppers {
+            let address = node.address();
             scope.spawn(move || {
                 let mut http = Http::connect(address).unwrap();
                 shopper.shop(&mut http);

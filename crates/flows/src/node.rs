@@ -6,7 +6,8 @@ use std::sync::Arc;
 use onhand_ledger::{Home, Settings, State};
 use onhand_log::{Log, Topic, TopicError, TopicId, TopicPartition, partition_of};
 use onhand_streams::{
-    RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle, owner_of,
+    Opener, RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle,
+    owner_of,
 };
 use thiserror::Error;
 
@@ -19,6 +20,8 @@ pub struct NodeConfig {
     /// For a new log; an existing one keeps its count. `None`: 16, or what the log has.
     pub partitions: Option<u16>,
     pub settings: Settings,
+    /// Says too whether all partitions are opened at the start or none
+    /// ([`WorkerConfig::at_start`]), and which of several instances it is.
     pub worker: WorkerConfig,
     /// [`onhand_ledger::decide`], but in tests that make it fail.
     pub decide: Decide,
@@ -54,26 +57,31 @@ pub const PARTITIONS_DEFAULT: u16 = 16;
 
 /// The name of the stock flows: the owner of partition 3 is `stock/3`.
 pub const STOCK: &str = "stock";
+/// The name of what takes commands from [`topics::INBOX`].
+pub const GATE: &str = "gate";
+/// The name of what publishes decisions for others.
+pub const VIEWS: &str = "views";
 
 /// Every owner that consumes, with the partition that it reads, in a log that has those topics. All that
 /// a node keeps positions for must stand here: a copy of a log takes them over by this list.
 pub fn owners(topics: &[Topic]) -> Vec<(String, TopicPartition)> {
-    let commands = topics
-        .iter()
-        .find(|topic| topic.spec.name == topics::COMMANDS);
-    let Some(commands) = commands else {
-        return Vec::new();
-    };
-    let topic = commands.id;
-    let partitions = 0..commands.spec.partitions;
-    partitions
-        .map(|partition| {
-            (
-                owner_of(STOCK, partition),
-                TopicPartition { topic, partition },
-            )
-        })
-        .collect()
+    let reads = [
+        (STOCK, topics::COMMANDS),
+        (GATE, topics::INBOX),
+        (VIEWS, topics::DECISIONS),
+    ];
+    let mut owners = Vec::new();
+    for (name, input) in reads {
+        let Some(input) = topics.iter().find(|topic| topic.spec.name == input) else {
+            continue;
+        };
+        let topic = input.id;
+        owners.extend((0..input.spec.partitions).map(|partition| {
+            let at = TopicPartition { topic, partition };
+            (owner_of(name, partition), at)
+        }));
+    }
+    owners
 }
 
 /// Why a node did not start.
@@ -98,7 +106,8 @@ pub struct Node {
     worker: Worker<Stock>,
 }
 
-/// Creates the topics where they are missing, takes their partitions, restores and starts.
+/// Creates the topics where they are missing, starts, and opens their partitions where
+/// [`WorkerConfig::at_start`] says so.
 ///
 /// # Errors
 /// [`StartError`] says which topic or partition and what to do.
@@ -136,7 +145,6 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
             decide,
         )
     };
-    let restored = config.restored;
     let worker = Worker::start(
         &log,
         STOCK,
@@ -144,7 +152,7 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
         partitions,
         make,
         &config.worker,
-        &move |partition, report| restored(partition, report),
+        config.restored,
     )?;
     Ok(Node {
         handle: worker.handle(),
@@ -156,7 +164,30 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
 }
 
 impl Node {
-    /// Takes nothing more, finishes what was taken, writes snapshots, and closes the log.
+    /// Takes the partition and restores it: [`Opener::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(&self, partition: u16) -> Result<Restored, RestoreError> {
+        self.worker.open(partition)
+    }
+
+    /// Finishes the partition and gives it up: [`Opener::close`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close(&self, partition: u16) -> Result<(), SubmitError> {
+        self.worker.close(partition)
+    }
+
+    /// What opens and closes partitions, for a thread of its own: a cheap clone. It refuses once the
+    /// node has stopped.
+    pub fn opener(&self) -> Opener<Stock> {
+        self.worker.opener()
+    }
+
+    /// Takes nothing more, finishes what was taken, gives up all names, writes snapshots, and closes the
+    /// log. Nobody should be opening or closing a partition meanwhile.
     ///
     /// # Errors
     /// What kept it from ending cleanly.

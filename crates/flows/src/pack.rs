@@ -478,6 +478,31 @@ pub fn decisions_at(
     Ok(reader)
 }
 
+/// The `count` decisions from the byte `offset` on, of which the first has that number, as a pack of their
+/// own under the same head, and the byte at which they begin in it. [`decisions_at`] reads them there
+/// as it reads them here.
+///
+/// # Errors
+/// As [`decisions_at`]; [`PackError::Entry`] when the pack holds fewer.
+pub fn excerpt(
+    pack: &[u8],
+    offset: usize,
+    number: u64,
+    count: u32,
+) -> Result<(Vec<u8>, usize), PackError> {
+    let head = pack.len() - decisions(pack)?.rest.len();
+    let mut reader = decisions_at(pack, offset, number)?;
+    for _ in 0..count {
+        reader.next().ok_or_else(|| PackError::Entry {
+            at: offset,
+            what: format!("it holds fewer than {count} decisions from there on"),
+        })??;
+    }
+    let end = pack.len() - reader.rest.len();
+    let part = |range: std::ops::Range<usize>| pack.get(range).unwrap_or_default();
+    Ok(([part(0..head), part(offset..end)].concat(), head))
+}
+
 impl<'a> DecisionReader<'a> {
     /// The number of the decision that comes next.
     pub fn number(&self) -> u64 {

@@ -101,7 +101,7 @@ impl Log for Holed {
             end: STEP * bounds.end,
         })
     }
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         self.0.consumed(owner, at)
     }
     fn listen(&self, listener: Listener) {
@@ -414,7 +414,7 @@ fn what_names_an_offset_names_the_same_record_in_the_copy() {
         partition: 0,
     });
     // Offset 9 lies between the records at 7 and 10, which are the third and the fourth.
-    assert_eq!(target.consumed("stock/0", commands), Some(3));
+    assert_eq!(target.consumed("stock/0", commands).unwrap(), Some(3));
     let fetch = target.read(letters, 0, 1 << 20, View::Durable).unwrap();
     let letters: Vec<_> = fetch
         .batches
@@ -435,6 +435,66 @@ fn what_names_an_offset_names_the_same_record_in_the_copy() {
         records.map(|record| record.timestamp).collect()
     };
     assert_eq!(times, [-2, -1, 0, 1, 2]);
+}
+
+/// Commands that others wrote and that were taken, and decisions that were published.
+#[test]
+fn what_was_taken_from_the_inbox_and_published_is_so_in_the_copy() {
+    let source = Holed(MemoryLog::new());
+    let [_, decisions, _, letters] = small(&source);
+    let inbox = TopicPartition {
+        topic: source.create_topic(&topics::inbox_spec(1)).unwrap(),
+        partition: 0,
+    };
+    // The head of a pack of decisions, and none of them.
+    let empty = [1, 0, 0];
+    assert_eq!(pack::decisions(&empty).unwrap().count(), 0);
+    let [gate, views] = ["gate/0", "views/0"].map(|owner| source.claim(owner).unwrap());
+    for at in [inbox, decisions] {
+        for _ in 0..4 {
+            append_and_wait(&source, &gate, vec![(at, batch_of(1, &empty))]);
+        }
+    }
+    // The records lie at 1, 4, 7 and 10.
+    let taken = |at, next| vec![Consumed { at, next }];
+    append(&source, &gate, taken(inbox, 5));
+    append(&source, &views, taken(decisions, 10));
+    let ours = [
+        ("origin.topic", &b"stock.inbox"[..]),
+        ("origin.partition", b"0"),
+        ("origin.offset", b"7"),
+        ("origin.offset", b"its sender's own"),
+    ];
+    let headers = ours.map(|(key, value)| Header {
+        key,
+        value: Some(value),
+    });
+    let mut aside = BatchBuilder::new();
+    aside.push(5, None, Some(b"garbage"), &headers);
+    append_and_wait(&source, &gate, vec![(letters, aside.finish().unwrap())]);
+
+    let target = filling(&source);
+    let filled = fill(&source, &target, &mut |_| ()).unwrap();
+    let found = read_back(&target, &mut |_| ()).unwrap();
+    assert_eq!(found.hex(), filled.digest.hex());
+    assert_eq!(found.positions(), 3);
+    let there = |name| TopicPartition {
+        topic: id_of(&target, name),
+        partition: 0,
+    };
+    let consumed = |owner, name| target.consumed(owner, there(name)).unwrap();
+    assert_eq!(consumed("stock/0", topics::COMMANDS), Some(3));
+    assert_eq!(consumed("gate/0", topics::INBOX), Some(2));
+    assert_eq!(consumed("views/0", topics::DECISIONS), Some(3));
+    let fetch = target.read(there(topics::DEAD_LETTERS), 2, 1 << 20, View::Durable);
+    let fetch = fetch.unwrap();
+    let letter = fetch.batches.last().unwrap().records().last().unwrap();
+    let origin = [2, 3].map(|n: usize| letter.headers[n].value.unwrap());
+    assert_eq!(origin, [&b"2"[..], b"its sender's own"]);
+    // Its owners are taken with it, so that nobody moves them behind the copy's back.
+    assert!(filled.hold_source(&source).unwrap());
+    let late = onhand_log::testing::append(&source, &gate, Vec::new(), taken(inbox, 8));
+    assert!(late.is_err());
 }
 
 #[test]

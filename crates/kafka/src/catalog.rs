@@ -1,4 +1,4 @@
-//! What the internal topic says: the log's epoch, its topics' numbers, who holds which owner's name.
+//! What the internal topic says: the log's epoch, its topics' numbers.
 //!
 //! One compacted topic of one partition, `onhand.log`. Keys and values are words, so that
 //! `kafka-console-consumer` shows them readably:
@@ -10,26 +10,12 @@
 //! | `standing` | `own`, or `filling`, `copy` or `sealed` with the other log's number and where it lies |
 //! | `clock` | the time that the log showed last when it was closed |
 //! | `topic NAME` | number, partitions, `compacted` or `plain` |
-//! | `instance ID` | how often the transactional id was taken |
-//! | `owner NAME` | generation, the transactional id that holds it, ids still to be fenced |
 
 use std::collections::BTreeMap;
 
 use onhand_log::{
     Counterpart, Standing, TOPICS_MAX, Timestamp, Topic, TopicError, TopicId, TopicSpec,
 };
-
-/// Who holds a name.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Holder {
-    /// Rises with every claim.
-    pub(crate) generation: u64,
-    /// The transactional id under which the holder appends.
-    pub(crate) id: String,
-    /// Earlier holders that may not be fenced yet, because the claimer could have died before it
-    /// fenced them. The next claimer does it.
-    pub(crate) unfenced: Vec<String>,
-}
 
 /// The folded internal topic.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -40,8 +26,6 @@ pub(crate) struct Catalog {
     pub(crate) standing: Standing,
     pub(crate) clock: Timestamp,
     topics: BTreeMap<u16, TopicSpec>,
-    instances: BTreeMap<String, u64>,
-    owners: BTreeMap<String, Holder>,
 }
 
 /// One record of the internal topic.
@@ -52,8 +36,6 @@ pub(crate) enum Entry {
     Standing(Standing),
     Clock(Timestamp),
     Topic(TopicId, TopicSpec),
-    Instance(String, u64),
-    Owner(String, Holder),
 }
 
 /// By code.
@@ -78,8 +60,6 @@ impl Entry {
             Self::Standing(_) => "standing".into(),
             Self::Clock(_) => "clock".into(),
             Self::Topic(_, spec) => format!("topic {}", spec.name),
-            Self::Instance(id, _) => format!("instance {id}"),
-            Self::Owner(name, _) => format!("owner {name}"),
         }
     }
 
@@ -98,15 +78,6 @@ impl Entry {
             Self::Topic(id, spec) => {
                 let kind = if spec.compacted { "compacted" } else { "plain" };
                 format!("{} {} {kind}", id.0, spec.partitions)
-            }
-            Self::Instance(_, times) => times.to_string(),
-            Self::Owner(_, holder) => {
-                let mut value = format!("{} {}", holder.generation, holder.id);
-                for id in &holder.unfenced {
-                    value.push(' ');
-                    value.push_str(id);
-                }
-                value
             }
         }
     }
@@ -143,17 +114,6 @@ impl Entry {
                     _ => None,
                 }
             }
-            "instance" => number().map(|times| Self::Instance(name.to_owned(), times)),
-            "owner" => number().and_then(|generation| {
-                let id = words.next()?.to_owned();
-                let unfenced = words.map(str::to_owned).collect();
-                let holder = Holder {
-                    generation,
-                    id,
-                    unfenced,
-                };
-                Some(Self::Owner(name.to_owned(), holder))
-            }),
             _ => None,
         };
         entry.ok_or_else(strange)
@@ -170,12 +130,6 @@ impl Catalog {
             Entry::Topic(id, spec) => {
                 self.topics.insert(id.0, spec);
             }
-            Entry::Instance(id, times) => {
-                self.instances.insert(id, times);
-            }
-            Entry::Owner(name, holder) => {
-                self.owners.insert(name, holder);
-            }
         }
     }
 
@@ -190,16 +144,7 @@ impl Catalog {
 
     /// Whether nobody wrote into the log yet.
     pub(crate) fn is_unused(&self) -> bool {
-        self.topics.is_empty() && self.owners.is_empty()
-    }
-
-    /// How often that transactional id was taken; 0 before the first time.
-    pub(crate) fn instance(&self, id: &str) -> u64 {
-        self.instances.get(id).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn owner(&self, name: &str) -> Option<&Holder> {
-        self.owners.get(name)
+        self.topics.is_empty()
     }
 
     /// The number that the next topic gets.
@@ -239,11 +184,6 @@ mod tests {
             partitions: 16,
             compacted: true,
         };
-        let holder = Holder {
-            generation: 7,
-            id: "onhand-a".into(),
-            unfenced: vec!["onhand-b".into(), "onhand-c".into()],
-        };
         for entry in [
             Entry::Log(u64::MAX),
             Entry::Id(7),
@@ -252,8 +192,6 @@ mod tests {
             Entry::Standing(Standing::Filling(Counterpart::new(9, ""))),
             Entry::Clock(1_700_000_000_000),
             Entry::Topic(TopicId(3), spec),
-            Entry::Instance("onhand-a".into(), 12),
-            Entry::Owner("stock/3 with words".into(), holder),
         ] {
             assert_eq!(Entry::parse(&entry.key(), &entry.value()), Ok(entry));
         }

@@ -12,7 +12,7 @@ use onhand_log::Offset;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tracing::{debug, warn};
 
@@ -103,6 +103,8 @@ fn run(
     let mut followed = Followed::new();
     let mut looked = Instant::now();
     while !stop.load(Ordering::Relaxed) {
+        let broken = take(&mut followed, |partition| partition.is_broken());
+        end(consumer, &broken);
         let wishes: Vec<_> = wished.try_iter().collect();
         if !wishes.is_empty() {
             begin(consumer, &mut followed, wishes);
@@ -158,13 +160,39 @@ fn begin(
     }
 }
 
+/// What a burst brought of one partition.
+struct Run {
+    partition: Arc<Partition>,
+    records: Runs,
+    /// What this instance wrote itself and has in memory.
+    known: Vec<(Offset, Offset)>,
+}
+
+impl Run {
+    fn begin(partition: &Arc<Partition>) -> Self {
+        Self {
+            partition: Arc::clone(partition),
+            records: Runs::default(),
+            known: partition.known_behind(),
+        }
+    }
+
+    fn push(&mut self, message: &BorrowedMessage<'_>) {
+        let offset = message.offset();
+        let at = self.known.partition_point(|(_, next)| *next <= offset);
+        if self.known.get(at).is_none_or(|(base, _)| offset < *base) {
+            self.records.push(message);
+        }
+    }
+}
+
 /// Takes what has arrived, or waits a moment for it.
 fn burst(
     consumer: &BaseConsumer<Quiet>,
     followed: &Followed,
     tell: &dyn Fn(),
 ) -> Result<(), String> {
-    let mut runs: Vec<(Arc<Partition>, Runs)> = Vec::new();
+    let mut runs: Vec<Run> = Vec::new();
     let mut patience = POLL;
     let mut failed = None;
     for _ in 0..BURST {
@@ -179,13 +207,15 @@ fn burst(
                 if message.offset() < partition.known() {
                     continue;
                 }
-                let same = |(other, _): &&mut (Arc<Partition>, Runs)| Arc::ptr_eq(other, partition);
-                if let Some((_, run)) = runs.iter_mut().find(same) {
+                let run = runs
+                    .iter_mut()
+                    .find(|r| Arc::ptr_eq(&r.partition, partition));
+                if let Some(run) = run {
                     run.push(&message);
                 } else {
-                    let mut run = Runs::default();
+                    let mut run = Run::begin(partition);
                     run.push(&message);
-                    runs.push((Arc::clone(partition), run));
+                    runs.push(run);
                 }
             }
             Some(Err(KafkaError::PartitionEOF(_))) => {}
@@ -203,8 +233,22 @@ fn burst(
         }
     }
     let mut grown = false;
-    for (partition, run) in runs {
-        grown |= partition.followed(run.finish());
+    for run in runs {
+        grown |= run.partition.followed(run.records.finish());
+    }
+    // Marks and what was aborted are passed over silently; where the client stands tells of them.
+    match consumer.position() {
+        Ok(positions) => {
+            for element in positions.elements() {
+                let number = u16::try_from(element.partition()).unwrap_or(u16::MAX);
+                let partition = followed.get(element.topic()).and_then(|t| t.get(&number));
+                if let (Some(partition), KafkaOffset::Offset(upto)) = (partition, element.offset())
+                {
+                    grown |= partition.passed(upto);
+                }
+            }
+        }
+        Err(error) => debug!(error = words(&error), "where following stands is not known"),
     }
     if grown {
         tell();
@@ -220,18 +264,20 @@ fn drain(followed: &mut Followed) -> Vec<Arc<Partition>> {
 fn take_idle(followed: &mut Followed, around: &Around) -> Vec<Arc<Partition>> {
     let now = u64::try_from(around.born.elapsed().as_millis()).unwrap_or(u64::MAX);
     let idle_ms = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
-    let mut idle = Vec::new();
+    take(followed, |partition| {
+        now.saturating_sub(partition.read_at()) >= idle_ms
+    })
+}
+
+/// Takes those out that are so.
+fn take(followed: &mut Followed, is_so: impl Fn(&Partition) -> bool) -> Vec<Arc<Partition>> {
+    let mut taken = Vec::new();
     for topic in followed.values_mut() {
-        topic.retain(|_, partition| {
-            let keep = now.saturating_sub(partition.read_at()) < idle_ms;
-            if !keep {
-                idle.push(Arc::clone(partition));
-            }
-            keep
-        });
+        let gone = topic.extract_if(.., |_, partition| is_so(partition));
+        taken.extend(gone.map(|(_, partition)| partition));
     }
     followed.retain(|_, topic| !topic.is_empty());
-    idle
+    taken
 }
 
 fn end(consumer: &BaseConsumer<Quiet>, partitions: &[Arc<Partition>]) {

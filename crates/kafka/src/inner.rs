@@ -10,12 +10,13 @@ use onhand_log::{
     Bounds, Fetch, Listener, Offset, Progress, ReadError, Standing, Timestamp, Topic,
     TopicPartition, View,
 };
-use tracing::error;
 
+use crate::cluster::Board;
 use crate::cold::{ColdError, Pool};
 use crate::follower::Follower;
+use crate::ids::Ids;
 use crate::partition::{Look, Partition};
-use crate::positions::Groups;
+use crate::positions::Positions;
 use crate::queue::{Limits, Queue};
 use crate::registry::Registry;
 use crate::settings::KafkaSettings;
@@ -49,8 +50,8 @@ impl Listeners {
 /// See the module's text.
 pub(crate) struct Inner {
     pub(crate) settings: KafkaSettings,
-    /// This instance's transactional id.
-    pub(crate) id: String,
+    pub(crate) board: Arc<Board>,
+    pub(crate) ids: Ids,
     /// The log's own number.
     pub(crate) log_id: u64,
     pub(crate) standing: Mutex<Standing>,
@@ -62,10 +63,7 @@ pub(crate) struct Inner {
     pub(crate) pool: Pool,
     pub(crate) follower: Follower,
     pub(crate) listeners: Arc<Listeners>,
-    /// For claims; the writer has its own.
-    pub(crate) groups: Mutex<Groups>,
-    /// How often the id was taken, by this process the last time.
-    pub(crate) taken: AtomicU64,
+    pub(crate) positions: Positions,
     /// Counts claims: what was known of a partition's end before one is not fresh enough after it.
     pub(crate) claims: AtomicU64,
     pub(crate) commits: AtomicU64,
@@ -81,8 +79,6 @@ impl Inner {
         Limits {
             append_bytes: self.settings.append_bytes_max,
             pending_bytes: self.settings.pending_bytes_max,
-            transaction_bytes: self.settings.transaction_bytes,
-            linger: self.settings.linger,
         }
     }
 
@@ -147,12 +143,6 @@ impl Inner {
         Some(Arc::clone(partition))
     }
 
-    /// Whether a record that this instance sent was committed; only once that is decided.
-    pub(crate) fn is_visible(&self, at: TopicPartition, offset: Offset) -> Result<bool, String> {
-        let topic = self.topic_name(at).ok_or("the topic is unknown")?;
-        self.pool.is_visible(&topic, at.partition, offset)
-    }
-
     fn find(&self, at: TopicPartition) -> Result<Arc<Partition>, ReadError> {
         let partition = self.partition(at).ok_or(ReadError::UnknownTopic(at))?;
         let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -179,24 +169,24 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) fn bounds(&self, at: TopicPartition) -> Result<Bounds, ReadError> {
+    pub(crate) fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
         let partition = self.find(at)?;
         // Twice at most: a claim may make the first answer stale.
         for _ in 0..2 {
             let fresh = self.claims.load(Ordering::Acquire);
-            if let Some((start, end)) = partition.bounds(fresh) {
+            if let Some((start, end)) = partition.bounds(fresh, view) {
                 return Ok(Bounds { start, end });
             }
             self.settle(&partition)?;
         }
-        let (start, end) = partition.held();
+        let (start, end) = partition.held(view);
         Ok(Bounds { start, end })
     }
 
     pub(crate) fn read(
         &self,
         at: TopicPartition,
-        from: Offset,
+        mut from: Offset,
         bytes_max: usize,
         view: View,
     ) -> Result<Fetch, ReadError> {
@@ -209,7 +199,7 @@ impl Inner {
         let mut waited = false;
         loop {
             let fresh = self.claims.load(Ordering::Acquire);
-            match partition.look(from, bytes_max, fresh) {
+            match partition.look(from, bytes_max, fresh, view) {
                 Look::Found(batches, next) => return Ok(Fetch { batches, next }),
                 // What this instance committed is seen at once by what leaves the process, also when
                 // others wrote before it and the follower has not brought that yet.
@@ -238,13 +228,18 @@ impl Inner {
                 Look::Cold(stable) => {
                     let (topic, number) = (&partition.topic, partition.number);
                     match self.pool.read(topic, number, from, stable, bytes_max) {
+                        // What was there came to nothing or is a mark: what stands behind it may be
+                        // in memory.
+                        Ok(fetch) if fetch.batches.is_empty() && fetch.next > from => {
+                            from = fetch.next;
+                        }
                         Ok(fetch) => return Ok(fetch),
                         Err(ColdError::OutOfRange) if !asked => {
                             asked = true;
                             self.settle(&partition)?;
                         }
                         Err(ColdError::OutOfRange) => {
-                            let (start, end) = partition.held();
+                            let (start, end) = partition.held(View::Latest);
                             return Err(ReadError::OutOfRange {
                                 asked: from,
                                 start,
@@ -266,7 +261,7 @@ impl Inner {
         time: Timestamp,
     ) -> Result<Option<Offset>, ReadError> {
         let partition = self.find(at)?;
-        let bounds = self.bounds(at)?;
+        let bounds = self.bounds(at, View::Durable)?;
         // Times up to 0 have another meaning in that question. All records later than 1970 answer
         // to them, so the search ends at once.
         let mut next = if time > 0 {
@@ -295,20 +290,15 @@ impl Inner {
         Ok(None)
     }
 
-    /// The position of an owner that is not held here: the group's word. The trait has no error for
-    /// it, so a cluster that does not answer looks as if there was none; who goes on from a position
-    /// claims the name first, which does fail.
-    pub(crate) fn foreign_position(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
-        let topic = self.topic_name(at)?;
-        let mut groups = self.groups.lock().expect("no holder of the groups panics");
-        let timeout = self.settings.request_timeout;
-        match groups.committed(owner, &[(at, &*topic)], timeout) {
-            Ok(found) => found.get(&at).copied(),
-            Err(why) => {
-                error!(owner, why, "the position of an owner could not be read");
-                None
-            }
-        }
+    /// The position of an owner that is not held here: as the brokers have it now.
+    pub(crate) fn foreign_position(
+        &self,
+        owner: &str,
+        at: TopicPartition,
+    ) -> Result<Option<Offset>, ReadError> {
+        let topic = self.topic_name(at).ok_or(ReadError::UnknownTopic(at))?;
+        let found = self.positions.at(owner, &topic, at);
+        found.map_err(|why| ReadError::Io(format!("the position of {owner}: {why}")))
     }
 }
 

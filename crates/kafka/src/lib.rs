@@ -1,20 +1,26 @@
 //! The log on Apache Kafka.
 //!
-//! [`KafkaLog`] keeps the promises of [`Log`] with real brokers: one append is one transaction, the
-//! positions that it consumed included, and readers see committed records only.
+//! [`KafkaLog`] keeps the promises of [`Log`] with real brokers: an append is part of one transaction,
+//! the positions that it consumed included. What leaves the instance was committed; its own work sees
+//! its own records before.
 //!
 //! ```text
 //!            append ─► queue ─► writer: one transaction at a time ═══════► brokers
-//!                                  │ committed                               │
-//!   Append::on_end, listeners ◄────┤                                         │
-//!                                  ▼                                         │
+//!                                  │ acknowledged  │ committed               │
+//!   Append::on_end, listeners ◄────│───────────────┤                         │
+//!                                  ▼ Latest        ▼ Durable                 │
 //!     read ◄── window per partition (newest records, in memory) ◄─ follower ◄┤
 //!     read ◄── pool of consumers: what is older ◄────────────────────────────┤
-//!    claim ──► internal topic: who holds a name ──► fence who had it ═══════►┘
+//!    claim ──► onhand.cluster: in which order names were claimed ──► fence ═►┘
+//!     join ──► onhand.cluster: who lives, and who shall own what
 //! ```
 //!
-//! The writer gathers: whatever was queued while the last transaction was committing goes into the
-//! next one. So a transaction is a few round trips long when it is quiet and large under load.
+//! Records are sent as soon as they are queued, and shown by [`View::Latest`] as soon as the brokers
+//! hold them and everything before them is decided. What follows from them joins the same transaction,
+//! so the steps of a reservation inside one instance share one commit. It is committed when everything
+//! in it is acknowledged and whoever was told of it has flushed, or nothing came for 2 ms; under load
+//! when it is large or 50 ms old. What is queued while it commits goes into the next one, under another
+//! transactional id, so that it need not wait until the brokers have done with this one.
 //!
 //! **What ends how.** [`Ending::Durable`](onhand_log::Ending::Durable): the commit was confirmed. Kafka
 //! holds it on at least `min.insync.replicas` brokers, in their memory: the loss of one of them loses
@@ -22,10 +28,22 @@
 //! transaction was given up. `Aborted`: no commit was asked for, or it is proven not to be there.
 //! `Unknown`: a commit was asked for, and neither its answer nor a broker that could say whether it is
 //! there came within the setting's time. A commit without an answer is looked for before it is called
-//! unknown: taking the transactional id anew decides it, and its records are visible or not.
+//! unknown: ending its transactional id decides it, and its records are visible or not. When a
+//! transaction comes to nothing after something of it was shown, everything that is held then under any
+//! token of this instance ends `Aborted` until it is claimed again, because it may rest on that.
+//!
+//! **Several instances** share a log by the compacted topic `onhand.cluster`. Each run of an instance is
+//! an *incarnation* with a few transactional ids of its own. The order of that topic decides who owns a
+//! name: a claim is a record, and whoever claims fences all ids of everybody that claimed below it, who
+//! reads the claim before it uses a new id. Who joined ([`KafkaLog::join`]) says every 300 ms that it
+//! lives; the live one with the smallest name writes who shall own which partition. Being wrong about
+//! who is dead disturbs somebody, and nothing worse. The protocol and its figures: ADR 8.
 //!
 //! **What differs from the journal.** Offsets have holes, one where each transaction ended.
-//! [`View::Latest`] shows the same as [`View::Durable`]. Batches read from brokers are runs of
+//! [`View::Latest`] shows an append when the brokers hold it, not when [`Log::append`] returns; not
+//! before its commit where another instance has written before it in the partition and that is open or
+//! was not followed yet; and it takes back what came to nothing: reading there gives nothing, then what
+//! comes next. A flush commits at once only when what was appended before it has been shown. Batches read from brokers are runs of
 //! consecutive records, not the batches that were appended; those that this instance keeps in memory
 //! are. A record that this instance committed is visible to its own durable reads when its ending is
 //! told, unless another instance has a transaction open before it in that partition: then it is when
@@ -34,20 +52,27 @@
 //! where it was.
 //!
 //! **What this crate relies on.** Others may read its topics, but must not write them except through
-//! transactions, and must not write `onhand.log` at all. Brokers must not create topics on their own
+//! transactions, and must not write `onhand.log` and `onhand.cluster` at all; what is garbage in the
+//! latter is ignored, a forged claim or assignment is believed. Nobody but instances of this log may take
+//! transactional ids that begin with `<prefix>onhand.`. Brokers must not create topics on their own
 //! (`auto.create.topics.enable=false`): a topic that somebody deletes could come back with one copy.
+//! Everything read from `onhand.cluster` was acknowledged by `min.insync.replicas` brokers: should it
+//! lose its newest records all the same, two could own one name.
 //!
 //! Modules in reading order: `settings`, `topics` (creating and checking them), `catalog` and `registry`
-//! (the internal topic), `owner` (claims), `queue`, `writer` and `producer` (appends), `positions`
-//! (consumed positions), `partition`, `follower`, `cold` and `runs` (reads).
+//! (`onhand.log`: the topics' numbers), `cluster` (`onhand.cluster`: who is there and who shall own
+//! what), `ids` (transactional ids), `owner` (claims), `queue`, `writer`, `transaction` and `producer`
+//! (appends), `positions` (consumed positions), `partition`, `follower`, `cold` and `runs` (reads).
 
 #![warn(missing_docs)]
 
 mod catalog;
 mod client;
+mod cluster;
 mod cold;
 mod error;
 mod follower;
+mod ids;
 mod inner;
 mod open;
 mod owner;
@@ -60,6 +85,7 @@ mod runs;
 mod settings;
 mod times;
 mod topics;
+mod transaction;
 mod writer;
 
 use std::fmt;
@@ -67,13 +93,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use onhand_log::cluster::{Cluster, Ended};
 use onhand_log::{
     Append, AppendError, Bounds, Fetch, Glimpse, Listener, Log, Offset, Progress, ReadError,
     Standing, Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
 };
 
 use catalog::Entry;
+pub use cluster::member::Join;
 pub use error::OpenError;
+use ids::EnterError;
 use inner::Inner;
 pub use settings::KafkaSettings;
 
@@ -95,16 +124,50 @@ impl KafkaLog {
         open::look(settings)
     }
 
-    /// Opens the log, or begins it: the internal topic is created when there is none.
+    /// Names of the instances that serve this log: of those that joined, who says that it lives. Joins
+    /// nothing, writes nothing, and listens for two times as long as members wait before they call
+    /// another one dead: 3 s. Who is stopped or cut off for that long is not heard.
     ///
-    /// Takes the instance's transactional id. A process that runs under the same name is fenced by
-    /// it and stops; the names it held stay claimed until somebody claims them.
+    /// # Errors
+    /// As [`KafkaLog::open`]; no log is not an error.
+    pub fn living(settings: &KafkaSettings) -> Result<Vec<String>, OpenError> {
+        open::living(settings)
+    }
+
+    /// Opens the log, or begins it: its internal topics are created when there are none.
+    ///
+    /// Begins a new run of the instance, with transactional ids of its own. A process that runs under
+    /// the same name is fenced by it and stops; the names it held stay claimed until somebody claims
+    /// them.
     ///
     /// # Errors
     /// See [`OpenError`]. It waits for brokers no longer than a few of the setting's request
     /// timeouts.
     pub fn open(settings: KafkaSettings) -> Result<Self, OpenError> {
         open::open(settings)
+    }
+
+    /// Joins the instances that share this log, so that its partitions spread over them. Returns when
+    /// the others can hear this one; partitions are assigned a moment later.
+    ///
+    /// When the run of this member ends, other than by [`Cluster::leave`], the log stops: it can write
+    /// nothing more. The instance joins anew by opening the log again.
+    ///
+    /// # Errors
+    /// [`OpenError::Settings`] when something asked for cannot work, or this log joined already;
+    /// [`OpenError::Cluster`] when brokers do not answer in time.
+    pub fn join(&self, join: Join) -> Result<Arc<dyn Cluster>, OpenError> {
+        let inner = Arc::downgrade(&self.inner);
+        let on_end = move |why| {
+            if let Some(inner) = inner.upgrade() {
+                let why = match why {
+                    Ended::Replaced => EnterError::Replaced,
+                    Ended::Silent | Ended::Left => EnterError::Silent,
+                };
+                owner::end(&inner, &why);
+            }
+        };
+        cluster::member::join(&self.inner.board, join, Box::new(on_end))
     }
 
     fn finish_writer(&self) -> bool {
@@ -121,7 +184,7 @@ impl fmt::Debug for KafkaLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaLog")
             .field("bootstrap", &self.inner.settings.bootstrap)
-            .field("id", &self.inner.id)
+            .field("incarnation", &self.inner.ids.incarnation())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
@@ -132,6 +195,7 @@ impl Drop for KafkaLog {
         self.inner.queue.stop("it was dropped");
         self.finish_writer();
         self.inner.follower.stop();
+        self.inner.board.stop();
     }
 }
 
@@ -178,9 +242,7 @@ impl Log for KafkaLog {
     }
 
     fn give_up(&self, token: &Token) -> Result<(), AppendError> {
-        self.inner.queue.check_running()?;
-        self.inner.queue.lose(&token.owner, token.generation);
-        Ok(())
+        owner::give_up(&self.inner, token)
     }
 
     fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {
@@ -208,13 +270,13 @@ impl Log for KafkaLog {
         self.inner.offset_at(at, time)
     }
 
-    fn bounds(&self, at: TopicPartition, _view: View) -> Result<Bounds, ReadError> {
-        self.inner.bounds(at)
+    fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
+        self.inner.bounds(at, view)
     }
 
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         match self.inner.queue.consumed(owner, at) {
-            Ok(position) => position,
+            Ok(position) => Ok(position),
             Err(queue::NotHeld) => self.inner.foreign_position(owner, at),
         }
     }
@@ -247,6 +309,8 @@ impl Log for KafkaLog {
         if !finished {
             return Err(AppendError::Stopped("the writer panicked".into()));
         }
+        owner::release_all(&self.inner);
+        self.inner.board.stop();
         // The next one to open goes on from this time.
         let now = self.inner.clock.now();
         let written = self

@@ -16,13 +16,16 @@ use tracing::{info, warn};
 
 use crate::KafkaLog;
 use crate::catalog::{Catalog, Entry};
+use crate::cluster::Board;
+use crate::cluster::note::Note;
 use crate::cold::Pool;
 use crate::error::OpenError;
 use crate::follower::{Around, Follower};
+use crate::ids::{self, Ids};
 use crate::inner::{Inner, Listeners};
-use crate::positions::Groups;
+use crate::positions::{self, Positions};
 use crate::queue::Queue;
-use crate::registry::{EnterError, Registry};
+use crate::registry::Registry;
 use crate::settings::KafkaSettings;
 use crate::topics::{Existing, Topics, Wanted};
 use crate::writer::Writer;
@@ -30,7 +33,9 @@ use crate::writer::Writer;
 pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     settings.check()?;
     let admin = Topics::open(&settings)?;
-    open_internal(&admin, &settings)?;
+    for internal in [catalog(), cluster(), positions::spec()] {
+        open_internal(&admin, &settings, &internal)?;
+    }
     let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
     registry.refresh().map_err(OpenError::Cluster)?;
     // Before anything is taken from a process that runs.
@@ -50,11 +55,11 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         return Err(standing_error(&settings, why));
     }
     written.map_err(OpenError::Cluster)?;
-    let id = settings.transactional_id();
-    let (taken, producer) = registry.enter(&id, None).map_err(|error| match error {
-        EnterError::Replaced => OpenError::Cluster(error.to_string()),
-        EnterError::Cluster(why) => OpenError::Cluster(why),
-    })?;
+    let me = ids::incarnation(&settings.instance);
+    let board = Board::open(&settings, &me).map_err(OpenError::Cluster)?;
+    unseal(&mut registry, &board, &settings)?;
+    let (ids, producers) = Ids::open(&board, settings.transactional_ids)
+        .map_err(|error| OpenError::Cluster(error.to_string()))?;
     let catalog = registry.catalog();
     let (epoch, clock, topics) = (catalog.epoch, catalog.clock, catalog.topics());
     let (log_id, standing) = (catalog.id, catalog.standing.clone());
@@ -75,8 +80,9 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     .map_err(OpenError::Cluster)?;
     let inner = Arc::new(Inner {
         pool: Pool::open(&settings).map_err(OpenError::Cluster)?,
-        groups: Mutex::new(Groups::new(&settings)),
-        id,
+        positions: Positions::open(&settings).map_err(OpenError::Cluster)?,
+        board,
+        ids,
         log_id,
         standing: Mutex::new(standing),
         epoch,
@@ -86,7 +92,6 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         admin,
         follower,
         listeners,
-        taken: AtomicU64::new(taken),
         claims: AtomicU64::new(0),
         commits: AtomicU64::new(0),
         total,
@@ -96,16 +101,41 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         settings,
     });
     inner.learn_topics(topics);
-    let writer = Writer::new(Arc::clone(&inner), producer);
+    let writer = Writer::new(Arc::clone(&inner), producers);
     let thread = std::thread::Builder::new()
         .name("kafka-writer".into())
         .spawn(move || writer.run())
         .map_err(|error| OpenError::Cluster(format!("a thread could not be started: {error}")))?;
-    info!(id = inner.id, epoch, "opened the log on Kafka");
+    info!(
+        incarnation = inner.ids.incarnation(),
+        epoch, "opened the log on Kafka"
+    );
     Ok(KafkaLog {
         inner,
         writer: Mutex::new(Some(thread)),
     })
+}
+
+/// Takes back that `onhand.cluster` calls the log sealed where it is not sealed any more. The seal is
+/// written to `onhand.log` first: so when that, read behind the other, says that the log may be served,
+/// it was unsealed since.
+fn unseal(
+    registry: &mut Registry,
+    board: &Board,
+    settings: &KafkaSettings,
+) -> Result<(), OpenError> {
+    if !board.view().is_sealed() {
+        return Ok(());
+    }
+    registry.refresh().map_err(OpenError::Cluster)?;
+    let catalog = registry.catalog();
+    if matches!(catalog.standing, Standing::Sealed(_)) {
+        let unused = catalog.is_unused();
+        let may = catalog.standing.open(&settings.opening, unused);
+        return may.map(|_| ()).map_err(|why| standing_error(settings, why));
+    }
+    let said = board.say(&[Note::Sealed(false)]);
+    said.map(|_| ()).map_err(OpenError::Cluster)
 }
 
 fn standing_error(settings: &KafkaSettings, why: StandingError) -> OpenError {
@@ -166,6 +196,24 @@ pub(crate) fn look(settings: &KafkaSettings) -> Result<Option<Glimpse>, OpenErro
     }))
 }
 
+/// See [`KafkaLog::living`].
+pub(crate) fn living(settings: &KafkaSettings) -> Result<Vec<String>, OpenError> {
+    settings.check()?;
+    let admin = Topics::open(settings)?;
+    let topic = settings.cluster();
+    let found = admin.describe(std::slice::from_ref(&topic));
+    if found.map_err(OpenError::Cluster)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let me = ids::incarnation(&settings.instance);
+    let board = Board::open(settings, &me).map_err(OpenError::Cluster)?;
+    let from = board.view().next();
+    std::thread::sleep(settings.heartbeat * settings.silent_after * 2);
+    let heard = board.view().heard_since(from);
+    board.stop();
+    Ok(heard)
+}
+
 /// See [`Log::set_standing`](onhand_log::Log::set_standing). When a copy becomes complete its topics get
 /// the settings of a log that is served.
 pub(crate) fn set_standing(inner: &Inner, standing: &Standing) -> Result<(), AppendError> {
@@ -182,6 +230,11 @@ pub(crate) fn set_standing(inner: &Inner, standing: &Standing) -> Result<(), App
     if !serves {
         write(&mut registry)?;
         *inner.standing() = standing.clone();
+        if matches!(standing, Standing::Sealed(_)) {
+            // Whoever is a member ends when it reads this. In this order, see `unseal`.
+            let said = inner.board.say(&[Note::Sealed(true)]);
+            said.map_err(AppendError::Unreachable)?;
+        }
         return Ok(());
     }
     let topics = registry.catalog().topics();
@@ -216,25 +269,39 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish().max(1)
 }
 
-/// The internal topic's shape.
-fn internal() -> TopicSpec {
+/// What the log says of itself.
+fn catalog() -> TopicSpec {
+    internal("onhand.log")
+}
+
+/// What the instances say to each other.
+fn cluster() -> TopicSpec {
+    internal("onhand.cluster")
+}
+
+/// One partition, for its order.
+fn internal(name: &str) -> TopicSpec {
     TopicSpec {
-        name: "onhand.log".into(),
+        name: name.into(),
         partitions: 1,
         compacted: true,
     }
 }
 
-fn open_internal(admin: &Topics, settings: &KafkaSettings) -> Result<(), OpenError> {
-    let name = settings.catalog();
+fn open_internal(
+    admin: &Topics,
+    settings: &KafkaSettings,
+    spec: &TopicSpec,
+) -> Result<(), OpenError> {
+    let name = settings.topic(&spec.name);
     let found = admin
         .describe(std::slice::from_ref(&name))
         .map_err(OpenError::Cluster)?;
-    let spec = internal();
     let wanted = Wanted {
-        spec: &spec,
+        spec,
         append_time: false,
         filling: false,
+        brief: *spec == cluster(),
     };
     let Some(existing) = found.get(&name) else {
         return admin.create(&wanted).map_err(OpenError::Cluster);
@@ -280,6 +347,7 @@ fn wanted<'a>(settings: &KafkaSettings, spec: &'a TopicSpec, filling: bool) -> W
         spec,
         append_time: settings.append_time_topics.contains(&spec.name),
         filling,
+        brief: false,
     }
 }
 
@@ -297,7 +365,7 @@ pub(crate) fn create_topic(inner: &Inner, spec: &TopicSpec) -> Result<TopicId, T
     if let Some(id) = registry.catalog().find(spec)? {
         return Ok(id);
     }
-    if *spec.name == internal().name {
+    if [catalog().name, cluster().name, positions::spec().name].contains(&spec.name) {
         return Err(TopicError::Name(spec.name.clone()));
     }
     let name = inner.settings.topic(&spec.name);

@@ -1,26 +1,35 @@
 //! What is known of one partition without asking a broker: where it ends, and its newest records.
 //!
 //! ```text
-//!  start                 first            upto     end
-//!    │   at the brokers    │  in memory, all  │ not  │
-//!    │   (cold reads)      │  that is visible │ yet  │
+//!  start                 first            upto      latest       end
+//!    │   at the brokers    │  in memory, all  │  own, not  │ not  │
+//!    │   (cold reads)      │  that is visible │  committed │ yet  │
 //! ```
 //!
 //! `end` is an offset below which everything is settled. `first..upto` is a window in which every
-//! visible record is held. It grows in two ways. What this instance committed itself is added when it
-//! lies directly behind the window, or one offset further after an own transaction: that offset is the
-//! mark that ended it, which Kafka writes before it lets the next one begin. If it lies further away,
-//! somebody else wrote in between, and the follower, which reads the partition in order, brings all of
-//! it.
+//! visible record is held. What is known behind it waits until nothing is missing before it: the
+//! follower, which reads the partition in order, says how far it has come (`passed`), so an offset
+//! without a record below that is a mark that ended a transaction, or what was aborted. No other
+//! conclusion is drawn from a missing offset: marks of this instance's transactions and what others
+//! write come in any order, as the next transaction begins before the last one is marked.
+//!
+//! Own records of the open transaction are known with their delivery report. Those that follow the
+//! window without a gap are what [`View::Latest`] shows beyond it: everything below them is decided.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use onhand_log::{Offset, RecordBatch};
+use onhand_log::{Offset, RecordBatch, View};
 
 use crate::runs;
+
+/// Own records that wait for the follower to come so far, at most; above it the brokers are asked
+/// anew where the partition ends.
+const BEHIND_BYTES_MAX: usize = 64 << 20;
+/// In place of what is known: nothing is, and the follower shall let go.
+const BROKEN: Offset = Offset::MIN;
 
 /// One partition, shared by readers, the writer and the follower.
 #[derive(Debug)]
@@ -42,6 +51,8 @@ pub(crate) struct Partition {
 struct State {
     loaded: bool,
     followed: bool,
+    /// The follower must let go before it is followed anew.
+    broken: bool,
     /// The takeover of an owner's name up to which `end` is fresh enough.
     fresh: u64,
     start: Offset,
@@ -49,11 +60,26 @@ struct State {
     first: Offset,
     upto: Offset,
     window: VecDeque<RecordBatch>,
+    /// Known records at and above `upto`, by the offset of their first.
+    behind: BTreeMap<Offset, Behind>,
+    behind_bytes: usize,
+    /// The follower has handed out everything visible below.
+    passed: Offset,
+    /// The highest end that the latest view ever showed.
+    shown: Offset,
+    /// Bytes in `window` and `behind`.
     bytes: usize,
     /// After the newest own record known to be committed.
     own_end: Offset,
     /// An own transaction ended here and its mark was not accounted for yet.
     marked: bool,
+}
+
+#[derive(Debug)]
+struct Behind {
+    batch: RecordBatch,
+    /// Of this instance's open transaction.
+    open: bool,
 }
 
 /// What a look at the window gave.
@@ -100,18 +126,32 @@ impl Partition {
         self.known.load(Ordering::Acquire)
     }
 
+    /// What is known beside that, as ranges: the follower need not look at it either.
+    pub(crate) fn known_behind(&self) -> Vec<(Offset, Offset)> {
+        let state = self.lock();
+        let mut ranges: Vec<(Offset, Offset)> = Vec::new();
+        for (base, entry) in &state.behind {
+            let next = entry.batch.next_offset();
+            match ranges.last_mut() {
+                Some(last) if last.1 == *base => last.1 = next,
+                _ => ranges.push((*base, next)),
+            }
+        }
+        ranges
+    }
+
     /// Bounds, when they can be said without asking: nothing own was committed since the brokers said
     /// where the partition ends, and the follower watches it.
-    pub(crate) fn bounds(&self, fresh: u64) -> Option<(Offset, Offset)> {
+    pub(crate) fn bounds(&self, fresh: u64, view: View) -> Option<(Offset, Offset)> {
         let state = self.lock();
         let sure = state.is_sure(fresh) && !state.marked;
-        sure.then_some((state.start, state.end))
+        sure.then_some((state.start, state.end_of(view)))
     }
 
     /// Bounds as they were known last.
-    pub(crate) fn held(&self) -> (Offset, Offset) {
+    pub(crate) fn held(&self, view: View) -> (Offset, Offset) {
         let state = self.lock();
-        (state.start, state.end)
+        (state.start, state.end_of(view))
     }
 
     /// Whether this instance committed records that `end` does not cover yet.
@@ -123,7 +163,8 @@ impl Partition {
     /// Whether the window ends right there: what comes next is the follower's to bring.
     pub(crate) fn is_tail(&self, from: Offset) -> bool {
         let state = self.lock();
-        state.followed && from >= state.upto
+        let last = state.window.back().map(RecordBatch::next_offset);
+        state.followed && from >= last.unwrap_or(state.first)
     }
 
     /// What the brokers said: `low` and the last stable offset. Returns false while that lies below
@@ -135,15 +176,10 @@ impl Partition {
         if !state.loaded {
             state.loaded = true;
             (state.first, state.upto) = (stable, stable);
-            self.known.store(stable, Ordering::Release);
+            self.note_known(&state);
         }
         if stable < state.own_end && !late {
             return false;
-        }
-        if state.marked && state.upto == state.own_end && stable == state.upto + 1 {
-            // Nothing but the mark of the own transaction lies in between.
-            state.upto = stable;
-            self.known.store(stable, Ordering::Release);
         }
         state.marked = false;
         state.end = state.end.max(stable);
@@ -162,7 +198,7 @@ impl Partition {
         if state.upto < state.end {
             self.clear(&mut state);
             (state.first, state.upto) = (state.end, state.end);
-            self.known.store(state.end, Ordering::Release);
+            self.note_known(&state);
         }
         Some(state.upto)
     }
@@ -170,63 +206,179 @@ impl Partition {
     /// The follower lets go: from here on the brokers are asked again.
     pub(crate) fn unfollow(&self) {
         let mut state = self.lock();
-        state.followed = false;
+        (state.followed, state.broken) = (false, false);
+        self.forget(&mut state);
+        drop(state);
+        self.grown.notify_all();
+    }
+
+    /// What is known may be wrong: nothing of it is shown any more, and the follower lets go.
+    pub(crate) fn break_off(&self) {
+        let mut state = self.lock();
+        state.broken = state.followed;
+        self.forget(&mut state);
+        drop(state);
+        self.grown.notify_all();
+    }
+
+    /// Whether the follower must let go.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.known.load(Ordering::Acquire) == BROKEN
+    }
+
+    fn forget(&self, state: &mut State) {
         state.loaded = false;
-        self.clear(&mut state);
+        self.clear(state);
         (state.first, state.upto) = (0, 0);
         state.end = 0;
-        self.known.store(0, Ordering::Release);
-        drop(state);
-        self.grown.notify_all();
+        self.note_known(state);
     }
 
-    /// Adds what this instance committed, if the partition is followed: what nobody reads here is not
-    /// kept.
-    pub(crate) fn committed(&self, batches: Vec<RecordBatch>, end: Offset) {
-        let mut state = self.lock();
-        // Only directly behind an own record is one missing offset certainly the own mark.
-        let mut mark = state.marked && state.upto == state.own_end;
-        for batch in batches {
-            let base = batch.base_offset();
-            if state.followed && (base == state.upto || mark && base == state.upto + 1) {
-                self.push(&mut state, batch);
-            }
-            // A second batch of the same transaction has no mark before it.
-            mark = false;
-        }
-        state.own_end = state.own_end.max(end);
-        state.marked = true;
-        drop(state);
-        self.grown.notify_all();
+    fn note_known(&self, state: &State) {
+        let known = if state.broken { BROKEN } else { state.upto };
+        self.known.store(known, Ordering::Release);
     }
 
-    /// Adds what the follower read; whether anything was new.
-    pub(crate) fn followed(&self, batches: Vec<RecordBatch>) -> bool {
+    /// Adds what this instance sent in its open transaction and the brokers hold, if the partition is
+    /// followed: what nobody reads here is not kept. Whether the latest view shows more.
+    pub(crate) fn sent(&self, batches: Vec<RecordBatch>) -> bool {
         let mut state = self.lock();
-        if !state.followed {
+        if !state.is_watched() {
             return false;
         }
-        let before = state.upto;
+        let before = state.latest();
         for batch in batches {
-            let upto = state.upto;
-            if let Some(batch) = runs::cut(batch, upto) {
-                self.push(&mut state, batch);
-            }
+            self.insert(&mut state, batch, true);
         }
-        let grown = state.upto > before;
+        if state.behind_bytes > BEHIND_BYTES_MAX {
+            drop(state);
+            self.break_off();
+            return false;
+        }
+        let latest = state.latest();
+        state.shown = state.shown.max(latest);
+        let grown = latest > before;
         drop(state);
         self.grown.notify_all();
         grown
     }
 
-    fn push(&self, state: &mut State, batch: RecordBatch) {
-        state.upto = batch.next_offset();
-        state.end = state.end.max(state.upto);
-        self.known.store(state.upto, Ordering::Release);
+    /// This instance's open transaction was committed; `end` is behind its last record here. Whether the
+    /// latest view shows more by it.
+    pub(crate) fn committed(&self, end: Offset) -> bool {
+        let mut state = self.lock();
+        let before = state.latest();
+        for entry in state.behind.values_mut() {
+            entry.open = false;
+        }
+        state.own_end = state.own_end.max(end);
+        state.marked = true;
+        self.join(&mut state);
+        let grown = state.latest() > before;
+        drop(state);
+        self.grown.notify_all();
+        grown
+    }
+
+    /// This instance's open transaction came to nothing: its records are not there.
+    pub(crate) fn aborted(&self) {
+        let mut state = self.lock();
+        let gone = state.behind.extract_if(.., |_, entry| entry.open);
+        let bytes: usize = gone.map(|(_, entry)| entry.batch.bytes().len()).sum();
+        state.behind_bytes -= bytes;
+        state.bytes -= bytes;
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+        self.join(&mut state);
+    }
+
+    /// Adds what the follower read; whether anything was new.
+    pub(crate) fn followed(&self, batches: Vec<RecordBatch>) -> bool {
+        let mut state = self.lock();
+        if !state.is_watched() {
+            return false;
+        }
+        let before = state.latest();
+        for batch in batches {
+            let (mut from, next) = (batch.base_offset().max(state.upto), batch.next_offset());
+            while from < next {
+                let at = state.behind.range(..=from).next_back();
+                if let Some((_, entry)) = at
+                    && entry.batch.next_offset() > from
+                {
+                    from = entry.batch.next_offset();
+                    continue;
+                }
+                let to = state.behind.range(from..).next().map(|(base, _)| *base);
+                let to = to.unwrap_or(next).min(next);
+                if let Some(piece) = runs::cut(batch.clone(), from, to) {
+                    self.insert(&mut state, piece, false);
+                }
+                from = to;
+            }
+            state.passed = state.passed.max(next);
+        }
+        self.join(&mut state);
+        let grown = state.latest() > before;
+        drop(state);
+        self.grown.notify_all();
+        grown
+    }
+
+    /// The follower has handed out everything visible below this offset; whether that shows more.
+    pub(crate) fn passed(&self, upto: Offset) -> bool {
+        let mut state = self.lock();
+        if !state.is_watched() || upto <= state.passed {
+            return false;
+        }
+        let before = state.latest();
+        state.passed = upto;
+        self.join(&mut state);
+        if upto > state.own_end {
+            state.marked = false;
+        }
+        let grown = state.latest() > before;
+        drop(state);
+        self.grown.notify_all();
+        grown
+    }
+
+    fn insert(&self, state: &mut State, batch: RecordBatch, open: bool) {
+        let base = batch.base_offset();
+        if base < state.upto {
+            return;
+        }
         let bytes = batch.bytes().len();
         state.bytes += bytes;
+        state.behind_bytes += bytes;
         self.total.fetch_add(bytes, Ordering::Relaxed);
-        state.window.push_back(batch);
+        state.behind.insert(base, Behind { batch, open });
+    }
+
+    /// Moves into the window what has nothing missing before it.
+    fn join(&self, state: &mut State) {
+        loop {
+            let first = state.behind.first_entry();
+            match first {
+                Some(entry) if *entry.key() == state.upto => {
+                    if entry.get().open {
+                        break;
+                    }
+                    let batch = entry.remove().batch;
+                    state.upto = batch.next_offset();
+                    state.behind_bytes -= batch.bytes().len();
+                    state.window.push_back(batch);
+                }
+                Some(entry) if state.passed > state.upto => {
+                    state.upto = state.passed.min(*entry.key());
+                }
+                None if state.passed > state.upto => state.upto = state.passed,
+                _ => break,
+            }
+        }
+        state.end = state.end.max(state.upto);
+        let latest = state.latest();
+        state.shown = state.shown.max(latest);
+        self.note_known(state);
     }
 
     /// Drops the oldest records until `bytes` are gone or none are left; says how many went.
@@ -246,59 +398,96 @@ impl Partition {
 
     fn clear(&self, state: &mut State) {
         state.window.clear();
+        state.behind.clear();
+        state.behind_bytes = 0;
         self.total.fetch_sub(state.bytes, Ordering::Relaxed);
         state.bytes = 0;
         state.first = state.upto;
     }
 
-    /// Reads from the window.
-    pub(crate) fn look(&self, from: Offset, bytes_max: usize, fresh: u64) -> Look {
+    /// Reads from the window, and what the latest view shows behind it.
+    pub(crate) fn look(&self, from: Offset, bytes_max: usize, fresh: u64, view: View) -> Look {
         let state = self.lock();
         if !state.is_sure(fresh) {
             return Look::Stale;
         }
-        if from < state.start || from > state.end {
-            return Look::Outside(state.start, state.end);
+        // What was shown and is not there any more is no error: it is as if it was not there yet.
+        let end = state.end.max(state.latest());
+        if from < state.start || from > end.max(state.shown) {
+            return Look::Outside(state.start, end);
         }
-        if from == state.end {
+        let (mut batches, mut bytes, mut next) = (Vec::new(), 0, from);
+        if from >= state.first {
+            let at = state
+                .window
+                .partition_point(|batch| batch.next_offset() <= from);
+            let window = state.window.iter().skip(at);
+            let ahead = state.ahead().filter(|_| view == View::Latest);
+            for batch in window.chain(ahead.filter(|batch| batch.next_offset() > from)) {
+                if bytes >= bytes_max && !batches.is_empty() {
+                    break;
+                }
+                bytes += batch.bytes().len();
+                next = batch.next_offset();
+                batches.push(batch.clone());
+            }
+        }
+        if !batches.is_empty() {
+            return Look::Found(batches, next);
+        }
+        // Below `upto` nothing visible is left.
+        if from >= state.first && state.end <= from.max(state.upto) {
             return Look::AtEnd;
         }
-        if from < state.first || from >= state.upto {
-            return Look::Cold(state.end);
-        }
-        let at = state
-            .window
-            .partition_point(|batch| batch.next_offset() <= from);
-        let (mut batches, mut bytes, mut next) = (Vec::new(), 0, state.upto);
-        for batch in state.window.iter().skip(at) {
-            if bytes >= bytes_max && !batches.is_empty() {
-                break;
-            }
-            bytes += batch.bytes().len();
-            next = batch.next_offset();
-            batches.push(batch.clone());
-        }
-        Look::Found(batches, next)
+        Look::Cold(state.end)
     }
 
-    /// Waits until the window reaches past `from`; whether it does.
+    /// Waits until more is known than that the window ends at `from`; whether it is.
     pub(crate) fn await_past(&self, from: Offset, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut state = self.lock();
-        while state.followed && state.upto <= from {
+        let limit = from.max(state.upto);
+        while state.followed && state.upto <= limit && state.upto < state.end {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return false;
             };
             let waited = self.grown.wait_timeout(state, left);
             (state, _) = waited.expect("no holder of a partition panics");
         }
-        state.upto > from
+        true
     }
 }
 
 impl State {
     fn is_sure(&self, fresh: u64) -> bool {
-        self.loaded && self.followed && self.fresh >= fresh
+        self.is_watched() && self.fresh >= fresh
+    }
+
+    fn is_watched(&self) -> bool {
+        self.loaded && self.followed && !self.broken
+    }
+
+    /// What follows the window without a gap.
+    fn ahead(&self) -> impl Iterator<Item = &RecordBatch> {
+        let mut end = self.upto;
+        self.behind.iter().map_while(move |(base, entry)| {
+            let joins = *base == end;
+            end = entry.batch.next_offset();
+            joins.then_some(&entry.batch)
+        })
+    }
+
+    /// Where the latest view ends.
+    fn latest(&self) -> Offset {
+        let last = self.ahead().last();
+        last.map_or(self.upto, RecordBatch::next_offset)
+    }
+
+    fn end_of(&self, view: View) -> Offset {
+        match view {
+            View::Durable => self.end,
+            View::Latest => self.end.max(self.latest()),
+        }
     }
 }
 
@@ -318,57 +507,138 @@ mod tests {
         batch_of(1, b"v").rebase(offset)
     }
 
-    fn found(partition: &Partition, from: Offset) -> Vec<Offset> {
-        match partition.look(from, usize::MAX, 1) {
+    fn found(partition: &Partition, from: Offset, view: View) -> Vec<Offset> {
+        match partition.look(from, usize::MAX, 1, view) {
             Look::Found(batches, _) => batches.iter().map(RecordBatch::base_offset).collect(),
             _ => Vec::new(),
         }
     }
 
-    #[test]
-    fn own_records_join_over_the_own_mark_only() {
-        let partition = partition();
-        partition.committed(vec![record(0)], 1);
-        partition.committed(vec![record(2), record(3)], 4);
-        assert_eq!(found(&partition, 0), [0, 2, 3]);
-        // Two offsets further: somebody else wrote at 5 or 6.
-        partition.committed(vec![record(7)], 8);
-        assert_eq!(found(&partition, 0), [0, 2, 3]);
-        // The follower brings all of it in order, what is known already included.
-        assert!(partition.followed(vec![record(3), record(6), record(7)]));
-        assert_eq!(found(&partition, 0), [0, 2, 3, 6, 7]);
+    fn durable(partition: &Partition) -> Vec<Offset> {
+        found(partition, 0, View::Durable)
+    }
+
+    fn latest(partition: &Partition) -> Vec<Offset> {
+        found(partition, 0, View::Latest)
     }
 
     #[test]
-    fn a_second_batch_of_one_transaction_has_no_mark_before_it() {
+    fn own_records_are_latest_when_sent_and_durable_when_committed() {
         let partition = partition();
-        partition.committed(vec![record(0)], 1);
-        // The record at 3 is somebody else's: between batches of one transaction is no mark.
-        partition.committed(vec![record(2), record(4)], 5);
-        assert_eq!(found(&partition, 0), [0, 2]);
+        assert!(partition.sent(vec![record(0), record(1)]));
+        assert_eq!(
+            (durable(&partition), latest(&partition)),
+            (vec![], vec![0, 1])
+        );
+        assert_eq!(partition.bounds(1, View::Durable), Some((0, 0)));
+        assert_eq!(partition.bounds(1, View::Latest), Some((0, 2)));
+        assert!(matches!(
+            partition.look(2, 1, 1, View::Durable),
+            Look::AtEnd
+        ));
+        assert!(matches!(
+            partition.look(3, 1, 1, View::Durable),
+            Look::Outside(0, 2)
+        ));
+        assert!(!partition.committed(2), "the latest view had it");
+        assert_eq!(durable(&partition), [0, 1]);
+        // The next transaction comes before the mark of this one, which then stands in it.
+        assert!(partition.sent(vec![record(2)]));
+        assert!(!partition.sent(vec![record(4)]));
+        assert_eq!(latest(&partition), [0, 1, 2]);
+        assert!(
+            !partition.committed(5),
+            "what is missing may be somebody else's"
+        );
+        assert_eq!(durable(&partition), [0, 1, 2]);
+        assert!(partition.passed(6));
+        assert_eq!(durable(&partition), [0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn a_missing_offset_is_a_mark_once_the_follower_has_passed_it() {
+        let partition = partition();
+        partition.sent(vec![record(0)]);
+        partition.committed(1);
+        assert!(!partition.sent(vec![record(2)]));
+        assert_eq!(latest(&partition), [0]);
+        assert!(partition.passed(2));
+        assert_eq!(
+            (durable(&partition), latest(&partition)),
+            (vec![0], vec![0, 2])
+        );
+        // Or it is a record, which then comes first.
+        partition.committed(3);
+        assert!(!partition.sent(vec![record(5)]));
+        assert!(partition.followed(vec![record(4)]));
+        assert_eq!(latest(&partition), [0, 2, 4, 5]);
+        assert_eq!(durable(&partition), [0, 2, 4]);
+    }
+
+    #[test]
+    fn what_came_to_nothing_is_gone_and_reading_goes_on_behind_it() {
+        let partition = partition();
+        partition.sent(vec![record(0), record(1)]);
+        partition.aborted();
+        assert_eq!(latest(&partition), Vec::<Offset>::new());
+        assert_eq!(partition.bounds(1, View::Latest), Some((0, 0)));
+        assert!(
+            matches!(partition.look(2, 1, 1, View::Latest), Look::AtEnd),
+            "shown before"
+        );
+        assert!(!partition.sent(vec![record(3)]), "its mark is at 2, or not");
+        assert!(partition.passed(3));
+        assert_eq!(found(&partition, 2, View::Latest), [3]);
+    }
+
+    #[test]
+    fn the_follower_brings_what_was_not_known_and_nothing_twice() {
+        let partition = partition();
+        partition.sent(vec![record(2), record(3)]);
+        let three =
+            onhand_log::testing::batch(&[(1, None, b"a"), (2, None, b"b"), (3, None, b"c")]);
+        // Committed already, though this instance does not know it yet.
+        assert_eq!(partition.known_behind(), [(2, 4)]);
+        assert!(partition.followed(vec![three.rebase(1), record(5)]));
+        // It reads in order: what it did not bring below is not there.
+        assert_eq!(durable(&partition), [1]);
+        assert_eq!(latest(&partition), [1, 2, 3]);
+        partition.committed(4);
+        assert_eq!(durable(&partition), [1, 2, 3, 5]);
     }
 
     #[test]
     fn bounds_are_asked_for_after_an_own_commit() {
         let partition = partition();
-        assert_eq!(partition.bounds(1), Some((0, 0)));
-        partition.committed(vec![record(0)], 1);
-        assert_eq!(partition.bounds(1), None);
+        assert_eq!(partition.bounds(1, View::Latest), Some((0, 0)));
+        partition.sent(vec![record(0)]);
+        partition.committed(1);
+        assert_eq!(partition.bounds(1, View::Latest), None);
         assert!(!partition.settle(0, 0, 1, false), "the mark is on the way");
         assert!(partition.settle(0, 2, 1, false));
-        assert_eq!(partition.bounds(1), Some((0, 2)));
-        assert_eq!(partition.bounds(2), None, "somebody's name was taken since");
-        assert!(matches!(partition.look(2, 1, 1), Look::AtEnd));
-        assert!(matches!(partition.look(3, 1, 1), Look::Outside(0, 2)));
+        assert_eq!(partition.bounds(1, View::Latest), Some((0, 2)));
+        assert_eq!(
+            partition.bounds(2, View::Latest),
+            None,
+            "somebody's name was taken since"
+        );
+        assert!(matches!(partition.look(2, 1, 1, View::Latest), Look::AtEnd));
+        assert!(matches!(
+            partition.look(3, 1, 1, View::Latest),
+            Look::Outside(0, 2)
+        ));
     }
 
     #[test]
     fn what_is_shed_is_read_from_the_brokers() {
         let partition = partition();
-        partition.committed(vec![record(0)], 1);
-        partition.committed(vec![record(2)], 3);
+        partition.sent(vec![record(0), record(1)]);
+        partition.committed(2);
         assert!(partition.shed(1) > 0);
-        assert!(matches!(partition.look(0, 1, 1), Look::Cold(3)));
-        assert_eq!(found(&partition, 1), [2]);
+        assert!(matches!(
+            partition.look(0, 1, 1, View::Latest),
+            Look::Cold(2)
+        ));
+        assert_eq!(found(&partition, 1, View::Latest), [1]);
     }
 }

@@ -1,116 +1,243 @@
-//! Consumed positions, kept as committed offsets of consumer groups.
+//! Consumed positions: small records in a compacted topic of one partition, `onhand.positions`, each
+//! written in the transaction of the append that consumed. Words, so that `kafka-console-consumer`
+//! shows them readably:
 //!
-//! An owner `name/partition` keeps its positions in the group `onhand.name`, so that tools that show
-//! a group's lag show a task's. A group has one position per partition: the owners of one group must
-//! not consume the same partition, which tasks do not, as each consumes its own. An owner without `/`
-//! has a group of its own.
+//! | key | value |
+//! |---|---|
+//! | `TOPIC PARTITION OWNER`, the topic by the cluster's name | the next offset, the generation of the claim |
+//!
+//! Every instance writes here, and a transaction that is open anywhere hides what lies behind it. So
+//! whoever wants to know a position reads up to where the topic ends *now*, and waits until everything
+//! below that is decided: no longer than a transaction may last.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use onhand_log::{Consumed, Offset, TopicPartition};
+use onhand_log::{Offset, TopicPartition, TopicSpec};
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tracing::debug;
 
 use crate::client::Quiet;
+use crate::cold;
 use crate::error::words;
-use crate::producer::{Failed, TransactionalProducer};
 use crate::settings::KafkaSettings;
 
-/// The group's part of an owner's name.
-pub(crate) fn group_of(owner: &str) -> &str {
-    owner.split_once('/').map_or(owner, |(name, _)| name)
+/// The topic's name, without the prefix.
+pub(crate) const TOPIC: &str = "onhand.positions";
+
+/// How long a read waits at the broker for more.
+const FETCH_WAIT: Duration = Duration::from_millis(10);
+
+/// Between two questions whether everything is decided.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The topic's shape.
+pub(crate) fn spec() -> TopicSpec {
+    TopicSpec {
+        name: TOPIC.into(),
+        partitions: 1,
+        compacted: true,
+    }
 }
 
-/// Speaks for groups without joining them.
-pub(crate) struct Groups {
-    settings: KafkaSettings,
-    /// One client per group name, of which a node has a handful.
-    clients: BTreeMap<String, BaseConsumer<Quiet>>,
+/// The key of a position's record.
+pub(crate) fn key(topic: &str, partition: u16, owner: &str) -> String {
+    format!("{topic} {partition} {owner}")
 }
 
-impl Groups {
-    pub(crate) fn new(settings: &KafkaSettings) -> Self {
-        Self {
-            settings: settings.clone(),
-            clients: BTreeMap::new(),
+/// Its value.
+pub(crate) fn value(next: Offset, generation: u64) -> String {
+    format!("{next} {generation}")
+}
+
+/// One record, read back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Position {
+    topic: String,
+    partition: u16,
+    owner: String,
+    next: Offset,
+    generation: u64,
+}
+
+fn parse(key: &str, value: &str) -> Result<Position, String> {
+    let read = || {
+        let mut words = key.splitn(3, ' ');
+        let topic = words.next()?.to_owned();
+        let partition = words.next()?.parse().ok()?;
+        let owner = words.next()?.to_owned();
+        let (next, generation) = value.split_once(' ')?;
+        Some(Position {
+            topic,
+            partition,
+            owner,
+            next: next.parse().ok()?,
+            generation: generation.parse().ok()?,
+        })
+    };
+    read().ok_or_else(|| format!("{TOPIC} holds {key:?} = {value:?}, which is unknown"))
+}
+
+/// The positions of one owner: by the cluster's name of a topic, and partition.
+pub(crate) type OfOwner = BTreeMap<(String, u16), Offset>;
+
+/// The folded topic. Bounded by owners and their partitions: a record each.
+#[derive(Default)]
+struct Table(HashMap<String, BTreeMap<(String, u16), (Offset, u64)>>);
+
+impl Table {
+    fn fold(&mut self, position: Position) {
+        let owner = self.0.entry(position.owner).or_default();
+        let place = (position.topic, position.partition);
+        let known = owner.get(&place);
+        // A claim fences what was claimed before it, so an older generation never comes later. If it
+        // did, it would not be the owner's word.
+        if known.is_none_or(|(_, generation)| *generation <= position.generation) {
+            owner.insert(place, (position.next, position.generation));
         }
     }
 
-    fn client(&mut self, name: &str) -> Result<&BaseConsumer<Quiet>, String> {
-        if !self.clients.contains_key(name) {
-            let config = self.settings.group_client(&self.settings.group(name));
-            let client = BaseConsumer::from_config_and_context(&config, Quiet)
-                .map_err(|error| words(&error))?;
-            self.clients.insert(name.to_owned(), client);
-        }
-        self.clients
-            .get(name)
-            .ok_or_else(|| "the group's client is missing".to_owned())
+    fn of(&self, owner: &str) -> OfOwner {
+        let owned = self.0.get(owner).into_iter().flatten();
+        owned
+            .map(|(place, (next, _))| (place.clone(), *next))
+            .collect()
     }
+}
 
-    /// What the group of this owner committed, of these partitions. Waits until no transaction is
-    /// open on them.
-    pub(crate) fn committed(
-        &mut self,
-        owner: &str,
-        partitions: &[(TopicPartition, &str)],
-        timeout: Duration,
-    ) -> Result<HashMap<TopicPartition, Offset>, String> {
-        if partitions.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let mut asked = TopicPartitionList::with_capacity(partitions.len());
-        for (at, topic) in partitions {
-            asked.add_partition(topic, i32::from(at.partition));
-        }
-        let client = self.client(group_of(owner))?;
-        let found = client
-            .committed_offsets(asked, timeout)
-            .map_err(|error| words(&error))?;
-        let mut positions = HashMap::new();
-        for ((at, _), element) in partitions.iter().zip(found.elements()) {
-            element.error().map_err(|error| words(&error))?;
-            if let KafkaOffset::Offset(next) = element.offset() {
-                positions.insert(*at, next);
-            }
-        }
-        Ok(positions)
-    }
+/// Reads the topic, for claims and for questions about owners that are not held here.
+pub(crate) struct Positions {
+    reader: Mutex<Reader>,
+    /// Questions asked so far: one read answers all that were asked before it began.
+    asked: AtomicU64,
+}
 
-    /// Adds the positions to the producer's open transaction: one call per group, whatever number of
-    /// appends consumed for it.
-    pub(crate) fn add<'a>(
-        &mut self,
-        producer: &TransactionalProducer,
-        consumed: impl Iterator<Item = (&'a str, &'a Consumed)>,
-        topic_name: impl Fn(TopicPartition) -> Option<String>,
-    ) -> Result<(), Failed> {
-        let mut newest: BTreeMap<&str, BTreeMap<TopicPartition, Offset>> = BTreeMap::new();
-        for (owner, position) in consumed {
-            let group = newest.entry(group_of(owner)).or_default();
-            group.insert(position.at, position.next);
-        }
-        let failed = |why: String| Failed::Aborted {
-            why,
-            usable: true,
-            passing: false,
+struct Reader {
+    topic: String,
+    timeout: Duration,
+    /// Sees what is committed.
+    consumer: BaseConsumer<Quiet>,
+    /// Sees where the topic ends, open transactions included.
+    tail: BaseConsumer<Quiet>,
+    table: Table,
+    next: Offset,
+    /// Questions that the table answers.
+    answers: u64,
+}
+
+impl Positions {
+    /// The topic must exist.
+    pub(crate) fn open(settings: &KafkaSettings) -> Result<Self, String> {
+        let config = settings.consumer(FETCH_WAIT);
+        let consumer = |config: &rdkafka::ClientConfig| {
+            BaseConsumer::from_config_and_context(config, Quiet).map_err(|error| words(&error))
         };
-        for (group, positions) in newest {
-            let mut offsets = TopicPartitionList::with_capacity(positions.len());
-            for (at, next) in positions {
-                let name = topic_name(at).ok_or_else(|| failed(format!("{at:?} is unknown")))?;
-                offsets
-                    .add_partition_offset(&name, i32::from(at.partition), KafkaOffset::Offset(next))
-                    .map_err(|error| failed(words(&error)))?;
+        let mut uncommitted = config.clone();
+        uncommitted.set("isolation.level", "read_uncommitted");
+        let reader = Reader {
+            topic: settings.topic(TOPIC),
+            timeout: settings.request_timeout,
+            consumer: consumer(&config)?,
+            tail: consumer(&uncommitted)?,
+            table: Table::default(),
+            next: 0,
+            answers: 0,
+        };
+        Ok(Self {
+            reader: Mutex::new(reader),
+            asked: AtomicU64::new(0),
+        })
+    }
+
+    /// The positions of an owner, all that were committed or may still be when this is called: it
+    /// waits for transactions that are open, up to the setting's request timeout.
+    pub(crate) fn of(&self, owner: &str) -> Result<OfOwner, String> {
+        let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut reader = self.reader.lock().expect("no holder of positions panics");
+        if reader.answers < question {
+            let answers = self.asked.load(Ordering::Acquire);
+            reader.refresh()?;
+            reader.answers = answers;
+        }
+        Ok(reader.table.of(owner))
+    }
+
+    /// The position of an owner in one partition.
+    pub(crate) fn at(
+        &self,
+        owner: &str,
+        topic: &str,
+        at: TopicPartition,
+    ) -> Result<Option<Offset>, String> {
+        let of = self.of(owner)?;
+        Ok(of.get(&(topic.to_owned(), at.partition)).copied())
+    }
+}
+
+impl Reader {
+    fn refresh(&mut self) -> Result<(), String> {
+        let until = Instant::now() + self.timeout;
+        let end = self.ends(&self.tail)?.1;
+        let low = loop {
+            let (low, stable) = self.ends(&self.consumer)?;
+            if stable >= end {
+                break low;
             }
-            let metadata: ConsumerGroupMetadata = self
-                .client(group)
-                .map_err(failed)?
-                .group_metadata()
-                .ok_or_else(|| failed("the group has no metadata".into()))?;
-            producer.positions(offsets, metadata)?;
+            if Instant::now() >= until {
+                let (topic, waited) = (&self.topic, self.timeout);
+                return Err(format!(
+                    "a transaction on {topic} stayed open for more than {waited:?}"
+                ));
+            }
+            std::thread::sleep(PAUSE);
+        };
+        self.next = self.next.max(low);
+        if self.next >= end {
+            return Ok(());
+        }
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(&self.topic, 0, KafkaOffset::Offset(self.next))
+            .map_err(|error| words(&error))?;
+        self.consumer.assign(&from).map_err(|error| words(&error))?;
+        let read = self.read_to(end, until);
+        // Nothing is fetched between two reads.
+        if let Err(error) = self.consumer.unassign() {
+            debug!(%error, "positions could not be let go");
+        }
+        read
+    }
+
+    fn ends(&self, consumer: &BaseConsumer<Quiet>) -> Result<(Offset, Offset), String> {
+        cold::ends(consumer, &self.topic, 0, self.timeout)
+            .map_err(|why| format!("where {} ends: {why}", self.topic))
+    }
+
+    fn read_to(&mut self, end: Offset, until: Instant) -> Result<(), String> {
+        while self.next < end {
+            match self.consumer.poll(Duration::from_millis(100)) {
+                None => {}
+                Some(Ok(message)) => {
+                    let text = |bytes: Option<&[u8]>| {
+                        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+                    };
+                    let position = parse(&text(message.key()), &text(message.payload()))?;
+                    self.table.fold(position);
+                    self.next = message.offset() + 1;
+                }
+                // Assigned anew after `end` was decided, so this is an end at or behind it.
+                Some(Err(KafkaError::PartitionEOF(_))) => self.next = self.next.max(end),
+                Some(Err(error)) => debug!(%error, "reading positions"),
+            }
+            if self.next < end && Instant::now() >= until {
+                let (topic, waited) = (&self.topic, self.timeout);
+                return Err(format!("{topic} was not read within {waited:?}"));
+            }
         }
         Ok(())
     }
@@ -121,9 +248,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tasks_of_one_name_share_a_group() {
-        assert_eq!(group_of("stock/3"), "stock");
-        assert_eq!(group_of("stock-intake/0"), "stock-intake");
-        assert_eq!(group_of("o"), "o");
+    fn a_position_is_read_back_whatever_its_owner_is_called() {
+        for owner in ["stock/3", "o", "with two words", "", "ü"] {
+            let (key, value) = (key("p.stock.commands", 7, owner), value(42, 9));
+            let found = parse(&key, &value).expect("it is one");
+            assert_eq!((&*found.topic, found.partition), ("p.stock.commands", 7));
+            assert_eq!(found.owner, owner);
+            assert_eq!((found.next, found.generation), (42, 9));
+        }
+        for (key, value) in [("", ""), ("t x o", "1 1"), ("t 1 o", "1"), ("t 1", "1 1")] {
+            let error = parse(key, value).expect_err(key);
+            assert!(error.contains(&format!("{key:?} = {value:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_of_the_newest_claim_holds() {
+        let mut table = Table::default();
+        let at = ("t".to_owned(), 0);
+        for (next, generation, holds) in [(5, 2, 5), (3, 2, 3), (9, 1, 3), (4, 3, 4)] {
+            let position = parse(&key("t", 0, "o"), &value(next, generation));
+            table.fold(position.expect("it is one"));
+            assert_eq!(table.of("o").get(&at), Some(&holds));
+        }
+        assert!(table.of("p").is_empty());
     }
 }

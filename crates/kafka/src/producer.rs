@@ -3,28 +3,22 @@
 //! Every call says whether what was sent can still become visible. What a failed call leaves behind
 //! is [`Failed`]: certainly not written, or in doubt once a commit was asked for.
 
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use onhand_log::{Header, Offset, Timestamp};
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::topic_partition_list::TopicPartitionList;
 use tracing::debug;
 
 use crate::client;
 use crate::error::{is_fence, words};
 use crate::settings::KafkaSettings;
 use crate::times;
-
-/// Positions are taken in milliseconds, or not before their coordinator is another broker: then a new
-/// epoch finds it sooner than waiting does.
-const POSITIONS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a transaction did not end as committed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +37,15 @@ pub(crate) enum Failed {
     InDoubt { why: String },
 }
 
+impl Failed {
+    /// In the client's words.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::Aborted { why, .. } | Self::Fenced { why } | Self::InDoubt { why } => why.clone(),
+        }
+    }
+}
+
 /// Where a record went: its offset, -1 where the broker did not say, and the time it bears.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Placed {
@@ -58,10 +61,22 @@ const UNPLACED: Placed = Placed {
 #[derive(Default)]
 struct Deliveries {
     placed: Vec<Placed>,
+    /// Parts in the order in which they were begun.
+    parts: Vec<Part>,
     outstanding: usize,
     failed: Option<KafkaError>,
     /// A connection broke: a request may have been sent twice.
     troubled: bool,
+    /// Who sleeps until a part is delivered or something fails.
+    waits: Option<Thread>,
+}
+
+/// Records that were sent together.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The number of its first record.
+    first: usize,
+    outstanding: usize,
 }
 
 /// Receives what became of each record, on the producer's own thread.
@@ -93,6 +108,7 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let mut state = self.lock();
+        let at = state.parts.partition_point(|part| part.first <= number);
         match result {
             Ok(message) => {
                 let append_time = match message.timestamp() {
@@ -111,16 +127,26 @@ impl ProducerContext for Reports {
             }
         }
         state.outstanding = state.outstanding.saturating_sub(1);
+        let part = at.checked_sub(1).and_then(|at| state.parts.get_mut(at));
+        let whole = part.is_some_and(|part| {
+            part.outstanding = part.outstanding.saturating_sub(1);
+            part.outstanding == 0
+        });
         if state.outstanding == 0 || state.failed.is_some() {
             self.done.notify_all();
+        }
+        if (whole || state.failed.is_some())
+            && let Some(thread) = &state.waits
+        {
+            thread.unpark();
         }
     }
 }
 
 /// See the module's text.
 pub(crate) struct TransactionalProducer {
-    /// Shared with calls that do not return in time.
-    producer: Arc<ThreadedProducer<Reports>>,
+    id: String,
+    producer: ThreadedProducer<Reports>,
     /// A call of the client must return in this time; it is asked again until a deadline.
     step: Duration,
 }
@@ -137,6 +163,13 @@ impl TransactionalProducer {
         let producer = ThreadedProducer::from_config_and_context(&config, Reports::default())
             .map_err(|error| words(&error))?;
         let until = Instant::now() + timeout;
+        // Without a connection the client would wait half a second before it asks again.
+        if let Err(error) = producer
+            .client()
+            .fetch_metadata(Some(&settings.cluster()), timeout)
+        {
+            return Err(format!("taking {transactional_id}: {}", words(&error)));
+        }
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match producer.init_transactions(left.max(Duration::from_millis(100))) {
@@ -147,19 +180,60 @@ impl TransactionalProducer {
             }
         }
         Ok(Self {
-            producer: Arc::new(producer),
-            step: settings.transaction_timeout,
+            id: transactional_id.to_owned(),
+            producer,
+            step: settings.step(),
         })
     }
 
+    /// The transactional id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Begins a transaction. The calling thread is unparked when something becomes of it.
     pub(crate) fn begin(&self) -> Result<(), Failed> {
-        *self.producer.context().lock() = Deliveries::default();
+        *self.producer.context().lock() = Deliveries {
+            waits: Some(std::thread::current()),
+            ..Deliveries::default()
+        };
         self.producer
             .begin_transaction()
             .map_err(|error| self.unsent(&error))
     }
 
-    /// Queues one record; its number is the how-manieth of this transaction it is.
+    /// What is sent from here on belongs together; its number.
+    pub(crate) fn begin_part(&self) -> usize {
+        let mut state = self.producer.context().lock();
+        let first = state.placed.len();
+        let outstanding = 0;
+        state.parts.push(Part { first, outstanding });
+        state.parts.len() - 1
+    }
+
+    /// Where the records of a part are, once the brokers hold all of them and nothing failed. Of the last part it says so
+    /// also while more is sent.
+    pub(crate) fn part(&self, number: usize) -> Option<Vec<Placed>> {
+        let state = self.producer.context().lock();
+        let part = state.parts.get(number)?;
+        let next = state.parts.get(number + 1);
+        let end = next.map_or(state.placed.len(), |next| next.first);
+        if part.outstanding > 0 || state.failed.is_some() {
+            return None;
+        }
+        state.placed.get(part.first..end).map(<[Placed]>::to_vec)
+    }
+
+    /// Records that the brokers did not confirm yet, or what failed.
+    pub(crate) fn outstanding(&self) -> Result<usize, Failed> {
+        let state = self.producer.context().lock();
+        match &state.failed {
+            Some(error) => Err(self.unsent(error)),
+            None => Ok(state.outstanding),
+        }
+    }
+
+    /// Queues one record, of the part that was begun last.
     pub(crate) fn send(
         &self,
         topic: &str,
@@ -173,6 +247,9 @@ impl TransactionalProducer {
             }
             state.placed.push(UNPLACED);
             state.outstanding += 1;
+            if let Some(part) = state.parts.last_mut() {
+                part.outstanding += 1;
+            }
             state.placed.len() - 1
         };
         let mut message = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, number)
@@ -231,52 +308,6 @@ impl TransactionalProducer {
             });
         }
         Ok(std::mem::take(&mut state.placed))
-    }
-
-    /// Positions of one group, as part of the open transaction.
-    ///
-    /// librdkafka 2.12 does not keep to its timeout here while the group's coordinator is away: the
-    /// call was seen to block for as long as that broker did not return. So it is made on a thread of
-    /// its own, and left alone when it takes too long; it ends with its broker's return, or with the
-    /// epoch that the next producer under this id begins.
-    pub(crate) fn positions(
-        &self,
-        offsets: TopicPartitionList,
-        group: ConsumerGroupMetadata,
-    ) -> Result<(), Failed> {
-        let (step, until) = (self.step, Instant::now() + self.step);
-        let producer = Arc::clone(&self.producer);
-        let (sender, answer) = channel();
-        let call = move || {
-            let answer = loop {
-                match producer.send_offsets_to_transaction(&offsets, &group, step) {
-                    Err(KafkaError::Transaction(error))
-                        if error.is_retriable()
-                            && !error.txn_requires_abort()
-                            && Instant::now() < until => {}
-                    answer => break answer,
-                }
-            };
-            // Nobody waits any more when it took too long.
-            let _ = sender.send(answer);
-        };
-        let spawned = std::thread::Builder::new()
-            .name("kafka-positions".into())
-            .spawn(call);
-        let late = |why: String| Failed::Aborted {
-            why,
-            usable: false,
-            passing: true,
-        };
-        if let Err(error) = spawned {
-            return Err(late(format!("a thread could not be started: {error}")));
-        }
-        match answer.recv_timeout(POSITIONS_PATIENCE) {
-            Ok(answer) => answer.map_err(|error| self.unsent(&error)),
-            Err(_) => Err(late(format!(
-                "positions were not taken within {POSITIONS_PATIENCE:?}"
-            ))),
-        }
     }
 
     /// Commits; asks again for as long as `patience` when there is no answer.

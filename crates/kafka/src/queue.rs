@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use onhand_log::{
@@ -27,8 +28,12 @@ struct State {
     bytes: usize,
     accepted: u64,
     ended: u64,
-    /// Appends up to this number shall be written now.
+    /// Appends up to this number shall be durable soon.
     wanted: u64,
+    /// How often that was asked for.
+    flushes: u64,
+    /// The writer, which sleeps when there is nothing for it to do.
+    writer: Option<Thread>,
     /// Owners held by this process: generation and positions.
     owners: HashMap<Arc<str>, Held>,
     stopped: Option<String>,
@@ -43,6 +48,8 @@ struct Held {
     generation: u64,
     /// An append under this token did not end well: what comes behind it rests on what is not there.
     spoiled: bool,
+    /// It is being given up: nothing more is taken.
+    closing: bool,
     durable: HashMap<TopicPartition, Offset>,
     /// Positions of appends that have not ended, oldest first.
     pending: VecDeque<(u64, TopicPartition, Offset)>,
@@ -52,8 +59,6 @@ struct Held {
 #[derive(Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
-    /// Something waits, or the log stops: for the writer.
-    filled: Condvar,
     /// Something ended: for callers that wait for room or for an ending.
     drained: Condvar,
 }
@@ -63,8 +68,19 @@ pub(crate) struct Queue {
 pub(crate) struct Limits {
     pub(crate) append_bytes: usize,
     pub(crate) pending_bytes: usize,
-    pub(crate) transaction_bytes: usize,
-    pub(crate) linger: Duration,
+}
+
+/// What the writer asks of the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Standing {
+    /// The number of the append accepted last.
+    pub(crate) accepted: u64,
+    /// Appends up to this number shall be durable soon.
+    pub(crate) wanted: u64,
+    pub(crate) flushes: u64,
+    /// Nothing waits to be taken.
+    pub(crate) is_empty: bool,
+    pub(crate) is_stopped: bool,
 }
 
 impl Queue {
@@ -93,8 +109,7 @@ impl Queue {
             if state.bytes == 0 || state.bytes + bytes <= limits.pending_bytes {
                 break;
             }
-            state.wanted = state.accepted;
-            self.filled.notify_one();
+            state.want();
             state = self
                 .drained
                 .wait(state)
@@ -128,54 +143,49 @@ impl Queue {
             bytes,
             since: Instant::now(),
         });
-        // The writer sleeps without a bound only while nothing waits.
+        // It takes all that waits at once.
         if state.waiting.len() == 1 {
-            self.filled.notify_one();
+            state.wake();
         }
         Ok(())
     }
 
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
-        if state.wanted < state.accepted {
-            state.wanted = state.accepted;
-            self.filled.notify_one();
+        if state.ended < state.accepted {
+            state.want();
         }
     }
 
-    /// The next appends to write together; waits for them. `None` when the log stops and nothing is
-    /// left.
-    pub(crate) fn take(&self, limits: Limits) -> Option<Vec<Queued>> {
-        let mut state = self.lock();
-        loop {
-            let Some(first) = state.waiting.front() else {
-                if state.stopped.is_some() {
-                    return None;
-                }
-                state = self
-                    .filled
-                    .wait(state)
-                    .expect("no holder of the queue panics");
-                continue;
-            };
-            let waited = first.since.elapsed();
-            let asked = first.number <= state.wanted || state.stopped.is_some();
-            if asked || waited >= limits.linger || state.bytes >= limits.transaction_bytes {
-                break;
-            }
-            let left = limits.linger.saturating_sub(waited);
-            let woken = self.filled.wait_timeout(state, left);
-            (state, _) = woken.expect("no holder of the queue panics");
+    /// The calling thread writes: it is unparked when there is something to do.
+    pub(crate) fn attach(&self) {
+        self.lock().writer = Some(std::thread::current());
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let state = self.lock();
+        Standing {
+            accepted: state.accepted,
+            wanted: state.wanted,
+            flushes: state.flushes,
+            is_empty: state.waiting.is_empty(),
+            is_stopped: state.stopped.is_some(),
         }
-        let (mut group, mut bytes) = (Vec::new(), 0);
+    }
+
+    /// What waits, in order, up to so many bytes in all, and whether something is left. `any`: the first
+    /// goes whatever its size.
+    pub(crate) fn take(&self, room: usize, any: bool) -> (Vec<Queued>, bool) {
+        let mut state = self.lock();
+        let (mut taken, mut bytes) = (Vec::new(), 0);
         while let Some(next) = state.waiting.front() {
-            if !group.is_empty() && bytes + next.bytes > limits.transaction_bytes {
+            if bytes + next.bytes > room && !(any && taken.is_empty()) {
                 break;
             }
             bytes += next.bytes;
-            group.extend(state.waiting.pop_front());
+            taken.extend(state.waiting.pop_front());
         }
-        Some(group)
+        (taken, !state.waiting.is_empty())
     }
 
     /// Whether an append of that owner and generation may still be written.
@@ -192,6 +202,16 @@ impl Queue {
         let state = self.lock();
         let held = state.owners.get(owner);
         held.is_some_and(|held| held.generation == generation && held.spoiled)
+    }
+
+    /// Nothing more is written under any token that is held now: what was shown of a transaction is not
+    /// there, and whoever read it may append what rests on it.
+    pub(crate) fn spoil_all(&self) {
+        let mut state = self.lock();
+        state
+            .owners
+            .values_mut()
+            .for_each(|held| held.spoiled = true);
     }
 
     /// Tells the endings, in order, and makes room. Positions of what is durable stay.
@@ -241,8 +261,7 @@ impl Queue {
         state.check_running()?;
         state.owners.remove(owner);
         let last = state.accepted;
-        state.wanted = last;
-        self.filled.notify_one();
+        state.want();
         while state.ended < last {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -255,11 +274,43 @@ impl Queue {
         state.check_running()
     }
 
+    /// Takes nothing more under this token, waits until what was taken has ended, and lets the name
+    /// go. Whether all of it became durable; false also when the token is not the newest.
+    pub(crate) fn finish(
+        &self,
+        owner: &str,
+        generation: u64,
+        patience: Duration,
+    ) -> Result<bool, AppendError> {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        let newest = state.owners.get_mut(owner);
+        let Some(held) = newest.filter(|held| held.generation == generation) else {
+            return Ok(false);
+        };
+        held.closing = true;
+        let last = state.accepted;
+        state.want();
+        while state.ended < last && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            let waited = self.drained.wait_timeout(state, left);
+            (state, _) = waited.expect("no holder of the queue panics");
+        }
+        let ended = state.ended >= last;
+        let held = state.owners.remove(owner);
+        if !ended {
+            let why = format!("what was appended before has not ended within {patience:?}");
+            return Err(AppendError::Unreachable(why));
+        }
+        Ok(held.is_some_and(|held| held.generation == generation && !held.spoiled))
+    }
+
     /// Appends under this token are taken from here on.
     pub(crate) fn hold(&self, token: &Token, durable: HashMap<TopicPartition, Offset>) {
         let held = Held {
             generation: token.generation,
             spoiled: false,
+            closing: false,
             durable,
             pending: VecDeque::new(),
         };
@@ -311,8 +362,8 @@ impl Queue {
         if first {
             state.stopped = Some(why.to_owned());
         }
+        state.wake();
         drop(state);
-        self.filled.notify_all();
         self.drained.notify_all();
         first
     }
@@ -329,6 +380,18 @@ impl Queue {
 }
 
 impl State {
+    fn want(&mut self) {
+        self.wanted = self.accepted;
+        self.flushes += 1;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(writer) = &self.writer {
+            writer.unpark();
+        }
+    }
+
     fn check_running(&self) -> Result<(), AppendError> {
         match &self.stopped {
             Some(why) => Err(AppendError::Stopped(why.clone())),
@@ -338,7 +401,7 @@ impl State {
 
     fn check_token(&self, token: &Token) -> Result<(), AppendError> {
         let held = self.owners.get(&token.owner);
-        if held.is_some_and(|held| held.generation == token.generation) {
+        if held.is_some_and(|held| held.generation == token.generation && !held.closing) {
             return Ok(());
         }
         let owner = Arc::clone(&token.owner);

@@ -1,11 +1,11 @@
-//! Reading and writing the internal topic.
+//! Reading and writing the internal topic `onhand.log`.
 //!
-//! Whoever writes it holds one transactional id that all instances share: taking it fences the
-//! instance that had it. So it is a lock, and one that nobody can forget to give back: for as long as
+//! Topics are made, and the clock is noted, once in a while and by any instance. Whoever writes holds
+//! one transactional id that all instances share: taking it fences the instance that had it. So it is a
+//! lock, and one that nobody can forget to give back: for as long as
 //! commits under it succeed nobody else has written, and what was read is still so. Who finds its
 //! lock taken reads the topic again, takes it back and decides anew.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext;
@@ -13,8 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use thiserror::Error;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::catalog::{Catalog, Entry};
 use crate::client::Quiet;
@@ -34,8 +33,6 @@ pub(crate) struct Registry {
     catalog: Catalog,
     next: i64,
     lock: Option<TransactionalProducer>,
-    /// Transactional ids that this process fenced, with how often they had been taken by then.
-    fenced: BTreeMap<String, u64>,
 }
 
 impl Registry {
@@ -51,7 +48,6 @@ impl Registry {
             catalog: Catalog::default(),
             next: 0,
             lock: None,
-            fenced: BTreeMap::new(),
         })
     }
 
@@ -165,69 +161,6 @@ impl Registry {
         }
         Ok(Ok(()))
     }
-
-    /// Takes the instance's id and counts that. Whoever had it is fenced. `before`: how often it had
-    /// been taken when this process took it last.
-    ///
-    /// Nothing may be appended before the count is written: a claimer that fenced this id relies on
-    /// the count to know whether the id was taken back since.
-    pub(crate) fn enter(
-        &mut self,
-        id: &str,
-        before: Option<u64>,
-    ) -> Result<(u64, TransactionalProducer), EnterError> {
-        self.refresh()?;
-        if before.is_some_and(|before| self.catalog.instance(id) != before) {
-            return Err(EnterError::Replaced);
-        }
-        let timeout = self.settings.request_timeout;
-        let producer = TransactionalProducer::take(&self.settings, id, timeout)?;
-        let mut times = 0;
-        self.write(|catalog| {
-            let has = catalog.instance(id);
-            // A repeated write may find its own first try, when that came through after all.
-            if before.is_some_and(|before| has != before && has != times) {
-                return Err(EnterError::Replaced);
-            }
-            times = has + 1;
-            Ok::<_, EnterError>(vec![Entry::Instance(id.to_owned(), times)])
-        })?;
-        Ok((times, producer))
-    }
-
-    /// Makes sure that nothing more is written under that id without its holder having read the
-    /// internal topic again.
-    pub(crate) fn fence(&mut self, id: &str) -> Result<(), String> {
-        // A holder counts itself before it takes its id back, so an unchanged count means that what
-        // was fenced still is.
-        let taken = self.catalog.instance(id);
-        if self.fenced.get(id) == Some(&taken) {
-            return Ok(());
-        }
-        let timeout = self.settings.request_timeout;
-        let fence = TransactionalProducer::take(&self.settings, id, timeout)?;
-        drop(fence);
-        warn!(id, "fenced an earlier holder");
-        self.fenced.insert(id.to_owned(), taken);
-        Ok(())
-    }
-}
-
-/// Why an instance's id could not be taken.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub(crate) enum EnterError {
-    /// Another process took it since.
-    #[error("another process opened this log under the same instance name; give each its own")]
-    Replaced,
-    /// The cluster did not answer or refused; its words.
-    #[error("{0}")]
-    Cluster(String),
-}
-
-impl From<String> for EnterError {
-    fn from(why: String) -> Self {
-        Self::Cluster(why)
-    }
 }
 
 fn commit(
@@ -258,7 +191,7 @@ fn commit(
 }
 
 /// The wall clock: for people who read the topic, and nothing else.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(1, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -90,19 +90,18 @@ fn headers_of<'a>(message: &'a BorrowedMessage<'_>) -> Vec<Header<'a>> {
     found
 }
 
-/// The records of a batch at and after `from`, as a batch; `None` when it has none.
-pub(crate) fn cut(batch: RecordBatch, from: Offset) -> Option<RecordBatch> {
-    if batch.base_offset() >= from {
+/// The records of a batch in `from..to`, as a batch; `None` when it has none.
+pub(crate) fn cut(batch: RecordBatch, from: Offset, to: Offset) -> Option<RecordBatch> {
+    let (base, next) = (batch.base_offset(), batch.next_offset());
+    if base >= from && next <= to {
         return Some(batch);
     }
-    if batch.next_offset() <= from {
-        return None;
-    }
+    let first = from.max(base);
     let mut rest = BatchBuilder::with_capacity(batch.bytes().len());
-    for record in batch.records().filter(|record| record.offset >= from) {
+    for record in batch.records().filter(|r| (first..to).contains(&r.offset)) {
         rest.push(record.timestamp, record.key, record.value, &record.headers);
     }
-    rest.finish().map(|rest| rest.rebase(from))
+    rest.finish().map(|rest| rest.rebase(first))
 }
 
 /// The batch with what the broker made of it: where its records are, and their time if the broker
@@ -143,11 +142,15 @@ mod tests {
 
     #[test]
     fn a_batch_is_cut_at_a_record() {
-        assert_eq!(cut(three(), 13).map(|b| b.count()), None);
-        assert_eq!(cut(three(), 5).map(|b| b.count()), Some(3));
-        let rest = cut(three(), 11).expect("two are left");
-        let found: Vec<_> = rest.records().map(|r| (r.offset, r.timestamp)).collect();
-        assert_eq!(found, [(11, 2), (12, 3)]);
+        assert_eq!(cut(three(), 13, 20).map(|b| b.count()), None);
+        assert_eq!(cut(three(), 5, 13).map(|b| b.count()), Some(3));
+        let times = |from, to| -> Vec<_> {
+            let rest = cut(three(), from, to).expect("some are left");
+            rest.records().map(|r| (r.offset, r.timestamp)).collect()
+        };
+        assert_eq!(times(11, 13), [(11, 2), (12, 3)]);
+        assert_eq!(times(0, 12), [(10, 1), (11, 2)]);
+        assert_eq!(times(11, 12), [(11, 2)]);
     }
 
     #[test]

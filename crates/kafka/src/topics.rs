@@ -13,15 +13,25 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use crate::client::{Quiet, wait};
 use crate::error::{OpenError, words};
+use crate::positions;
 use crate::settings::KafkaSettings;
 
-/// Kafka's "without end".
 /// Records younger than this are not compacted: 7 days. A changelog is written in rounds of several
 /// appends, and until a round is whole its state is restored from the round before it: whose records the
 /// newer ones of the same keys would take away. So an instance that died in the middle of a round must
 /// be started again within this time.
 const COMPACTION_LAG_MS: i64 = 7 * 24 * 3_600_000;
+/// The same for positions, of which the newest is enough. Not at once, because whether a commit in doubt
+/// is there may be read from one of its positions.
+const POSITIONS_LAG_MS: i64 = 60_000;
+/// Positions are written with every transaction and read whole when an instance starts: small segments
+/// are compacted soon, as the open one never is.
+const POSITIONS_SEGMENT_BYTES: i64 = 16 << 20;
+/// Kafka's "without end".
 const FOREVER: &str = "-1";
+/// The newest segment is never compacted, so it bounds what a start has to read: 1 MiB, Kafka's
+/// smallest, which ten instances fill in four minutes.
+const BRIEF_SEGMENT_BYTES: &str = "1048576";
 /// As wide as Kafka takes: a record's own time may lie anywhere.
 const ANY_TIME: &str = "9223372036854775807";
 
@@ -42,6 +52,8 @@ pub(crate) struct Wanted<'a> {
     /// It is being filled with a copy: its records keep their own times, and none is compacted away
     /// before what was copied is compared. Both are set when the copy is complete.
     pub(crate) filling: bool,
+    /// Of small records that are soon replaced: compacted at once, so that it is read quickly.
+    pub(crate) brief: bool,
 }
 
 /// Requests about topics.
@@ -151,11 +163,18 @@ impl Topics {
     /// Creates the topic, or leaves it as it is when somebody else did meanwhile.
     pub(crate) fn create(&self, wanted: &Wanted<'_>) -> Result<(), String> {
         let name = self.settings.topic(&wanted.spec.name);
-        let settings = self.desired(wanted);
+        let mut settings = self.desired(wanted);
+        if wanted.spec.name == positions::TOPIC {
+            // No promise rests on it, so it is not looked at later.
+            settings.push(("segment.bytes", POSITIONS_SEGMENT_BYTES.to_string()));
+        }
         let copies = TopicReplication::Fixed(i32::from(self.copies));
         let mut topic = NewTopic::new(&name, i32::from(wanted.spec.partitions), copies);
         for (key, value) in &settings {
             topic = topic.set(key, value);
+        }
+        if wanted.brief {
+            topic = topic.set("segment.bytes", BRIEF_SEGMENT_BYTES);
         }
         let options = self.options();
         let created = wait(
@@ -249,7 +268,14 @@ impl Topics {
             ("unclean.leader.election.enable", "false".into()),
         ];
         if wanted.spec.compacted {
-            settings.push(("min.compaction.lag.ms", COMPACTION_LAG_MS.to_string()));
+            let lag = if wanted.spec.name == positions::TOPIC {
+                POSITIONS_LAG_MS
+            } else if wanted.brief {
+                0
+            } else {
+                COMPACTION_LAG_MS
+            };
+            settings.push(("min.compaction.lag.ms", lag.to_string()));
         }
         settings
     }

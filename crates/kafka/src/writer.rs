@@ -1,27 +1,37 @@
-//! The one thread that writes: each turn takes what has queued up and makes it one transaction.
+//! The one thread that writes: what is queued goes into the open transaction at once, and is shown to
+//! this instance's own work before the commit.
 //!
 //! ```text
-//!  queue ─► begin ─► records ─► all acknowledged ─► positions ─► commit ─► windows, endings, listeners
-//!              ▲         │ failed: abort, Aborted        │            │
-//!              │         ▼                               ▼            ▼ no answer: in doubt
-//!              └── take the id back ◄──────────── fenced: whose?     take the id back, which decides
-//!                                                                    it; read whether it is there
+//!  queue ─► begin ─► records ─► acknowledged ─► View::Latest ─┐
+//!              ▲        ▲                                     │ what rests on it
+//!              │        └──────────── queue ◄─────────────────┘
+//!              │        quiet, large or old: commit ─► windows, endings, listeners
+//!              │                                │ no answer: in doubt; the id is ended, then
+//!              └── another id ◄─────────────────┤ it is read whether it is there
+//!                                               ▼
+//!                  failed: gone from View::Latest, Aborted
 //! ```
+//!
+//! One transaction is open at a time, and the next begins when it is certain how the last one ended.
+//! What rests on a record that was shown is in the same transaction or in a later one. So when a
+//! transaction comes to nothing after something of it was shown, no token that is held then is worth
+//! anything any more: whoever has one may have read it.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use onhand_log::{Ending, Offset, Progress, RecordBatch, TopicPartition};
-use tracing::{info, warn};
+use onhand_log::{Ending, Progress};
+use tracing::{debug, info, warn};
 
+use crate::ids::EnterError;
 use crate::inner::Inner;
-use crate::positions::Groups;
-use crate::producer::{Failed, Outgoing, Placed, TransactionalProducer};
+use crate::owner;
+use crate::producer::{Failed, TransactionalProducer};
 use crate::queue::Queued;
-use crate::registry::EnterError;
-use crate::runs;
+use crate::transaction::{LOOK, Next, One, Sent, Transaction};
 
 /// Pause before brokers that did not answer are asked again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,309 +39,395 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The state of the writing thread.
 pub(crate) struct Writer {
     inner: Arc<Inner>,
-    producer: Option<TransactionalProducer>,
-    groups: Groups,
-}
-
-/// How a transaction ended.
-enum Outcome {
-    Committed(Vec<Placed>),
-    /// Certainly not written. `again`: the same may succeed now.
-    Aborted {
-        again: bool,
-    },
-    Unknown,
+    /// Free to begin a transaction, one after the other: what ended the last one of an id is still
+    /// under way when the next begins, and does not hold it up if that has another id.
+    free: VecDeque<TransactionalProducer>,
+    /// The id of a transaction that may still be open: it is ended before another one begins.
+    unended: Option<String>,
+    /// Another id is being taken, in place of one that was lost.
+    coming: Option<Receiver<Result<TransactionalProducer, EnterError>>>,
+    /// When that was begun last.
+    refilled: Instant,
+    open: Option<Transaction>,
+    /// Of a transaction that came to nothing before anything of it was shown: written again first.
+    again: Vec<Queued>,
 }
 
 impl Writer {
-    pub(crate) fn new(inner: Arc<Inner>, producer: TransactionalProducer) -> Self {
-        let groups = Groups::new(&inner.settings);
+    pub(crate) fn new(inner: Arc<Inner>, producers: Vec<TransactionalProducer>) -> Self {
         Self {
             inner,
-            producer: Some(producer),
-            groups,
+            free: producers.into(),
+            unended: None,
+            coming: None,
+            refilled: Instant::now(),
+            open: None,
+            again: Vec::new(),
         }
     }
 
     /// Writes until the log is stopped and nothing waits.
     pub(crate) fn run(mut self) {
-        while let Some(group) = self.inner.queue.take(self.inner.limits()) {
-            let ended = self.write_all(group);
-            if ended.iter().any(|(_, ending)| *ending == Ending::Durable) {
-                // Readers hear of it before the callers do, who may read at once.
-                self.inner.tell(Progress::Appended);
-                self.inner.tell(Progress::Durable);
-            }
-            self.inner.queue.end(ended);
-        }
+        self.inner.queue.attach();
+        while self.turn() {}
     }
 
-    /// One transaction of these appends, again for as long as that helps and there is time.
-    fn write_all(&mut self, mut group: Vec<Queued>) -> Vec<(Queued, Ending)> {
-        let since = group.iter().map(|queued| queued.since).min();
-        let until = since.unwrap_or_else(Instant::now) + self.inner.settings.append_timeout;
-        let mut ended = Vec::with_capacity(group.len());
-        loop {
-            // While the id was taken back it may have turned out that a name is somebody else's.
-            let queue = &self.inner.queue;
-            let (held, lost) = group
-                .into_iter()
-                .partition::<Vec<_>, _>(|queued| queue.holds(&queued.owner, queued.generation));
-            group = held;
-            ended.extend(lost.into_iter().map(|queued| (queued, Ending::Fenced)));
-            let (spoiled, sound) = group.into_iter().partition::<Vec<_>, _>(|queued| {
-                queue.is_spoiled(&queued.owner, queued.generation)
-            });
-            group = sound;
-            ended.extend(spoiled.into_iter().map(|queued| (queued, Ending::Aborted)));
-            if group.is_empty() {
-                break;
-            }
-            let ending = match self.write(&group, until) {
-                Outcome::Committed(placed) => {
-                    self.show(&group, &placed);
-                    Ending::Durable
+    /// Returns whether there is more to come.
+    fn turn(&mut self) -> bool {
+        self.refill();
+        let taken = self.take();
+        if !taken.is_empty() {
+            self.write(taken);
+        }
+        let Some(open) = &mut self.open else {
+            let standing = self.inner.queue.standing();
+            if self.again.is_empty() && standing.is_empty {
+                if standing.is_stopped {
+                    return false;
                 }
-                Outcome::Aborted { again: true } if Instant::now() < until => continue,
-                Outcome::Aborted { .. } => Ending::Aborted,
-                Outcome::Unknown => Ending::Unknown,
-            };
-            let queue = &self.inner.queue;
-            ended.extend(group.into_iter().map(|queued| {
-                let lost =
-                    ending == Ending::Aborted && !queue.holds(&queued.owner, queued.generation);
-                (queued, if lost { Ending::Fenced } else { ending })
-            }));
-            break;
+                std::thread::park_timeout(LOOK);
+            }
+            return true;
+        };
+        open.place(&self.inner);
+        match open.next(&self.inner) {
+            Ok(Next::Wait(patience)) if patience.is_zero() => {}
+            Ok(Next::Wait(patience)) => std::thread::park_timeout(patience),
+            Ok(Next::Commit) => self.commit(),
+            Err(failed) => self.give_up(&failed),
         }
-        ended.sort_by_key(|(queued, _)| queued.number);
-        ended
+        true
     }
 
-    /// One transaction of all these appends.
-    fn write(&mut self, group: &[Queued], until: Instant) -> Outcome {
-        let Some(producer) = &self.producer else {
-            // Names may turn out to be lost: they are looked at again before anything is sent.
-            let again = self.take_back(until);
-            return Outcome::Aborted { again };
+    /// Takes new ids for those that were lost, one at a time and beside the work.
+    fn refill(&mut self) {
+        if let Some(coming) = &self.coming {
+            match coming.try_recv() {
+                Ok(Ok(producer)) => self.free.push_back(producer),
+                Ok(Err(why)) => debug!(%why, "no other id could be taken"),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {}
+            }
+            self.coming = None;
+        }
+        let has = self.free.len() + usize::from(self.open.is_some());
+        let wanted = usize::try_from(self.inner.settings.transactional_ids).unwrap_or(usize::MAX);
+        // With none at all the writer takes one itself.
+        if has == 0 || has >= wanted || self.unended.is_some() || self.refilled.elapsed() < LOOK {
+            return;
+        }
+        self.refilled = Instant::now();
+        let (sender, coming) = channel();
+        let inner = Arc::clone(&self.inner);
+        let take = move || {
+            // The writer may have ended meanwhile.
+            let _ = sender.send(inner.ids.fresh(&inner.queue));
         };
-        let placed = match send(&self.inner, producer, &mut self.groups, group) {
-            Ok(placed) => placed,
-            Err(failed) => return self.give_up(failed, until),
+        let thread = std::thread::Builder::new().name("kafka-ids".into());
+        match thread.spawn(take) {
+            Ok(_) => self.coming = Some(coming),
+            Err(error) => debug!(%error, "no other id could be taken"),
+        }
+    }
+
+    /// The next appends to write.
+    fn take(&mut self) -> Vec<Queued> {
+        if !self.again.is_empty() {
+            return std::mem::take(&mut self.again);
+        }
+        let Some(open) = &mut self.open else {
+            let most = self.inner.settings.transaction_bytes;
+            return self.inner.queue.take(most, true).0;
         };
+        let (taken, left) = self.inner.queue.take(open.room(&self.inner), false);
+        if left {
+            open.close();
+        }
+        taken
+    }
+
+    /// Puts them into the open transaction, or into a new one.
+    fn write(&mut self, taken: Vec<Queued>) {
+        let judged = taken.into_iter().map(|queued| self.judge(queued));
+        let appends: Vec<One> = judged.collect();
+        if self.open.is_none() {
+            // What may be open is ended first.
+            let ended = self.unended.is_none();
+            if appends.iter().all(|one| one.ending.is_some()) {
+                self.end(appends, Ending::Aborted);
+                return;
+            }
+            let Some(producer) = ended.then(|| self.free.pop_front()).flatten() else {
+                // Names may turn out to be lost: they are looked at again before anything is sent.
+                if self.replace(self.deadline(&appends)) {
+                    self.again = appends.into_iter().map(|one| one.queued).collect();
+                } else {
+                    self.end(appends, Ending::Aborted);
+                }
+                return;
+            };
+            self.open = Some(Transaction::new(producer));
+        }
+        let added = self
+            .open
+            .as_mut()
+            .map(|open| open.add(&self.inner, appends));
+        if let Some(Err(failed)) = added {
+            self.give_up(&failed);
+        }
+    }
+
+    /// Whether it may be written at all.
+    fn judge(&self, queued: Queued) -> One {
+        let queue = &self.inner.queue;
+        let ending = if !queue.holds(&queued.owner, queued.generation) {
+            Some(Ending::Fenced)
+        } else if queue.is_spoiled(&queued.owner, queued.generation) {
+            Some(Ending::Aborted)
+        } else {
+            None
+        };
+        One::new(queued, ending)
+    }
+
+    /// When the oldest of them has waited long enough.
+    fn deadline(&self, appends: &[One]) -> Instant {
+        let since = appends.iter().map(|one| one.queued.since).min();
+        since.unwrap_or_else(Instant::now) + self.inner.settings.append_timeout
+    }
+
+    fn commit(&mut self) {
+        let Some(open) = self.open.take() else { return };
         let patience = self.inner.settings.append_timeout;
+        let (producer, sent) = open.end(&self.inner);
+        // Without a record nothing reaches a broker, and the answer means nothing.
         let why = match producer.commit(patience) {
             Ok(()) => {
-                self.inner.commits.fetch_add(1, Ordering::Relaxed);
+                // A connection broke: a request of this transaction may still be on its way, and must
+                // not end the next one of this id.
                 if producer.troubled() {
-                    // A connection broke: a request of this transaction may still be on its way, and
-                    // must not end the next one. A new epoch refuses it.
-                    self.producer = None;
+                    self.let_go([producer]);
+                } else {
+                    self.free.push_back(producer);
                 }
-                return Outcome::Committed(placed);
+                self.committed(sent);
+                return;
             }
-            Err(Failed::InDoubt { why }) => why,
-            Err(failed) => return self.give_up(failed, until),
+            Err(Failed::Aborted {
+                why,
+                usable: true,
+                passing,
+            }) => {
+                warn!(why, "a commit was refused");
+                self.free.push_back(producer);
+                self.came_to_nothing(sent, passing);
+                return;
+            }
+            Err(failed) => failed.why(),
         };
         warn!(
             why,
             "a commit was not answered; reading whether it is there"
         );
-        self.producer = None;
-        // Taking the id back ends what is open, one way or the other; a claimer's fence did so too.
-        let until = Instant::now() + self.inner.settings.append_timeout;
-        self.take_back(until);
-        let outcome = self.decide(group, &placed, until);
-        match &outcome {
-            Outcome::Committed(_) => info!("the commit was there"),
-            Outcome::Aborted { .. } => info!("the commit was not there"),
-            Outcome::Unknown => warn!("it is not known whether the commit is there"),
-        }
-        outcome
-    }
-
-    /// After a failure before the commit: nothing of it is ever visible.
-    fn give_up(&mut self, failed: Failed, until: Instant) -> Outcome {
-        let (why, usable, again) = match failed {
-            Failed::Aborted {
-                why,
-                usable,
-                passing,
-            } => (why, usable, passing),
-            Failed::Fenced { why } | Failed::InDoubt { why } => (why, false, true),
-        };
-        warn!(why, "a transaction was given up");
-        // Not confirmed, it is ended by the cluster after its timeout or by the next epoch. It has no
-        // commit in either case.
-        let aborted = usable
-            && self
-                .producer
-                .as_ref()
-                .is_some_and(TransactionalProducer::abort);
-        if aborted {
-            return Outcome::Aborted { again };
-        }
-        self.producer = None;
-        // Whose names are still ours is found out now, so that endings can say it.
-        let taken = self.take_back(until);
-        Outcome::Aborted {
-            again: again && taken,
-        }
-    }
-
-    /// Takes the transactional id back after its epoch ended, and gives up the names that others
-    /// claimed meanwhile. False when no broker answered, or when another process has the id.
-    fn take_back(&mut self, until: Instant) -> bool {
-        loop {
-            let mut registry = self.inner.registry();
-            let before = self.inner.taken.load(Ordering::Relaxed);
-            let entered = registry.enter(&self.inner.id, Some(before));
-            match entered {
-                Ok((times, producer)) => {
-                    self.inner.taken.store(times, Ordering::Relaxed);
-                    for (owner, generation) in self.inner.queue.held() {
-                        let holder = registry.catalog().owner(&owner);
-                        let ours = holder.is_some_and(|holder| {
-                            holder.generation == generation && holder.id == self.inner.id
-                        });
-                        if !ours {
-                            warn!(owner = &*owner, "owned by somebody else now");
-                            self.inner.queue.lose(&owner, generation);
-                        }
-                    }
-                    self.producer = Some(producer);
-                    return true;
-                }
-                Err(EnterError::Replaced) => {
-                    drop(registry);
-                    for (owner, generation) in self.inner.queue.held() {
-                        self.inner.queue.lose(&owner, generation);
-                    }
-                    if self.inner.queue.stop(&EnterError::Replaced.to_string()) {
-                        self.inner.tell(Progress::Stopped);
-                    }
-                    return false;
-                }
-                Err(EnterError::Cluster(why)) => {
-                    drop(registry);
-                    warn!(why, "the cluster does not answer the writer");
-                    if Instant::now() >= until {
-                        return false;
-                    }
-                    std::thread::sleep(PAUSE);
-                }
+        self.lose(producer);
+        let until = Instant::now() + patience;
+        // Ends it one way or the other, unless a claimer's fence did so before.
+        self.replace(until);
+        match self.is_there(&sent, until) {
+            Some(true) => {
+                info!("the commit was there");
+                self.committed(sent);
+            }
+            Some(false) => {
+                info!("the commit was not there");
+                self.came_to_nothing(sent, true);
+            }
+            None => {
+                warn!("it is not known whether the commit is there");
+                self.unknown(sent);
             }
         }
     }
 
-    /// Whether a transaction in doubt was committed: its records are visible, or its positions are
-    /// there. All of it is or nothing, so one suffices.
-    fn decide(&mut self, group: &[Queued], placed: &[Placed], until: Instant) -> Outcome {
-        let places = group
-            .iter()
-            .flat_map(|queued| &queued.batches)
-            .flat_map(|(at, batch)| std::iter::repeat_n(*at, batch.count()));
-        let record = places.zip(placed).find(|(_, place)| place.offset >= 0);
-        loop {
-            let found = match record {
-                Some((at, place)) => self.inner.is_visible(at, place.offset),
-                None => self.is_consumed(group),
+    /// After a failure before the commit: nothing of it is ever visible.
+    fn give_up(&mut self, failed: &Failed) {
+        let Some(open) = self.open.take() else { return };
+        let (producer, sent) = open.end(&self.inner);
+        warn!(why = failed.why(), "a transaction was given up");
+        // Not confirmed, it is ended by the next id that is taken. It has no commit in either case.
+        let passing = match failed {
+            Failed::Aborted {
+                usable, passing, ..
+            } => {
+                if *usable && producer.abort() {
+                    self.free.push_back(producer);
+                } else {
+                    self.lose(producer);
+                }
+                *passing
+            }
+            Failed::Fenced { .. } => {
+                // Whoever did it did it to all of them.
+                let others: Vec<_> = self.free.drain(..).collect();
+                self.let_go(others);
+                self.lose(producer);
+                true
+            }
+            Failed::InDoubt { .. } => {
+                self.lose(producer);
+                true
+            }
+        };
+        self.came_to_nothing(sent, passing);
+    }
+
+    /// Its transaction may be open still.
+    fn lose(&mut self, producer: TransactionalProducer) {
+        self.unended = Some(producer.id().to_owned());
+        drop(producer);
+    }
+
+    /// These have nothing open and are not used any more. Their ids are ended beside the work, so that
+    /// others need not.
+    fn let_go(&self, producers: impl IntoIterator<Item = TransactionalProducer>) {
+        let ids: Vec<_> = producers
+            .into_iter()
+            .map(|producer| producer.id().to_owned())
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        let end = move || {
+            for id in ids {
+                if let Err(why) = inner.ids.end(&id) {
+                    warn!(id, why, "an id that is not used any more was not ended");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("kafka-ids".into());
+        if let Err(error) = thread.spawn(end) {
+            warn!(%error, "ids that are not used any more are not ended");
+        }
+    }
+
+    /// It is visible.
+    fn committed(&mut self, sent: Sent) {
+        self.inner.commits.fetch_add(1, Ordering::Relaxed);
+        let mut grown = sent.untold;
+        for (at, end) in sent.ends {
+            if let Some(partition) = self.inner.partition(at) {
+                grown |= partition.committed(end);
+            }
+        }
+        // Readers hear of it before the callers do, who may read at once.
+        if grown {
+            self.inner.tell(Progress::Appended);
+        }
+        self.inner.tell(Progress::Durable);
+        self.end(sent.appends, Ending::Durable);
+    }
+
+    /// It never will be visible. `passing`: the same may succeed now.
+    fn came_to_nothing(&mut self, sent: Sent, passing: bool) {
+        self.withdraw(&sent);
+        let until = self.deadline(&sent.appends);
+        // Whose names are still ours is found out now, so that endings can say it.
+        let ready = self.unended.is_none() && !self.free.is_empty() || self.replace(until);
+        if ready && passing && !sent.shown && Instant::now() < until {
+            self.again = sent.appends.into_iter().map(|one| one.queued).collect();
+        } else {
+            self.end(sent.appends, Ending::Aborted);
+        }
+    }
+
+    /// Nobody says what became of it: what the brokers show is read anew.
+    fn unknown(&mut self, sent: Sent) {
+        self.withdraw(&sent);
+        for at in sent.ends.keys() {
+            if let Some(partition) = self.inner.partition(*at) {
+                partition.break_off();
+            }
+        }
+        self.end(sent.appends, Ending::Unknown);
+    }
+
+    /// Takes it out of the latest view. In this order: who claims after its token was spoiled reads
+    /// nothing of it any more.
+    fn withdraw(&self, sent: &Sent) {
+        for at in sent.ends.keys() {
+            if let Some(partition) = self.inner.partition(*at) {
+                partition.aborted();
+            }
+        }
+        if sent.shown {
+            self.inner.queue.spoil_all();
+        }
+    }
+
+    /// Tells the endings, in order.
+    fn end(&self, appends: Vec<One>, ending: Ending) {
+        let queue = &self.inner.queue;
+        let ended = appends.into_iter().map(|one| {
+            let lost = || !queue.holds(&one.queued.owner, one.queued.generation);
+            let ending = match one.ending {
+                Some(ending) => ending,
+                None if ending == Ending::Aborted && lost() => Ending::Fenced,
+                None => ending,
             };
-            match found {
-                Ok(true) => return Outcome::Committed(placed.to_vec()),
-                Ok(false) => return Outcome::Aborted { again: true },
+            (one.queued, ending)
+        });
+        queue.end(ended.collect());
+    }
+
+    /// Whether a transaction in doubt was committed: its records are visible. All of it is or nothing,
+    /// so one suffices. `None` when no broker says so in time.
+    fn is_there(&self, sent: &Sent, until: Instant) -> Option<bool> {
+        let Some((topic, partition, offset)) = &sent.witness else {
+            // Nothing was written: it is as if committed.
+            return (sent.records == 0).then_some(true);
+        };
+        loop {
+            match self.inner.pool.is_visible(topic, *partition, *offset) {
+                Ok(found) => return Some(found),
                 Err(why) if Instant::now() >= until => {
                     warn!(why, "a transaction stays in doubt");
-                    return Outcome::Unknown;
+                    return None;
                 }
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
     }
 
-    fn is_consumed(&mut self, group: &[Queued]) -> Result<bool, String> {
-        let last = group.iter().rev().find_map(|queued| {
-            let consumed = queued.consumed.last()?;
-            Some((queued, consumed))
-        });
-        let Some((queued, consumed)) = last else {
-            // Nothing was written and nothing consumed: it is as if committed.
-            return Ok(true);
-        };
-        let topic = self
-            .inner
-            .topic_name(consumed.at)
-            .ok_or("the topic is unknown")?;
-        let timeout = self.inner.settings.request_timeout;
-        let asked = [(consumed.at, &*topic)];
-        let found = self.groups.committed(&queued.owner, &asked, timeout)?;
-        Ok(found.get(&consumed.at) == Some(&consumed.next))
-    }
-
-    /// Puts what was committed into the windows of its partitions.
-    fn show(&self, group: &[Queued], placed: &[Placed]) {
-        let mut by_partition: BTreeMap<TopicPartition, (Vec<RecordBatch>, Offset)> =
-            BTreeMap::new();
-        let mut rest = placed;
-        for (at, batch) in group.iter().flat_map(|queued| &queued.batches) {
-            let Some((own, behind)) = rest.split_at_checked(batch.count()) else {
-                return;
+    /// Ends what may be open, takes a new id, and gives up the names that others claimed meanwhile. False
+    /// when no broker answered, or when this run has ended.
+    fn replace(&mut self, until: Instant) -> bool {
+        loop {
+            let ids = &self.inner.ids;
+            let ended = match &self.unended {
+                Some(id) => ids.end(id).map_err(EnterError::Cluster),
+                None => Ok(()),
             };
-            rest = behind;
-            let (batches, end) = by_partition.entry(*at).or_default();
-            *end = own
-                .iter()
-                .map(|place| place.offset + 1)
-                .fold(*end, Offset::max);
-            // One that lies apart is left to the follower, and so is all behind it, as it then does
-            // not join the window.
-            batches.extend(runs::placed(batch.clone(), own));
-        }
-        for (at, (batches, end)) in by_partition {
-            if let Some(partition) = self.inner.partition(at) {
-                partition.committed(batches, end);
+            if ended.is_ok() {
+                self.unended = None;
+            }
+            match ended.and_then(|()| ids.fresh(&self.inner.queue)) {
+                Ok(producer) => {
+                    self.free.push_front(producer);
+                    return true;
+                }
+                Err(EnterError::Cluster(why)) => {
+                    warn!(why, "the cluster does not answer the writer");
+                    if Instant::now() >= until {
+                        return false;
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+                Err(ended) => {
+                    owner::end(&self.inner, &ended);
+                    return false;
+                }
             }
         }
     }
-}
-
-/// Everything of a transaction but its commit.
-fn send(
-    inner: &Inner,
-    producer: &TransactionalProducer,
-    groups: &mut Groups,
-    group: &[Queued],
-) -> Result<Vec<Placed>, Failed> {
-    producer.begin()?;
-    for (at, batch) in group.iter().flat_map(|queued| &queued.batches) {
-        let Some(topic) = inner.topic_name(*at) else {
-            let why = format!("{at:?} is unknown");
-            return Err(Failed::Aborted {
-                why,
-                usable: true,
-                passing: false,
-            });
-        };
-        for record in batch.records() {
-            let outgoing = Outgoing {
-                timestamp: record.timestamp,
-                key: record.key,
-                value: record.value,
-                headers: &record.headers,
-            };
-            producer.send(&topic, at.partition, &outgoing)?;
-        }
-    }
-    let placed = producer.delivered()?;
-    let consumed = group.iter().flat_map(|queued| {
-        let owner = &*queued.owner;
-        queued
-            .consumed
-            .iter()
-            .map(move |consumed| (owner, consumed))
-    });
-    groups.add(producer, consumed, |at| {
-        inner.topic_name(at).map(|name| name.to_string())
-    })?;
-    Ok(placed)
 }

@@ -278,6 +278,11 @@ fn without_any_broker_calls_end_in_time_and_all_goes_on_when_they_return() {
         "{:?}",
         began.elapsed()
     );
+    let position = log.consumed("p", at(0));
+    assert!(
+        matches!(position, Err(ReadError::Io(_))),
+        "unread is not none: {position:?}"
+    );
     // More than the queue takes: callers wait for room, and it comes with the endings.
     let endings = Arc::new(Mutex::new(Vec::new()));
     let began = Instant::now();

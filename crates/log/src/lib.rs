@@ -155,8 +155,11 @@ pub enum View {
     /// Only what is durable. For everything that leaves the process.
     Durable,
     /// What has been appended, in order, though it may not be durable yet. For work inside the
-    /// process whose own output is appended behind what it read. An engine that cannot show
-    /// uncommitted records (Kafka) shows the same as [`View::Durable`].
+    /// process whose own output is appended behind what it read. On Kafka: what this instance appended
+    /// itself, once the brokers hold it and all before it is decided; of others only what is durable.
+    ///
+    /// What it showed may be taken back, when its append ends in anything but [`Ending::Durable`]. Then
+    /// no append of any owner who could have read it is written either, until that owner claims again.
     Latest,
 }
 
@@ -265,7 +268,8 @@ pub trait Log: Send + Sync + fmt::Debug {
     fn give_up(&self, token: &Token) -> Result<(), AppendError>;
 
     /// Queues one atomic write. The order of accepted calls is the order in every partition.
-    /// It is seen by [`View::Latest`] when this returns, becomes durable with the group of the
+    /// It is seen by [`View::Latest`] when this returns, or on an engine that stores it elsewhere a
+    /// moment later ([`Progress::Appended`] tells), becomes durable with the group of the
     /// next [`Log::flush`] (or after a short linger), and then ends through [`Append::on_end`].
     ///
     /// # Errors
@@ -304,7 +308,10 @@ pub trait Log: Send + Sync + fmt::Debug {
     fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError>;
 
     /// The newest durable or pending [`Consumed`] position of that owner, `None` before the first.
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset>;
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] when it cannot be read now: that is not the same as none.
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError>;
 
     /// Adds a listener for the life of the log. Bounded by the caller: a handful per process.
     fn listen(&self, listener: Listener);

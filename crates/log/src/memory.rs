@@ -425,8 +425,8 @@ impl Log for MemoryLog {
         })
     }
 
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
-        self.lock().catalog.consumed(owner, at)
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
+        Ok(self.lock().catalog.consumed(owner, at))
     }
 
     fn listen(&self, listener: Listener) {
@@ -568,7 +568,7 @@ mod tests {
         assert_eq!(other.bounds(at, View::Latest).unwrap().end, 0);
         assert_eq!(
             (log.consumed("o", at), other.consumed("o", at)),
-            (Some(7), None)
+            (Ok(Some(7)), Ok(None))
         );
         log.release();
         assert_eq!(end.recv(), Ok(Ending::Durable));

@@ -155,7 +155,7 @@ fn held(journal: &Journal) -> u32 {
         check(at(0, partition), all, 2_000);
         assert_eq!(
             journal.consumed("task", at(0, partition)),
-            last,
+            Ok(last),
             "input positions belong to it"
         );
     }

@@ -157,7 +157,7 @@ fn reads_v1() {
 
     let journal = Journal::open(config(copy.path())).unwrap();
     assert_eq!(journal.epoch(), epoch);
-    assert_eq!(journal.consumed("task/1", ORDERS), Some(APPENDS - 1));
+    assert_eq!(journal.consumed("task/1", ORDERS), Ok(Some(APPENDS - 1)));
     let topics = journal.topics();
     let named = topics
         .iter()

@@ -18,6 +18,8 @@ pub struct Config {
     /// Where HTTP is served. Default 127.0.0.1:7171: there is no login yet, so nobody else should
     /// reach it. Port 0 takes a free one, which the ready callback says.
     pub listen: SocketAddr,
+    /// Where other instances reach this one, `host:port`. Default: the listen address.
+    pub advertise: Option<String>,
     /// Where the log is kept. Default: the embedded journal, synced.
     pub engine: LogEngine,
     /// Partitions of a new log (default 16); an existing one keeps its count.
@@ -37,6 +39,12 @@ pub struct Config {
     /// How long a step of a reservation waits for the owners of its SKUs, by log time. Default 10 s.
     /// [`Limits::answer_wait`] should be longer.
     pub answer_timeout: Duration,
+    /// Take commands that other programs wrote to `stock.inbox`. `None`: on Kafka, where others can
+    /// write. On a journal it creates the topic.
+    pub inbox: Option<bool>,
+    /// Write the JSON views of what was decided, for other programs to read. `None`: on Kafka, where
+    /// others can read. On a journal it creates the topics; feeds and history need none of it.
+    pub views: Option<bool>,
     /// What the node takes at once.
     pub limits: Limits,
 }
@@ -123,6 +131,9 @@ pub struct Limits {
     /// How long a request may wait for its outcome. A reservation's step ends in 10 s; beyond that
     /// something is wrong, and the client is told to ask again.
     pub answer_wait: Duration,
+    /// How long the owner of a key is looked for while its partition moves or its instance does not
+    /// answer: longer than it takes to notice a death and to restore what it had.
+    pub forward_wait: Duration,
     /// How long a client may take for its request's head, or between two pieces of a body.
     pub request_idle: Duration,
     /// How long a shutdown waits for requests under way.
@@ -146,6 +157,7 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(15),
             scans: 4,
             answer_wait: Duration::from_secs(60),
+            forward_wait: Duration::from_secs(10),
             request_idle: Duration::from_secs(120),
             drain: Duration::from_secs(10),
         }
@@ -160,6 +172,7 @@ impl Config {
         Self {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7171)),
+            advertise: None,
             engine: LogEngine::Journal(Durability::Sync),
             partitions: None,
             workers: 1,
@@ -169,6 +182,8 @@ impl Config {
             ids_max: ledger.ids_max,
             horizon: ms(ledger.horizon_ms),
             answer_timeout: ms(ledger.ask_timeout_ms),
+            inbox: None,
+            views: None,
             limits: Limits::default(),
         }
     }

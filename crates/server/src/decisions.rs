@@ -143,6 +143,19 @@ impl DecisionLog {
         Ok(None)
     }
 
+    /// The number of the newest durable decision; 0 where there is none.
+    pub(crate) fn newest(&self, partition: u16) -> Result<u64, DecisionError> {
+        let Some(last) = self.locate(partition, u64::MAX)? else {
+            return Ok(0);
+        };
+        let mut newest = 0;
+        let _ = last.each(0, |decision| {
+            newest = decision.number;
+            ControlFlow::Continue(())
+        })?;
+        Ok(newest)
+    }
+
     /// The pack in which that number stands, if it has been decided; `None` when it is older than what
     /// is held.
     pub(crate) fn locate(

@@ -1,15 +1,22 @@
 //! The way from HTTP to the node's owners and its log.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use onhand_flows::Stock;
+use onhand_log::cluster::Cluster;
 use onhand_log::{Log, Timestamp, partition_of};
 use onhand_streams::{SubmitError, Ticket, WorkerHandle, WorkerStats};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
 
+use crate::config::Limits;
 use crate::decisions::{DecisionError, DecisionLog};
+use crate::peers::Patience;
+use crate::peers::pool::Peers;
+use crate::peers::question::Number;
 use crate::position::Position;
 use crate::wire::outcome::Origin;
 use crate::wire::problem::{Kind, Problem};
@@ -21,11 +28,26 @@ pub(crate) struct Engine {
     pub(crate) decisions: Arc<DecisionLog>,
     pub(crate) epoch: u64,
     pub(crate) partitions: u16,
+    /// Who else is there, and who owns what.
+    pub(crate) cluster: Arc<dyn Cluster>,
+    pub(crate) peers: Arc<Peers>,
+    /// This instance's name.
+    pub(crate) instance: Arc<str>,
+    /// Whether other instances may share the log.
+    pub(crate) is_shared: bool,
+    /// While somebody reads it, no partition opens here.
+    pub(crate) opening: Arc<RwLock<()>>,
+    /// How long the owner of a partition is looked for.
+    pub(crate) forward_wait: Duration,
     scans: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
     /// The connection that sent the last single command.
     last_single: Mutex<Option<task::Id>>,
 }
+
+/// How long a feed waits for the log here to show what its owner elsewhere has said: the time in which
+/// a follower of the log catches up.
+const SHOWN_WAIT: Duration = Duration::from_secs(5);
 
 /// Lookups of single decisions at a time. They are short, and must not queue behind scans.
 const LOOKUPS: usize = 32;
@@ -39,7 +61,13 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(node: &onhand_flows::Node, scans: usize) -> Self {
+    pub(crate) fn new(
+        node: &onhand_flows::Node,
+        cluster: Arc<dyn Cluster>,
+        instance: Arc<str>,
+        is_shared: bool,
+        limits: &Limits,
+    ) -> Self {
         let log = Arc::clone(&node.log);
         let decisions = DecisionLog::new(Arc::clone(&log), node.decisions, node.partitions);
         Self {
@@ -48,7 +76,13 @@ impl Engine {
             log,
             decisions: Arc::new(decisions),
             partitions: node.partitions,
-            scans: Arc::new(Semaphore::new(scans)),
+            peers: Arc::new(Peers::new(Arc::clone(&cluster))),
+            instance,
+            cluster,
+            is_shared,
+            opening: Arc::default(),
+            forward_wait: limits.forward_wait,
+            scans: Arc::new(Semaphore::new(limits.scans)),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             last_single: Mutex::new(None),
         }
@@ -113,53 +147,104 @@ impl Engine {
         }
     }
 
-    /// Runs `query` on the owner of the partition; only what is durable is seen.
-    pub(crate) async fn query<R: Send + 'static>(
+    /// Whether this instance decides for the partition now.
+    pub(crate) fn is_open(&self, partition: u16) -> bool {
+        self.handle.is_open(partition)
+    }
+
+    /// The problem that sends a request on, unless the partition is open here.
+    pub(crate) fn must_be_here(&self, partition: u16) -> Result<(), Problem> {
+        if self.is_open(partition) {
+            Ok(())
+        } else {
+            Err(of_submit(&SubmitError::Moved(partition)))
+        }
+    }
+
+    /// Runs `query` on the owner of the partition, if that is here; only what is durable is seen.
+    pub(crate) fn query<R: Send + 'static>(
         &self,
         partition: u16,
         query: impl FnOnce(&mut Stock) -> R + Send + 'static,
-    ) -> Result<R, Problem> {
-        let (tell, told) = oneshot::channel();
-        self.handle
-            // Nobody listens any more when the request was dropped.
-            .query(partition, query, move |result| drop(tell.send(result)))
-            .map_err(|error| of_submit(&error))?;
-        told.await
-            .map_err(|_| stopped())?
-            .map_err(|error| of_submit(&error))
+        reply: impl FnOnce(Result<R, SubmitError>) + Send + 'static,
+    ) -> Result<(), SubmitError> {
+        self.handle.query(partition, query, reply)
     }
 
-    /// Runs `query` on every owner; the results by partition.
-    pub(crate) async fn query_all<R: Send + 'static>(
+    /// Runs `query` on every partition that is open here.
+    pub(crate) async fn query_open<R: Send + 'static>(
         &self,
-        query: impl Fn(u16, &mut Stock) -> R + Send + Sync + 'static,
+        query: impl Fn(&mut Stock) -> R + Clone + Send + 'static,
     ) -> Result<Vec<R>, Problem> {
-        let query = Arc::new(query);
-        let mut told = Vec::with_capacity(usize::from(self.partitions));
+        let mut told = Vec::new();
         for partition in 0..self.partitions {
             let (tell, listen) = oneshot::channel();
-            let query = Arc::clone(&query);
-            self.handle
-                .query(
-                    partition,
-                    move |stock| query(partition, stock),
-                    move |result| drop(tell.send(result)),
-                )
-                .map_err(|error| of_submit(&error))?;
-            told.push(listen);
+            match self.query(partition, query.clone(), move |result| {
+                drop(tell.send(result));
+            }) {
+                Ok(()) => told.push(listen),
+                Err(SubmitError::Moved(_)) => {}
+                Err(error) => return Err(of_submit(&error)),
+            }
         }
         let mut results = Vec::with_capacity(told.len());
         for listen in told {
-            let result = listen.await.map_err(|_| stopped())?;
-            results.push(result.map_err(|error| of_submit(&error))?);
+            match listen.await.map_err(|_| stopped())? {
+                Ok(result) => results.push(result),
+                Err(SubmitError::Moved(_)) => {}
+                Err(error) => return Err(of_submit(&error)),
+            }
         }
         Ok(results)
     }
 
-    /// The newest durable position of all partitions.
+    /// The newest durable position of all partitions. Of those that are open elsewhere it is where the log
+    /// ends here, so that nobody needs to be alive for it.
     pub(crate) async fn newest(&self) -> Result<Position, Problem> {
-        let numbers = self.query_all(|_, stock| stock.state().number()).await?;
-        Ok(Position::whole(self.epoch, numbers))
+        let mut numbers = BTreeMap::new();
+        let all = (0..self.partitions).collect();
+        let elsewhere = self.ask_here(all, &Number, &mut numbers).await?;
+        if !elsewhere.is_empty() {
+            let read = self.lookup(move |log| {
+                let newest = |partition| Ok((partition, log.newest(partition)?));
+                elsewhere
+                    .into_iter()
+                    .map(newest)
+                    .collect::<Result<Vec<_>, _>>()
+            });
+            numbers.extend(read.await?);
+        }
+        Ok(Position::whole(self.epoch, numbers.into_values()))
+    }
+
+    /// Waits until the log here shows that decision of the partition, for a few seconds: what another
+    /// instance decided and answered may be a moment away. Says whether it does.
+    pub(crate) async fn shows(&self, partition: u16, number: u64) -> Result<bool, Problem> {
+        let mut patience = Patience::new(SHOWN_WAIT);
+        loop {
+            // What is decided here is shown before it is answered.
+            if self.is_open(partition)
+                || self.lookup(move |log| log.newest(partition)).await? >= number
+            {
+                return Ok(true);
+            }
+            if !patience.goes_on().await {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// As [`Engine::shows`], for an answer that cannot do without.
+    pub(crate) async fn must_show(&self, partition: u16, number: u64) -> Result<(), Problem> {
+        if self.shows(partition, number).await? {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Kind::BUSY,
+            format!(
+                "the log here does not show decision {number} of partition {partition} yet; try again"
+            ),
+        ))
     }
 
     /// Runs a read that goes through the log on a thread where it may block. Their number is bounded.
@@ -199,7 +284,7 @@ impl Engine {
     }
 }
 
-fn stopped() -> Problem {
+pub(crate) fn stopped() -> Problem {
     Problem::new(
         Kind::STOPPED,
         "the node is shutting down; try again when it is up",
@@ -222,6 +307,11 @@ pub(crate) fn of_submit(error: &SubmitError) -> Problem {
         SubmitError::Stopped(_) => Kind::STOPPED,
         SubmitError::TooLarge { .. } => Kind::TOO_LARGE,
         SubmitError::UnknownPartition(_) => Kind::DAMAGED,
+        SubmitError::Moved(partition) => {
+            let mut problem = Problem::new(Kind::MOVED, error.to_string());
+            problem.moved = Some(*partition);
+            return problem;
+        }
     };
     Problem::new(kind, error.to_string())
 }

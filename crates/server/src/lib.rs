@@ -10,22 +10,30 @@
 //! It knows no stock rules: it turns JSON into commands, hands them to the owners of their keys, and
 //! turns decisions into JSON. Everything that leaves is durable.
 //!
-//! Modules in reading order: [`config`], `node` (start and end), `http` (the listener and the table of
-//! addresses), `routes` (one file per thing asked for), `wire` (the JSON), `intake` (commands, one and
-//! many), `engine` and `decisions` (the way to owners and log), [`position`], `feed`, `metrics`.
+//! Modules in reading order: [`config`], `node` (start and end), `ground` (the engines), `http` (the
+//! listener and the table of addresses), `door` (from one to the other), `routes` (one file per thing
+//! asked for), `wire` (the JSON), `intake` (commands, one and many), `engine` and `decisions` (the way to
+//! owners and log), `placement` (partitions come and go), `peers` (other instances), [`position`], `feed`,
+//! `residents` (what other programs write to the log, and read in it), `metrics`.
 
 mod app;
 pub mod config;
 mod decisions;
+mod door;
 mod engine;
 mod feed;
+mod ground;
 mod http;
 mod intake;
 mod metrics;
 mod node;
+mod peers;
+mod placement;
 pub mod position;
+mod residents;
 mod routes;
 mod wire;
 
 pub use config::{Config, Durability, KafkaConfig, Limits, LogEngine};
-pub use node::{RunError, look_at_log, open_log, run};
+pub use ground::{Ground, look_at_log, open_log, who_serves};
+pub use node::{RunError, run, run_on};

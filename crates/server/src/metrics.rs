@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     duplicate: AtomicU64,
     invalid: AtomicU64,
     parked: AtomicU64,
+    forwarded: AtomicU64,
 }
 
 impl fmt::Debug for Metrics {
@@ -43,6 +44,11 @@ impl Metrics {
     /// Commands that did not reach the log.
     pub(crate) fn refused(&self, count: u64) {
         self.refused.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// A request was answered by the owner of its key, elsewhere.
+    pub(crate) fn forwarded(&self) {
+        self.forwarded.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A command's outcome was told.
@@ -78,7 +84,7 @@ impl Metrics {
     }
 }
 
-/// What the owners hold, all partitions together.
+/// What the owners hold, all partitions that are open here together.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Held {
     skus: u64,
@@ -91,10 +97,10 @@ pub(crate) struct Held {
     ids_reach_ms: i64,
 }
 
-/// Asks every owner.
+/// Asks every owner that is here.
 pub(crate) async fn held(engine: &Engine) -> Result<Held, Problem> {
     let parts = engine
-        .query_all(|_, stock| {
+        .query_open(|stock| {
             let state = stock.state();
             Held {
                 skus: state.sku_count() as u64,
@@ -128,6 +134,10 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
     let log = app.engine.log.stats();
     let worker = app.engine.stats();
     let of = &app.metrics;
+    let placed = app.placement.standing();
+    let open = (0..app.engine.partitions)
+        .filter(|partition| app.engine.is_open(*partition))
+        .count() as u64;
     let counters = [
         (
             "events_received",
@@ -160,6 +170,16 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
             "events_refused",
             "Commands that broke a rule of their form and did not reach the log",
             load(&of.refused),
+        ),
+        (
+            "requests_forwarded",
+            "Requests that the owner of their key answered, elsewhere",
+            load(&of.forwarded),
+        ),
+        (
+            "partition_moves",
+            "Partitions opened and closed while the node runs",
+            placed.moves,
         ),
         ("log_appends", "Appends accepted by the log", log.appends),
         (
@@ -222,6 +242,12 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
             "Partitions that need somebody to look",
             worker.stopped_tasks,
         ),
+        ("partitions_owned", "Partitions that are open here", open),
+        (
+            "partitions_opening",
+            "Partitions that are assigned to this instance and not open yet",
+            placed.opening,
+        ),
         (
             "feed_readers",
             "Open feeds",
@@ -274,9 +300,49 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
         let gauge = ConstGauge::<i64>::new(value.try_into().unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     }
+    render_residents(&mut registry, app);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// What is done for other programs on the log: `onhand_gate_...` of `stock.inbox`, `onhand_views_...` of
+/// the JSON topics.
+fn render_residents(registry: &mut Registry, app: &App) {
+    for (name, of) in app.residents.figures() {
+        let registry = registry.sub_registry_with_prefix(name);
+        for (name, help, value) in [
+            (
+                "records",
+                "Records read whose effect is durable",
+                of.records,
+            ),
+            ("aside", "Of them those kept in dead-letters", of.aside),
+            (
+                "retries",
+                "Times that something failed and was tried again",
+                of.retries,
+            ),
+        ] {
+            registry.register(name, help, ConstCounter::new(value));
+        }
+        for (name, help, value) in [
+            (
+                "lag",
+                "Offsets between what has its effect and the end of what is there",
+                of.lag,
+            ),
+            ("partitions", "Partitions that it works on", of.open),
+            (
+                "partitions_stopped",
+                "Of them those that need somebody to look",
+                of.stopped,
+            ),
+        ] {
+            let gauge = ConstGauge::<i64>::new(value.try_into().unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+    }
 }
 
 fn load(counter: &AtomicU64) -> u64 {

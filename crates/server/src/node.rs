@@ -1,28 +1,35 @@
-//! Putting the pieces together: the log, the flows over it, HTTP in front. The one place that names
-//! the engines.
+//! Putting the pieces together: what the node runs on, the flows over it, HTTP in front.
+//!
+//! A process is one listener and one **life** after the other. A life is a log, the node on it, and its
+//! membership among the instances that share the log. One that was silent for too long has lost what it
+//! had to others: its life ends, and a new one begins, as another member, while the listener stays.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use onhand_flows::{Node, NodeConfig, StartError};
-use onhand_kafka::{KafkaLog, KafkaSettings};
 use onhand_ledger::{Settings, Source};
-use onhand_log::journal::{Journal, JournalConfig, JournalReader, OpenError};
-use onhand_log::{Glimpse, Log, Opening};
-use onhand_streams::{SubmitError, WorkerConfig};
+use onhand_log::cluster::{Cluster, Ended};
+use onhand_log::journal::OpenError;
+use onhand_streams::{AtStart, SubmitError, WorkerConfig};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::app::App;
-use crate::config::{Config, KafkaConfig, LogEngine};
+use crate::config::{Config, LogEngine};
+use crate::door::Door;
 use crate::engine::Engine;
 use crate::feed::hub::Hub;
+use crate::ground::{self, Ground};
 use crate::http::listen;
 use crate::intake::spool::SpoolDir;
+use crate::placement::{Placement, Running};
+use crate::residents::{Chosen, Resident, Residents, ResidentsError};
 
 /// Why a node did not run, or did not end cleanly.
 #[derive(Debug, Error)]
@@ -38,6 +45,17 @@ pub enum RunError {
         address: SocketAddr,
         error: std::io::Error,
     },
+    #[error(
+        "other instances cannot reach this one at {0}; say where they can with --advertise HOST:PORT"
+    )]
+    Advertise(SocketAddr),
+    #[error("cannot join the other instances: {0}")]
+    Join(String),
+    #[error(
+        "another process runs as instance {0:?} and took this one's place; give each process a name \
+         of its own with --instance"
+    )]
+    Replaced(String),
     #[error("cannot use {}: {error}; check its owner and its space", path.display())]
     Directory {
         path: PathBuf,
@@ -51,7 +69,8 @@ pub enum RunError {
 
 /// Runs a node until `shutdown` resolves, then ends it cleanly: it takes no more, finishes what it
 /// took, closes the feeds with their positions, and seals the log. `ready` is told the address once
-/// the node is restored and listens.
+/// the node listens. A node that has its log for itself is restored by then; one that shares it opens
+/// what is assigned to it after that, and `/readyz` says when.
 ///
 /// Needs a tokio runtime of the kind with several threads: one of them may be blocked for a sync.
 ///
@@ -63,60 +82,324 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), RunError> {
-    // Bound before the log is touched: an address in use is the commonest slip.
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| RunError::Listen {
-            address: config.listen,
-            error,
-        })?;
-    let address = listener.local_addr().map_err(|error| RunError::Listen {
+    let configured = config.clone();
+    let open = move || ground::open(&configured);
+    run_on(config, open, shutdown, ready).await
+}
+
+/// As [`run`], on what `open` gives: it is called for each life.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    config: Config,
+    open: impl Fn() -> Result<Box<dyn Ground>, RunError> + Send + Sync + 'static,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), RunError> {
+    let refused = |error| RunError::Listen {
         address: config.listen,
         error,
-    })?;
+    };
+    // Bound before the log is touched: an address in use is the commonest slip.
+    let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
     if !address.ip().is_loopback() {
         tracing::warn!(
             %address,
-            "there is no login yet: whoever reaches this address can read and change all stock"
+            "there is no login yet: whoever reaches this address can read and change all stock, also \
+             by the addresses that instances use among themselves"
         );
     }
-    let opening = config.clone();
-    let node = tokio::task::spawn_blocking(move || open(&opening))
-        .await
-        .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
-    let spool = SpoolDir::open(&config.data).map_err(|error| RunError::Directory {
-        path: config.data.clone(),
-        error,
-    })?;
-    let engine = Arc::new(Engine::new(&node, config.limits.scans));
-    let hub = Hub::start(&engine, config.limits.feed_ring_bytes).map_err(RunError::Thread)?;
+    let begin = Begin {
+        config: config.clone(),
+        address,
+        open: Arc::new(open),
+    };
+    let mut life = begin.life().await?;
+    let door = Arc::new(Door::new(config.limits));
+    door.lead_to(Some(Arc::clone(&life.app)));
     let (stop, stopped) = watch::channel(false);
-    let app = Arc::new(App::new(
-        engine,
-        config.limits,
-        Arc::clone(&hub),
-        spool,
-        stopped.clone(),
-    ));
-    let serving = tokio::spawn(listen::serve(listener, Arc::clone(&app), stopped));
+    let serving = tokio::spawn(listen::serve(listener, Arc::clone(&door), stopped));
     ready(address);
-    // Cancellation: neither loses anything; a log that stopped by itself ends the node too.
-    tokio::select! {
-        () = shutdown => {}
-        () = failed(&app) => tracing::error!("the log stopped; the node ends"),
-        why = owners_stopped(&app) => tracing::error!(why, "the node ends"),
-    }
-    app.not_ready();
+    let mut shutdown = std::pin::pin!(shutdown);
+    let replaced = loop {
+        // Cancellation: neither loses anything.
+        let end = tokio::select! {
+            () = shutdown.as_mut() => End::Asked,
+            end = life.end() => end,
+        };
+        match end {
+            End::Asked => {
+                life.leave().await;
+                break None;
+            }
+            End::Stopped(why) => {
+                tracing::error!(why, "the node ends");
+                break None;
+            }
+            End::Replaced => break Some(RunError::Replaced(life.app.engine.instance.to_string())),
+            End::Silent => {}
+        }
+        tracing::error!("the other instances heard nothing from this one and took what it had");
+        door.lead_to(None);
+        life.abandon().await;
+        // Cancellation: a life that was half begun owns nothing yet.
+        let begun = tokio::select! {
+            () = shutdown.as_mut() => None,
+            begun = begin.life_again() => Some(begun),
+        };
+        match begun {
+            Some(Ok(begun)) => life = begun,
+            ended => {
+                let _ = stop.send_replace(true);
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "the listener ended badly");
+                }
+                return ended.map_or(Ok(()), |begun| begun.map(|_| ()));
+            }
+        }
+        door.lead_to(Some(Arc::clone(&life.app)));
+        tracing::info!("joined the other instances anew");
+    };
+    life.app.not_ready();
+    let _ = life.stop.send_replace(true);
     let _ = stop.send_replace(true);
     if let Err(error) = serving.await {
         tracing::error!(%error, "the listener ended badly");
     }
-    hub.stop();
-    drop(app);
-    tokio::task::spawn_blocking(move || node.stop())
-        .await
-        .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
-    Ok(())
+    door.lead_to(None);
+    let ended = life.finish().await;
+    match replaced {
+        Some(error) => Err(error),
+        None => ended,
+    }
+}
+
+type Open = dyn Fn() -> Result<Box<dyn Ground>, RunError> + Send + Sync;
+
+/// What it takes to begin a life.
+struct Begin {
+    config: Config,
+    address: SocketAddr,
+    open: Arc<Open>,
+}
+
+/// Why a life ends.
+enum End {
+    /// Somebody asked for it.
+    Asked,
+    /// The log or the owners stopped by themselves; says why.
+    Stopped(String),
+    /// Others have what it had.
+    Silent,
+    /// Another process has its name.
+    Replaced,
+}
+
+/// A node on its log.
+struct Life {
+    node: Node,
+    app: Arc<App>,
+    hub: Arc<Hub>,
+    residents: Arc<Residents>,
+    /// Where the log is shared.
+    moving: Option<Running>,
+    stop: watch::Sender<bool>,
+}
+
+/// Between two tries to begin anew, and how long it is tried.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+impl Begin {
+    async fn life(&self) -> Result<Life, RunError> {
+        let (config, address, open) = (self.config.clone(), self.address, Arc::clone(&self.open));
+        let opened = tokio::task::spawn_blocking(move || {
+            let ground = open()?;
+            let advertised = advertised(&config, address, ground.is_shared())?;
+            let node = start(&config, ground.as_ref())?;
+            let cluster = ground.join(node.partitions, &advertised)?;
+            Ok::<_, RunError>((node, cluster, ground))
+        });
+        let (node, cluster, ground) = opened
+            .await
+            .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
+        self.put_together(node, cluster, ground.as_ref())
+    }
+
+    fn put_together(
+        &self,
+        node: Node,
+        cluster: Arc<dyn Cluster>,
+        ground: &dyn Ground,
+    ) -> Result<Life, RunError> {
+        let config = &self.config;
+        let spool = SpoolDir::open(&config.data).map_err(|error| RunError::Directory {
+            path: config.data.clone(),
+            error,
+        })?;
+        let (is_shared, instance) = (ground.is_shared(), ground.instance());
+        let members = Arc::clone(&cluster);
+        let engine = Engine::new(&node, members, instance, is_shared, &config.limits);
+        let engine = Arc::new(engine);
+        let hub = Hub::start(&engine, config.limits.feed_ring_bytes).map_err(RunError::Thread)?;
+        let residents = Arc::new(start_residents(config, &engine)?);
+        let beside: Arc<dyn Resident> = Arc::<Residents>::clone(&residents);
+        let placement = Placement::new(
+            Box::new(node.opener()),
+            vec![beside],
+            cluster,
+            Arc::clone(&engine.opening),
+        );
+        let open = node.handle.open_partitions();
+        open.iter().for_each(|partition| residents.open(*partition));
+        let moving = is_shared
+            .then(|| Arc::clone(&placement).start(open))
+            .transpose()
+            .map_err(RunError::Thread)?;
+        let (stop, stopped) = watch::channel(false);
+        let app = Arc::new(App::new(
+            engine,
+            config.limits.clone(),
+            Arc::clone(&hub),
+            Arc::clone(&residents),
+            spool,
+            placement,
+            stopped,
+        ));
+        Ok(Life {
+            node,
+            app,
+            hub,
+            residents,
+            moving,
+            stop,
+        })
+    }
+
+    /// Tries for a while: what kept this instance silent may not have passed yet.
+    async fn life_again(&self) -> Result<Life, RunError> {
+        let until = Instant::now() + AGAIN_MAX;
+        loop {
+            match self.life().await {
+                Err(error) if Instant::now() < until => {
+                    tracing::warn!(%error, "could not begin anew; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+}
+
+/// What the other instances are told.
+fn advertised(config: &Config, address: SocketAddr, is_shared: bool) -> Result<String, RunError> {
+    match &config.advertise {
+        Some(advertised) => Ok(advertised.clone()),
+        None if is_shared && address.ip().is_unspecified() => Err(RunError::Advertise(address)),
+        None => Ok(address.to_string()),
+    }
+}
+
+impl Life {
+    /// Resolves when it ends by itself.
+    async fn end(&mut self) -> End {
+        let app = Arc::clone(&self.app);
+        let mut ended = app.placement.ended();
+        let stopped = tokio::select! {
+            end = told(&mut ended) => return end,
+            () = failed(&app) => "the log stopped".to_owned(),
+            why = owners_stopped(&app) => why,
+        };
+        if self.moving.is_none() {
+            return End::Stopped(stopped);
+        }
+        // Whoever was fenced hears a moment before or after that its run has ended.
+        match tokio::time::timeout(HEARD, told(&mut ended)).await {
+            Ok(end) => end,
+            Err(_) => End::Stopped(stopped),
+        }
+    }
+
+    /// Tells the others, and gives up what it has: they answer for it as soon as they have it.
+    async fn leave(&mut self) {
+        let Some(moving) = &mut self.moving else {
+            return;
+        };
+        if let Err(error) = self.app.engine.cluster.leave() {
+            tracing::warn!(error, "the others were not told; they find out by silence");
+        }
+        let placement = Arc::clone(&moving.placement);
+        let closing = tokio::task::spawn_blocking(move || placement.close_all());
+        if let Err(error) = closing.await {
+            tracing::error!(%error, "partitions were not closed");
+        }
+    }
+
+    /// Ends what has lost its place: nothing of it can be written any more.
+    async fn abandon(self) {
+        self.app.not_ready();
+        let _ = self.stop.send_replace(true);
+        if let Err(error) = self.finish().await {
+            tracing::info!(%error, "the life that ended could not end cleanly");
+        }
+    }
+
+    /// Ends the node, when nothing is asked of it any more.
+    async fn finish(self) -> Result<(), RunError> {
+        let Self {
+            node,
+            app,
+            hub,
+            residents,
+            moving,
+            stop: _stop,
+        } = self;
+        hub.stop();
+        drop(app);
+        let ending = tokio::task::spawn_blocking(move || {
+            if let Some(mut moving) = moving {
+                moving.stop();
+            }
+            residents.stop();
+            node.stop()
+        });
+        ending
+            .await
+            .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
+        Ok(())
+    }
+}
+
+/// What the node does for other programs on its log, as far as it was asked for.
+fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunError> {
+    let on_kafka = matches!(config.engine, LogEngine::Kafka(_));
+    let chosen = Chosen {
+        inbox: config.inbox.unwrap_or(on_kafka),
+        views: config.views.unwrap_or(on_kafka),
+        command_bytes: config.limits.body_bytes,
+    };
+    Residents::start(&engine.log, &engine.decisions, engine.partitions, chosen).map_err(|error| {
+        match error {
+            ResidentsError::Topic(error) => RunError::Start(error.into()),
+            ResidentsError::Thread(error) => RunError::Thread(error),
+        }
+    })
+}
+
+/// How long it takes to hear that a run has ended.
+const HEARD: Duration = Duration::from_secs(5);
+
+/// Resolves when the others have given this member up, or somebody has its name.
+async fn told(ended: &mut watch::Receiver<Option<Ended>>) -> End {
+    let heard = ended.wait_for(|ended| !matches!(ended, None | Some(Ended::Left)));
+    match heard.await.map(|ended| *ended) {
+        Ok(Some(Ended::Silent)) => End::Silent,
+        Ok(_) => End::Replaced,
+        // Nobody follows any more, which only happens once the node has ended.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Resolves when the log stops by itself.
@@ -147,74 +430,13 @@ async fn owners_stopped(app: &App) -> String {
     }
 }
 
-/// Opens a log as a node would, with nothing running on it. The journal lies in `data`.
-///
-/// # Errors
-/// [`RunError`] says what is wrong and what to do.
-pub fn open_log(
-    engine: &LogEngine,
-    data: &Path,
-    opening: Opening,
-) -> Result<Arc<dyn Log>, RunError> {
-    Ok(match engine {
-        LogEngine::Journal(durability) => {
-            let journal = Journal::open(JournalConfig {
-                durability: *durability,
-                opening,
-                ..JournalConfig::new(data.join("journal"))
-            })?;
-            let report = journal.recovery();
-            tracing::info!(?report, "journal opened");
-            Arc::new(journal)
-        }
-        LogEngine::Kafka(kafka) => {
-            let log = KafkaLog::open(KafkaSettings {
-                opening,
-                ..kafka_settings(kafka)
-            })?;
-            tracing::info!(
-                brokers = kafka.brokers,
-                instance = kafka.instance,
-                "log on Kafka opened"
-            );
-            Arc::new(log)
-        }
-    })
-}
-
-fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
-    KafkaSettings {
-        prefix: kafka.prefix.clone(),
-        replication: kafka.replication,
-        insync_min: kafka.insync_min,
-        allow_unsafe_topics: kafka.allow_unsafe_topics,
-        client: kafka.client.clone(),
-        // Log time is the brokers': instances have clocks of their own.
-        append_time_topics: [onhand_flows::topics::COMMANDS.to_owned()].into(),
-        ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
-    }
-}
-
-/// What the log there is, without opening it; `None` where there is none.
-///
-/// # Errors
-/// [`RunError`] when what is there cannot be read.
-pub fn look_at_log(engine: &LogEngine, data: &Path) -> Result<Option<Glimpse>, RunError> {
-    match engine {
-        LogEngine::Journal(_) => match JournalReader::open(&data.join("journal")) {
-            Ok(reader) => Ok(Some(reader.glimpse())),
-            Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        },
-        LogEngine::Kafka(kafka) => Ok(KafkaLog::look(&kafka_settings(kafka))?),
-    }
-}
-
-fn open(config: &Config) -> Result<Node, RunError> {
-    let log = open_log(&config.engine, &config.data, Opening::Serve)?;
+fn start(config: &Config, ground: &dyn Ground) -> Result<Node, RunError> {
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let (at_start, instance) = if ground.is_shared() {
+        (AtStart::OpenNone, ground.instance())
+    } else {
+        (AtStart::OpenAll, "".into())
+    };
     let node = NodeConfig {
         partitions: config.partitions,
         settings: Settings {
@@ -232,11 +454,13 @@ fn open(config: &Config) -> Result<Node, RunError> {
         },
         worker: WorkerConfig {
             threads: config.workers,
+            at_start,
+            instance,
             snapshot_dir: Some(config.data.join("snapshots")),
             ..WorkerConfig::default()
         },
         restored: |partition, restored| tracing::debug!(partition, ?restored, "partition restored"),
         ..NodeConfig::default()
     };
-    Ok(onhand_flows::start(log, &node)?)
+    Ok(onhand_flows::start(ground.log(), &node)?)
 }

@@ -1,4 +1,5 @@
-//! The way in: what callers submit and ask waits here for the worker of its partition.
+//! The way in: what callers submit and ask waits here for the worker of its partition, and so do
+//! partitions that are opened and closed.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::opener::{Arriving, Closing};
 use crate::processor::{Processor, Ticket};
 use crate::round::{Round, drive_here};
 
@@ -25,6 +27,9 @@ pub enum SubmitError {
     /// The workers or this partition's task have stopped, or are stopping; says why.
     #[error("the node does not take work: {0}")]
     Stopped(String),
+    /// The partition is not open here: another instance owns it, or nobody does at this moment.
+    #[error("partition {0} is not owned by this instance; send it to the one that owns it")]
+    Moved(u16),
     /// The partition asked for is not below the number of partitions.
     #[error("partition {0} is not one of this node's; check the partition count")]
     UnknownPartition(u16),
@@ -75,6 +80,10 @@ pub(crate) enum Message<P> {
         query: Query<P>,
         on_stop: Reply,
     },
+    /// A restored task comes to its thread.
+    Open(Arriving<P>),
+    /// A task shall leave it. What was submitted to it before stands before this.
+    Close(Closing<P>),
 }
 
 impl<P> Message<P> {
@@ -82,6 +91,8 @@ impl<P> Message<P> {
         match self {
             Self::Submit { bytes, .. } => *bytes,
             Self::Query { .. } => QUERY_BYTES,
+            // One of each partition at most.
+            Self::Open(_) | Self::Close(_) => 0,
         }
     }
 }
@@ -94,6 +105,14 @@ pub(crate) struct Inbox<P> {
     /// Until when, in log time, the worker's thread sleeps for a tick; the beginning of time: it is
     /// awake.
     pub(crate) sleeps_until: i64,
+}
+
+impl<P> Inbox<P> {
+    /// Why nothing is taken any more.
+    pub(crate) fn refuses(&self) -> Option<String> {
+        let stopping = self.stop.then(|| "it is shutting down".to_owned());
+        self.closed.clone().or(stopping)
+    }
 }
 
 pub(crate) struct Shared<P: Processor> {
@@ -143,9 +162,13 @@ impl<P: Processor> Shared<P> {
 
     /// Somebody appended. What a round of this worker appends, it looks after itself.
     pub(crate) fn stir(&self) {
-        if Driving::is_at(self) {
-            return;
+        if !Driving::is_at(self) {
+            self.rouse();
         }
+    }
+
+    /// The worker's thread does a round soon, and looks at every partition in it.
+    pub(crate) fn rouse(&self) {
         self.stirred.store(true, Ordering::SeqCst);
         self.wake();
     }
@@ -212,6 +235,21 @@ impl<P: Processor> Shared<P> {
         (messages, inbox.stop && inbox.messages.is_empty())
     }
 
+    /// Puts a partition's coming or going behind what was submitted.
+    ///
+    /// # Errors
+    /// What was not taken, and why.
+    pub(crate) fn order(&self, message: Message<P>) -> Result<(), (Message<P>, String)> {
+        let mut inbox = self.lock();
+        if let Some(why) = inbox.refuses() {
+            return Err((message, why));
+        }
+        inbox.messages.push_back(message);
+        drop(inbox);
+        self.wake_quickly();
+        Ok(())
+    }
+
     /// Takes nothing more and refuses what waits.
     pub(crate) fn close(&self, why: &str) {
         let left = {
@@ -225,6 +263,9 @@ impl<P: Processor> Shared<P> {
             match message {
                 Message::Submit { ticket, .. } => ticket.refused(&stopped),
                 Message::Query { on_stop, .. } => on_stop(Err(stopped.clone())),
+                Message::Open(arriving) => arriving.send_back(),
+                // Whoever closes it hears that by the end of the channel.
+                Message::Close(_) => {}
             }
         }
     }
@@ -258,7 +299,8 @@ impl Drop for Driving {
 /// The way in. Clones share the workers.
 pub struct WorkerHandle<P: Processor> {
     pub(crate) shared: Arc<Vec<Arc<Shared<P>>>>,
-    pub(crate) partitions: u16,
+    /// By partition, whether its task is with its thread.
+    pub(crate) open: Arc<[AtomicBool]>,
     pub(crate) inbox_bytes_max: usize,
 }
 
@@ -266,7 +308,7 @@ impl<P: Processor> Clone for WorkerHandle<P> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            partitions: self.partitions,
+            open: Arc::clone(&self.open),
             inbox_bytes_max: self.inbox_bytes_max,
         }
     }
@@ -275,29 +317,54 @@ impl<P: Processor> Clone for WorkerHandle<P> {
 impl<P: Processor> fmt::Debug for WorkerHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerHandle")
-            .field("partitions", &self.partitions)
+            .field("open", &self.open_partitions())
             .finish()
     }
 }
 
 impl<P: Processor> WorkerHandle<P> {
+    /// The thread of an open partition.
     fn of(&self, partition: u16) -> Result<&Arc<Shared<P>>, SubmitError> {
-        if partition >= self.partitions {
-            return Err(SubmitError::UnknownPartition(partition));
+        let unknown = SubmitError::UnknownPartition(partition);
+        let Some(open) = self.open.get(usize::from(partition)) else {
+            return Err(unknown);
+        };
+        // Who is late here is refused by the round: see `Round::take_in`.
+        if !open.load(Ordering::Acquire) {
+            return Err(SubmitError::Moved(partition));
         }
-        let thread = usize::from(partition) % self.shared.len();
-        self.shared
-            .get(thread)
-            .ok_or(SubmitError::UnknownPartition(partition))
+        self.thread_of(partition).ok_or(unknown)
+    }
+
+    pub(crate) fn thread_of(&self, partition: u16) -> Option<&Arc<Shared<P>>> {
+        self.shared.get(usize::from(partition) % self.shared.len())
+    }
+
+    /// Whether this worker has the partition's task, be it stopped. False from the beginning of its
+    /// closing on, and until it is restored.
+    pub fn is_open(&self, partition: u16) -> bool {
+        let open = self.open.get(usize::from(partition));
+        open.is_some_and(|open| open.load(Ordering::Acquire))
+    }
+
+    /// Those of which [`WorkerHandle::is_open`] is true, in order.
+    pub fn open_partitions(&self) -> Vec<u16> {
+        let open = (0..).zip(self.open.iter());
+        let open = open.filter(|(_, open)| open.load(Ordering::Acquire));
+        open.map(|(partition, _)| partition).collect()
     }
 
     /// Hands records to the owners of their partitions. They enter the log in this order and are
     /// processed once; the ticket hears of each.
     ///
+    /// When one of the partitions is not open nothing is taken, of none of them: the caller splits by
+    /// owner. One that closes in this moment is told to the ticket instead, once for all of them, by
+    /// [`Ticket::refused`] with [`SubmitError::Moved`].
+    ///
     /// # Errors
     /// [`SubmitError`]: nothing was taken and the ticket hears nothing. With more than one thread,
     /// what belongs to the same thread is taken whole or not at all, and the ticket hears
-    /// [`Ticket::failed`] for the rest.
+    /// [`Ticket::failed`] or [`Ticket::refused`] for the rest.
     pub fn submit(
         &self,
         packs: Vec<(u16, Vec<u8>)>,
@@ -405,11 +472,8 @@ impl<P: Processor> WorkerHandle<P> {
     fn put(&self, shared: &Shared<P>, message: Message<P>) -> Result<(), SubmitError> {
         let bytes = message.bytes();
         let mut inbox = shared.lock();
-        if let Some(why) = &inbox.closed {
-            return Err(SubmitError::Stopped(why.clone()));
-        }
-        if inbox.stop {
-            return Err(SubmitError::Stopped("it is shutting down".to_owned()));
+        if let Some(why) = inbox.refuses() {
+            return Err(SubmitError::Stopped(why));
         }
         let limit = self.inbox_bytes_max.min(SUBMISSION_BYTES_MAX);
         if bytes > limit {

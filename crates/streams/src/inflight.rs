@@ -13,7 +13,8 @@ type Waiting = Box<dyn FnOnce(bool) + Send>;
 struct Inner {
     begun: u64,
     ended: u64,
-    /// The first ending that was not `Durable`, until the worker has reopened its tasks.
+    /// The first ending that was not `Durable`, until the worker has reopened its tasks; `Fenced`, if
+    /// that was among them: it says that there is nothing to reopen.
     trouble: Option<Ending>,
     waiting: VecDeque<(u64, Waiting)>,
 }
@@ -56,7 +57,8 @@ impl InFlight {
         let good = {
             let mut inner = self.lock();
             inner.ended += 1;
-            if ending != Ending::Durable && inner.trouble.is_none() {
+            let first = ending != Ending::Durable && inner.trouble.is_none();
+            if first || ending == Ending::Fenced {
                 inner.trouble = Some(ending);
             }
             while inner

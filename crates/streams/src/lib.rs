@@ -17,21 +17,26 @@
 //! This crate knows nothing of HTTP, Kafka or stock.
 //!
 //! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`],
-//! `inbox` (the way in), `round` (what a worker's thread does), `inflight` (what waits for a sync).
+//! `inbox` (the way in), `round` (what a worker's thread does), `recovery` (what else it does), `inflight`
+//! (what waits for a sync), `tickets` (who waits for what), `opener` (partitions come and go).
 
 #![warn(missing_docs)]
 
 mod inbox;
 mod inflight;
+mod opener;
 pub mod processor;
+mod recovery;
 pub mod restore;
 mod round;
 pub mod snapshot;
 pub mod task;
+mod tickets;
 pub mod worker;
 
 pub use inbox::{SubmitError, WorkerHandle, WorkerStats};
+pub use opener::Opener;
 pub use processor::{Delivery, Processor, Step, Ticket};
 pub use restore::{REDO_MARK, RestoreError, Restored};
 pub use task::{TaskSpec, Topics, owner_of};
-pub use worker::{Worker, WorkerConfig};
+pub use worker::{AtStart, Worker, WorkerConfig};

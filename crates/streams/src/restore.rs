@@ -6,7 +6,7 @@ use onhand_log::{AppendError, Log, Offset, ReadError, RecordBatch, TopicPartitio
 use thiserror::Error;
 
 use crate::processor::Processor;
-use crate::snapshot::{LogMark, SnapshotDir};
+use crate::snapshot::{LogMark, Snapshot, SnapshotDir};
 use crate::task::TaskSpec;
 
 /// The changelog key whose value is the offset from which redo records are applied (8 bytes,
@@ -59,6 +59,12 @@ pub enum RestoreError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The partition asked for is not below the number of partitions.
+    #[error("partition {0} is not one of this node's; check the partition count")]
+    UnknownPartition(u16),
+    /// The workers have stopped, or are stopping; says why.
+    #[error("the node takes no partition: {0}")]
+    Stopped(String),
     /// A worker's thread could not be started.
     #[error("a thread could not be started: {0}; raise the limit on threads")]
     Thread(#[from] std::io::Error),
@@ -66,7 +72,7 @@ pub enum RestoreError {
 
 impl RestoreError {
     /// Whether the same may succeed once whoever stores the log answers again.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         matches!(
             self,
             Self::Claim(AppendError::Unreachable(_)) | Self::Read(ReadError::Io(_))
@@ -74,69 +80,143 @@ impl RestoreError {
     }
 }
 
+/// The state of a claimed partition, put into what `make` makes.
 pub(crate) fn restore<P: Processor>(
     log: &dyn Log,
     spec: &TaskSpec,
-    processor: &mut P,
+    make: &dyn Fn() -> P,
     snapshots: Option<&SnapshotDir>,
-) -> Result<Restored, RestoreError> {
-    let mut restored = Restored::default();
-    let unfit = |what: String| RestoreError::Unfit {
-        partition: spec.partition,
-        what,
-    };
-    let redo = spec.at(spec.topics.redo);
-    let bounds = log.bounds(redo, View::Latest)?;
-    let mut redo_from = bounds.start;
+) -> Result<(P, Restored), RestoreError> {
+    let bounds = log.bounds(spec.at(spec.topics.redo), View::Latest)?;
     // A snapshot that says more than the log holds is of another history: it is left alone.
     let snapshot = snapshots
         .and_then(|dir| dir.load(&spec.owner(), LogMark::of(log)))
         .filter(|snapshot| (bounds.start..=bounds.end).contains(&snapshot.redo_next()));
     if let Some(snapshot) = snapshot {
-        for (key, value) in snapshot.records() {
-            processor.restore(key, Some(value)).map_err(unfit)?;
-        }
-        redo_from = snapshot.redo_next();
-        restored.from_snapshot = true;
-        restored.redo_bytes_before = snapshot.redo_bytes();
-    } else {
-        // Batches are no rounds: an engine may give the end of one and the beginning of the next together.
-        let mut round: Vec<RecordBatch> = Vec::new();
-        let mut taken = Offset::MIN;
-        each_batch(log, spec.at(spec.topics.changelog), None, &mut |batch| {
-            let mark = last_mark_of(&batch)?;
-            round.push(batch);
-            let Some((place, states)) = mark else {
-                return Ok(());
-            };
-            let records = round.iter().flat_map(RecordBatch::records);
-            for record in records.filter(|r| (taken..=place).contains(&r.offset)) {
-                restored.changelog_records += 1;
-                match record.key.unwrap_or_default() {
-                    REDO_MARK => {}
-                    key => processor.restore(key, record.value)?,
-                }
+        match from_snapshot(log, spec, make(), &snapshot, bounds.start) {
+            Err(RestoreError::Unfit { partition, what }) => {
+                tracing::warn!(partition, what, "snapshot does not fit, restoring without");
             }
-            taken = place + 1;
-            round.retain(|batch| batch.next_offset() > taken);
-            redo_from = states;
-            Ok(())
-        })
-        .map_err(|error| error.into_restore(spec.partition))?;
-        // What has no mark behind it is the beginning of a round that did not come to its end. All
-        // that it holds was changed by decisions behind the last mark, which are applied now.
+            done => return done,
+        }
     }
-    each_batch(log, redo, Some(redo_from), &mut |batch| {
-        for record in batch.records().filter(|r| r.offset >= redo_from) {
+    from_changelog(log, spec, make(), bounds.start)
+}
+
+fn from_snapshot<P: Processor>(
+    log: &dyn Log,
+    spec: &TaskSpec,
+    mut processor: P,
+    snapshot: &Snapshot,
+    start: Offset,
+) -> Result<(P, Restored), RestoreError> {
+    let mut restored = Restored {
+        from_snapshot: true,
+        redo_bytes_before: snapshot.redo_bytes(),
+        ..Restored::default()
+    };
+    for (key, value) in snapshot.records() {
+        let put = processor.restore(key, Some(value));
+        put.map_err(|what| spec.unfit(what))?;
+    }
+    // The newest record that the snapshot should have is given too. Who was replaced without knowing
+    // it, and wrote a snapshot, took the records of the next owner for his own: his state lacks them,
+    // and this one does not follow it.
+    let next = snapshot.redo_next();
+    let last = last_before(log, spec.at(spec.topics.redo), next, start)?;
+    let from = last.unwrap_or(next);
+    apply_redo(log, spec, &mut processor, from, next, &mut restored)?;
+    Ok((processor, restored))
+}
+
+fn from_changelog<P: Processor>(
+    log: &dyn Log,
+    spec: &TaskSpec,
+    mut processor: P,
+    start: Offset,
+) -> Result<(P, Restored), RestoreError> {
+    let mut restored = Restored::default();
+    let mut redo_from = start;
+    // Batches are no rounds: an engine may give the end of one and the beginning of the next together.
+    let mut round: Vec<RecordBatch> = Vec::new();
+    let mut taken = Offset::MIN;
+    each_batch(log, spec.at(spec.topics.changelog), None, &mut |batch| {
+        let mark = last_mark_of(&batch)?;
+        round.push(batch);
+        let Some((place, states)) = mark else {
+            return Ok(());
+        };
+        let records = round.iter().flat_map(RecordBatch::records);
+        for record in records.filter(|r| (taken..=place).contains(&r.offset)) {
+            restored.changelog_records += 1;
+            match record.key.unwrap_or_default() {
+                REDO_MARK => {}
+                key => processor.restore(key, record.value)?,
+            }
+        }
+        taken = place + 1;
+        round.retain(|batch| batch.next_offset() > taken);
+        redo_from = states;
+        Ok(())
+    })
+    .map_err(|error| error.into_restore(spec))?;
+    // What has no mark behind it is the beginning of a round that did not come to its end. All
+    // that it holds was changed by decisions behind the last mark, which are applied now.
+    apply_redo(
+        log,
+        spec,
+        &mut processor,
+        redo_from,
+        redo_from,
+        &mut restored,
+    )?;
+    Ok((processor, restored))
+}
+
+/// Gives the processor the redo records from `from` on, and counts those from `counted` on.
+fn apply_redo<P: Processor>(
+    log: &dyn Log,
+    spec: &TaskSpec,
+    processor: &mut P,
+    from: Offset,
+    counted: Offset,
+    restored: &mut Restored,
+) -> Result<(), RestoreError> {
+    let redo = spec.at(spec.topics.redo);
+    each_batch(log, redo, Some(from), &mut |batch| {
+        for record in batch.records().filter(|r| r.offset >= from) {
             let value = record.value.ok_or("a redo record has no value")?;
-            restored.redo_records += 1;
-            restored.redo_bytes += value.len();
+            if record.offset >= counted {
+                restored.redo_records += 1;
+                restored.redo_bytes += value.len();
+            }
             processor.redo(value)?;
         }
         Ok(())
     })
-    .map_err(|error| error.into_restore(spec.partition))?;
-    Ok(restored)
+    .map_err(|error| error.into_restore(spec))
+}
+
+/// The offset of a record closely before `next`; `None` where there is none.
+fn last_before(
+    log: &dyn Log,
+    at: TopicPartition,
+    next: Offset,
+    start: Offset,
+) -> Result<Option<Offset>, ReadError> {
+    // Offsets have holes on some engines, as wide as they like.
+    let (mut from, mut back) = (next, 1);
+    while from > start {
+        from = next.saturating_sub(back).max(start);
+        let fetch = log.read(at, from, 1, View::Latest)?;
+        let mut records = fetch.batches.iter().flat_map(RecordBatch::records);
+        let found = records.find(|record| record.offset >= from);
+        if let Some(found) = found.filter(|record| record.offset < next) {
+            return Ok(Some(found.offset));
+        }
+        back *= 4;
+    }
+    Ok(None)
 }
 
 enum ReadAllError {
@@ -145,10 +225,10 @@ enum ReadAllError {
 }
 
 impl ReadAllError {
-    fn into_restore(self, partition: u16) -> RestoreError {
+    fn into_restore(self, spec: &TaskSpec) -> RestoreError {
         match self {
             Self::Read(error) => RestoreError::Read(error),
-            Self::Unfit(what) => RestoreError::Unfit { partition, what },
+            Self::Unfit(what) => spec.unfit(what),
         }
     }
 }
@@ -200,6 +280,7 @@ mod tests {
 
     use super::*;
     use crate::processor::Step;
+    use crate::snapshot::SnapshotBuilder;
     use crate::task::Topics;
 
     /// Notes what it is given.
@@ -232,6 +313,87 @@ mod tests {
         }
         fn drain_touched(&mut self, _: &mut dyn FnMut(&[u8], Option<&[u8]>)) {}
         fn export(&self, _: &mut dyn FnMut(&[u8], &[u8])) {}
+    }
+
+    /// Follows numbers, as decisions have them.
+    #[derive(Default, PartialEq, Debug)]
+    struct Numbers(Vec<u8>);
+
+    impl Processor for Numbers {
+        fn process(&mut self, _: &Record<'_>, _: &mut Step) {}
+        fn finish(&mut self, _: &mut Step) {}
+        fn is_full(&self) -> bool {
+            false
+        }
+        fn due(&self) -> Option<Timestamp> {
+            None
+        }
+        fn tick(&self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn restore(&mut self, _: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+            self.0.extend(value.unwrap_or_default());
+            Ok(())
+        }
+        fn redo(&mut self, value: &[u8]) -> Result<(), String> {
+            let [number] = value.try_into().map_err(|_| "no number")?;
+            let last = self.0.last().copied().unwrap_or(0);
+            if number > last + 1 {
+                return Err(format!("{number} follows {last}"));
+            }
+            if number == last + 1 {
+                self.0.push(number);
+            }
+            Ok(())
+        }
+        fn touched_bytes(&self) -> usize {
+            0
+        }
+        fn drain_touched(&mut self, _: &mut dyn FnMut(&[u8], Option<&[u8]>)) {}
+        fn export(&self, _: &mut dyn FnMut(&[u8], &[u8])) {}
+    }
+
+    /// Whoever did not know yet that another owner had gone on took what that one decided for its own.
+    #[test]
+    fn a_snapshot_without_what_stands_before_its_place_is_passed_over() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = SnapshotDir::new(temp.path()).unwrap();
+        let log = MemoryLog::new();
+        let topics = Topics {
+            input: topic(&log, "in", 1),
+            redo: topic(&log, "redo", 1),
+            changelog: topic(&log, "changelog", 1),
+        };
+        let spec = TaskSpec {
+            name: Arc::from("t"),
+            topics,
+            partition: 0,
+        };
+        let token = log.claim("t/0").unwrap();
+        for number in 1..=5 {
+            let mut redo = BatchBuilder::new();
+            redo.push(0, None, Some(&[number]), &[]);
+            let redo = redo.finish().unwrap();
+            append_and_wait(&log, &token, vec![(spec.at(topics.redo), redo)]);
+        }
+        // What is in the snapshot, the offset that it says is next, and whether it fits.
+        let cases: [(&[u8], Offset, bool); 5] = [
+            (&[1, 2, 3], 3, true),
+            (&[1, 2, 3, 4, 5], 5, true),
+            (&[1, 2], 3, true),
+            (&[1], 3, false),
+            (&[1], 5, false),
+        ];
+        for (held, next, fits) in cases {
+            let mut builder = SnapshotBuilder::new(LogMark::of(&log), next, 0);
+            builder.put(b"all", held);
+            dir.store(&spec.owner(), builder).unwrap();
+            let (found, restored) = restore(&log, &spec, &Numbers::default, Some(&dir)).unwrap();
+            assert_eq!(found, Numbers(vec![1, 2, 3, 4, 5]), "{held:?}, {next}");
+            assert_eq!(restored.from_snapshot, fits, "{held:?}, {next}");
+            let applied = if fits { 5 - next.unsigned_abs() } else { 5 };
+            assert_eq!(restored.redo_records, applied, "{held:?}, {next}");
+        }
     }
 
     /// Kafka gives runs of records, and the end of one round may share its batch with the beginning of
@@ -273,8 +435,7 @@ mod tests {
             let redo = redo.finish().unwrap();
             append_and_wait(&log, &token, vec![(spec.at(topics.redo), redo)]);
         }
-        let mut notes = Notes::default();
-        restore(&log, &spec, &mut notes, None).unwrap();
+        let (notes, _) = restore(&log, &spec, &Notes::default, None).unwrap();
         assert_eq!(notes.0, ["a=1", "b=1", "a=2", "c=2", "redo z"]);
     }
 }

@@ -11,16 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use onhand_log::{
-    Append, AppendError, BatchBuilder, Ending, Log, Purpose, Token, TopicPartition, View,
-};
+use onhand_log::{Append, AppendError, BatchBuilder, Log, Purpose, Token, TopicPartition};
 
 use crate::inbox::{Driving, Message, Query, Reply, Shared, SubmitError};
 use crate::inflight::InFlight;
+use crate::opener::Closing;
 use crate::processor::Processor;
-use crate::restore::RestoreError;
-use crate::snapshot::{LogMark, SnapshotBuilder, SnapshotDir};
-use crate::task::{FAILED, Stepped, Surroundings, Task, Tickets, Topics, ticket_key};
+use crate::snapshot::SnapshotDir;
+use crate::task::{Stepped, Surroundings, Task, Topics, ticket_key};
+use crate::tickets::Tickets;
 
 /// A round takes in at most this much, so that its decisions come out soon.
 const ROUND_BYTES: usize = 2 << 20;
@@ -32,19 +31,13 @@ const SLEEP_MAX: Duration = Duration::from_millis(250);
 const PANICKED: &str =
     "a round of its work panicked; start the node again, what was acknowledged is in the log";
 
-/// Between two tries to reopen the tasks while the log cannot be reached.
-const REOPEN_PAUSE: Duration = Duration::from_millis(500);
-
-/// The longest wait for appends in flight before tasks are reopened.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
-
 /// Everything that the tasks of one worker need.
 pub(crate) struct Round<P: Processor> {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) token: Token,
     pub(crate) topics: Topics,
-    /// The task of partition p stands at p / thread_count.
-    pub(crate) tasks: Vec<Task<P>>,
+    /// The task of partition p stands at p / thread_count; `None`: it is not open here.
+    pub(crate) tasks: Vec<Option<Task<P>>>,
     pub(crate) thread_count: u16,
     pub(crate) make: Arc<dyn Fn(u16) -> P + Send + Sync>,
     pub(crate) in_flight: InFlight,
@@ -53,8 +46,10 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) next_ticket: u64,
     pub(crate) snapshots: Option<SnapshotDir>,
     pub(crate) snapshot_redo_bytes: usize,
-    /// One for each task.
+    /// One for each place of a task.
     pub(crate) standings: Vec<Standing>,
+    /// Tasks that go on until their outcomes are out, and then leave. One of each partition at most.
+    pub(crate) closing: Vec<Closing<P>>,
 }
 
 /// What every round asks of every task, kept side by side: reading it in the tasks themselves would
@@ -178,11 +173,15 @@ impl<P: Processor> Round<P> {
             self.close(shared, &error, queries);
             return false;
         }
-        self.write_tick(&mut stirred);
-        self.step_until_quiet(shared, &mut stirred);
+        let stepped = self.write_tick(&mut stirred);
+        if let Err(error) = stepped.and_then(|()| self.step_until_quiet(shared, &mut stirred)) {
+            self.close(shared, &error, queries);
+            return false;
+        }
         for (partition, query) in queries {
             self.answer_query(partition, query);
         }
+        self.hand_out_where_quiet();
         self.log.flush();
         self.report(shared);
         true
@@ -200,50 +199,34 @@ impl<P: Processor> Round<P> {
         shared.due.store(due.unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Looks at every task.
-    pub(crate) fn note_all(&mut self) {
-        let partitions: Vec<u16> = self.partitions().collect();
-        for partition in partitions {
-            self.note(partition);
-        }
-    }
-
     /// Looks at a task again after something was done with it.
-    fn note(&mut self, partition: u16) {
-        let place = usize::from(partition / self.thread_count);
-        if let (Some(task), Some(standing)) = (self.tasks.get(place), self.standings.get_mut(place))
-        {
-            standing.due = task.processor.due();
-            standing.stopped = task.stopped().is_some();
-        }
-    }
-
-    /// Reopens the tasks after an append that did not end well. Returns whether they go on. While the log
-    /// cannot be reached it waits: what is submitted meanwhile waits too, up to the inbox's bound.
-    fn recover(&mut self, shared: &Shared<P>, trouble: Ending) -> bool {
-        loop {
-            let error = match self.reopen_all(trouble) {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            if !error.may_pass() || shared.lock().stop {
-                self.close(shared, &error.to_string(), Vec::new());
-                return false;
+    pub(crate) fn note(&mut self, partition: u16) {
+        let place = self.place(partition);
+        let Some(standing) = self.standings.get_mut(place) else {
+            return;
+        };
+        match self.tasks.get(place).and_then(Option::as_ref) {
+            Some(task) => {
+                standing.due = task.processor.due();
+                standing.stopped = task.stopped().is_some();
             }
-            tracing::warn!(%error, "the tasks cannot be reopened yet, trying again");
-            std::thread::sleep(REOPEN_PAUSE);
+            None => *standing = Standing::default(),
         }
-        shared.stirred.store(true, Ordering::SeqCst);
-        true
     }
 
-    fn partitions(&self) -> impl Iterator<Item = u16> {
-        self.tasks.iter().map(|task| task.spec().partition)
+    /// The open ones.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = u16> {
+        let tasks = self.tasks.iter().flatten();
+        tasks.map(|task| task.spec().partition)
     }
 
-    fn task(&mut self, partition: u16) -> Option<&mut Task<P>> {
-        self.tasks
-            .get_mut(usize::from(partition / self.thread_count))
+    pub(crate) fn place(&self, partition: u16) -> usize {
+        usize::from(partition / self.thread_count)
+    }
+
+    pub(crate) fn task(&mut self, partition: u16) -> Option<&mut Task<P>> {
+        let place = self.place(partition);
+        self.tasks.get_mut(place)?.as_mut()
     }
 
     /// Appends what was submitted to the input topic, in one append.
@@ -268,7 +251,22 @@ impl<P: Processor> Round<P> {
                     continue;
                 }
                 Message::Submit { packs, ticket, .. } => (packs, ticket),
+                Message::Open(arriving) => {
+                    let opened = self.admit(arriving);
+                    opened.into_iter().for_each(|p| stirred.insert(p));
+                    continue;
+                }
+                Message::Close(closing) => {
+                    self.closing.push(closing);
+                    continue;
+                }
             };
+            let mut asked = packs.iter().map(|(partition, _)| *partition);
+            if let Some(moved) = asked.find(|partition| self.task(*partition).is_none()) {
+                // It was closed while this was on its way into the inbox.
+                ticket.refused(&SubmitError::Moved(moved));
+                continue;
+            }
             for (partition, pack) in packs {
                 if let Some(why) = self.task(partition).and_then(|task| task.stopped()) {
                     let why = format!("partition {partition} stopped: {why}");
@@ -278,7 +276,7 @@ impl<P: Processor> Round<P> {
                 let number = self.next_ticket;
                 self.next_ticket += 1;
                 let key = ticket_key(self.instance, number);
-                let place = usize::from(partition / self.thread_count);
+                let place = self.place(partition);
                 let Some(batch) = batches.get_mut(place) else {
                     continue;
                 };
@@ -294,7 +292,8 @@ impl<P: Processor> Round<P> {
         }
         let mut appended = Vec::new();
         for (task, batch) in self.tasks.iter().zip(batches) {
-            let Some(batch) = batch.and_then(BatchBuilder::finish) else {
+            let batch = batch.and_then(BatchBuilder::finish);
+            let (Some(task), Some(batch)) = (task, batch) else {
                 continue;
             };
             let partition = task.spec().partition;
@@ -337,11 +336,17 @@ impl<P: Processor> Round<P> {
         }
     }
 
-    fn step_until_quiet(&mut self, shared: &Shared<P>, stirred: &mut Stirred) {
+    /// Lets every task that has something to read process it. An error ends the worker.
+    fn step_until_quiet(
+        &mut self,
+        shared: &Shared<P>,
+        stirred: &mut Stirred,
+    ) -> Result<(), String> {
         while let Some(partition) = stirred.next() {
-            let place = usize::from(partition / self.thread_count);
+            let place = self.place(partition);
             let thread_count = self.thread_count;
-            let Some(task) = self.tasks.get_mut(place) else {
+            // What was sent to a partition that is not open here is for its owner to read.
+            let Some(task) = self.tasks.get_mut(place).and_then(Option::as_mut) else {
                 continue;
             };
             // Another thread's partition is stirred by the log's listener.
@@ -376,62 +381,19 @@ impl<P: Processor> Round<P> {
                     tracing::error!(partition, why = task.stopped(), "the task stopped");
                     self.tickets.fail_partition(partition);
                 }
+                Stepped::Fenced => {
+                    return Err(task.stopped().unwrap_or_default().to_owned());
+                }
             }
             self.note(partition);
         }
-    }
-
-    /// Restores a task from the log. What does not fit stops it; what may pass is left to the caller.
-    fn reopen(&mut self, partition: u16) -> Result<(), RestoreError> {
-        let empty = (self.make)(partition);
-        let log = Arc::clone(&self.log);
-        let Some(task) = self.task(partition) else {
-            return Ok(());
-        };
-        let reopened = match task.reopen(&log, empty) {
-            Err(error) if error.may_pass() => Err(error),
-            Err(error) => {
-                task.stop(error.to_string());
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-        };
-        self.note(partition);
-        reopened
-    }
-
-    /// After an append that did not end well: what came after it in memory may never have happened.
-    fn reopen_all(&mut self, trouble: Ending) -> Result<(), RestoreError> {
-        tracing::warn!(
-            ?trouble,
-            "an append did not become durable, reopening the tasks"
-        );
-        let began = std::time::Instant::now();
-        while self.in_flight.count() > 0 {
-            if began.elapsed() > SETTLE_MAX {
-                let why = "appends in flight did not end".to_owned();
-                return Err(AppendError::Stopped(why).into());
-            }
-            self.log.flush();
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        for ticket in self.tickets.drain() {
-            ticket.failed(FAILED);
-        }
-        self.in_flight.clear_trouble();
-        let owner = Arc::clone(&self.token.owner);
-        if trouble == Ending::Fenced {
-            // Claiming anything now would take it back from whoever has it, who would do the same.
-            return Err(AppendError::Fenced { owner }.into());
-        }
-        self.token = self.log.claim(&owner)?;
-        let partitions: Vec<u16> = self.partitions().collect();
-        partitions.into_iter().try_for_each(|p| self.reopen(p))
+        Ok(())
     }
 
     fn answer_query(&mut self, partition: u16, (query, on_stop): (Query<P>, Reply)) {
         let in_flight = self.in_flight.clone();
         let Some(task) = self.task(partition) else {
+            on_stop(Err(SubmitError::Moved(partition)));
             return;
         };
         if let Some(why) = task.stopped() {
@@ -452,12 +414,14 @@ impl<P: Processor> Round<P> {
         }));
     }
 
-    /// Writes a tick to every partition where something is due and nothing else came.
-    fn write_tick(&mut self, stirred: &mut Stirred) {
+    /// Writes a tick to every partition where something is due and nothing else came. An error ends the
+    /// worker.
+    fn write_tick(&mut self, stirred: &mut Stirred) -> Result<(), String> {
         let now = self.log.now();
         let mut batches = Vec::new();
         for (task, standing) in self.tasks.iter().zip(&mut self.standings) {
-            let Some(due) = standing.tick_wanted().filter(|due| *due <= now) else {
+            let due = standing.tick_wanted().filter(|due| *due <= now);
+            let (Some(task), Some(due)) = (task, due) else {
                 continue;
             };
             let partition = task.spec().partition;
@@ -474,7 +438,7 @@ impl<P: Processor> Round<P> {
             standing.ticked = Some(due);
         }
         if batches.is_empty() {
-            return;
+            return Ok(());
         }
         batches
             .iter()
@@ -487,97 +451,11 @@ impl<P: Processor> Round<P> {
         };
         if let Err(error) = self.log.append(&self.token, append) {
             self.in_flight.refused();
+            if matches!(error, AppendError::Fenced { .. }) {
+                return Err(error.to_string());
+            }
             tracing::warn!(%error, "a tick was not written");
         }
-    }
-
-    fn snapshot_where_due(&mut self) {
-        for place in 0..self.tasks.len() {
-            let due = self
-                .tasks
-                .get(place)
-                .is_some_and(|task| task.is_snapshot_due(self.snapshot_redo_bytes));
-            if due {
-                self.snapshot(place, true);
-            }
-        }
-    }
-
-    /// Collects the task's state, and writes it once everything in it is durable: a snapshot must
-    /// never say more than the log.
-    fn snapshot(&mut self, place: usize, in_background: bool) {
-        let Some(dir) = self.snapshots.clone() else {
-            return;
-        };
-        let log = Arc::clone(&self.log);
-        let Some(task) = self.tasks.get_mut(place) else {
-            return;
-        };
-        let redo = task.spec().at(self.topics.redo);
-        let Ok(bounds) = log.bounds(redo, View::Latest) else {
-            return;
-        };
-        let mut builder = SnapshotBuilder::new(
-            LogMark::of(log.as_ref()),
-            bounds.end,
-            task.redo_bytes() as u64,
-        );
-        task.processor
-            .export(&mut |key, value| builder.put(key, value));
-        task.snapshot_begun(builder.len());
-        let owner = task.spec().owner();
-        let store = move || {
-            if let Err(error) = dir.store(&owner, builder) {
-                tracing::warn!(%error, "snapshot not written, restarts take longer");
-            }
-        };
-        self.in_flight.after(Box::new(move |good| {
-            if !good {
-                return;
-            }
-            if !in_background {
-                store();
-            } else if let Err(error) = std::thread::Builder::new()
-                .name("snapshot".to_owned())
-                .spawn(store)
-            {
-                tracing::warn!(%error, "snapshot not written, restarts take longer");
-            }
-        }));
-    }
-
-    /// Nothing more comes: make everything durable, write snapshots.
-    fn finish(&mut self, shared: &Shared<P>) {
-        self.log.flush();
-        let began = std::time::Instant::now();
-        while self.in_flight.count() > 0 && began.elapsed() < SETTLE_MAX {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        if self.in_flight.trouble().is_none() && self.in_flight.count() == 0 {
-            for place in 0..self.tasks.len() {
-                if self
-                    .tasks
-                    .get(place)
-                    .is_some_and(|t| t.stopped().is_none() && t.is_unsnapped())
-                {
-                    self.snapshot(place, false);
-                }
-            }
-        }
-        self.close(shared, "it is shut down", Vec::new());
-        shared.lock().closed = None;
-    }
-
-    /// Takes nothing more and tells everybody who waits.
-    fn close(&mut self, shared: &Shared<P>, why: &str, queries: Vec<(u16, (Query<P>, Reply))>) {
-        shared.close(why);
-        let stopped = self.tasks.len() as u64;
-        shared.stopped_tasks.store(stopped, Ordering::Relaxed);
-        for (_, (_, on_stop)) in queries {
-            on_stop(Err(SubmitError::Stopped(why.to_owned())));
-        }
-        for ticket in self.tickets.drain() {
-            ticket.failed(FAILED);
-        }
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@
 //! A round is the state of one moment. It goes out in pieces, some with each append, and counts once
 //! the mark at its end is in the log.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,9 +22,10 @@ use onhand_log::{
 };
 
 use crate::inflight::InFlight;
-use crate::processor::{AnswerTo, Delivery, Processor, Step, Ticket};
+use crate::processor::{Delivery, Processor, Step};
 use crate::restore::{self, REDO_MARK, RestoreError, Restored};
 use crate::snapshot::SnapshotDir;
+use crate::tickets::{Deliveries, Tickets};
 
 /// How much is read at once. Large enough that a busy partition is one read per round.
 const READ_BYTES: usize = 1 << 20;
@@ -80,96 +81,18 @@ impl TaskSpec {
         owner_of(&self.name, self.partition)
     }
 
+    pub(crate) fn unfit(&self, what: String) -> RestoreError {
+        RestoreError::Unfit {
+            partition: self.partition,
+            what,
+        }
+    }
+
     pub(crate) fn at(&self, topic: TopicId) -> TopicPartition {
         TopicPartition {
             topic,
             partition: self.partition,
         }
-    }
-}
-
-/// Who waits for what, on one worker.
-#[derive(Default)]
-pub(crate) struct Tickets {
-    /// By the number that a submitted record bears.
-    open: HashMap<u64, OpenTicket>,
-    /// (partition, number of the command) to the ticket's number.
-    pending: HashMap<(u16, u64), u64>,
-}
-
-struct OpenTicket {
-    partition: u16,
-    ticket: Arc<dyn Ticket>,
-    pending: u32,
-    answered: bool,
-}
-
-impl Tickets {
-    pub(crate) fn open(&mut self, partition: u16, number: u64, ticket: Arc<dyn Ticket>) {
-        self.open.insert(
-            number,
-            OpenTicket {
-                partition,
-                ticket,
-                pending: 0,
-                answered: false,
-            },
-        );
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Takes a ticket back that never got into the log.
-    pub(crate) fn withdraw(&mut self, number: u64) -> Option<Arc<dyn Ticket>> {
-        self.open.remove(&number).map(|open| open.ticket)
-    }
-
-    /// Tells everybody who waits for a partition that stopped.
-    pub(crate) fn fail_partition(&mut self, partition: u16) {
-        self.pending.retain(|(at, _), _| *at != partition);
-        for (_, open) in self.open.extract_if(|_, open| open.partition == partition) {
-            open.ticket.failed(FAILED);
-        }
-    }
-
-    pub(crate) fn drain(&mut self) -> Vec<Arc<dyn Ticket>> {
-        self.pending.clear();
-        self.open.drain().map(|(_, open)| open.ticket).collect()
-    }
-
-    fn pend(&mut self, partition: u16, number: u64, ticket: u64) {
-        if let Some(open) = self.open.get_mut(&ticket) {
-            open.pending += 1;
-            self.pending.insert((partition, number), ticket);
-        }
-    }
-
-    fn answer(&mut self, partition: u16, to: AnswerTo) -> Option<Arc<dyn Ticket>> {
-        let number = match to {
-            AnswerTo::Ticket(number) => number,
-            AnswerTo::Pending(of) => self.pending.remove(&(partition, of))?,
-        };
-        let open = self.open.get_mut(&number)?;
-        match to {
-            AnswerTo::Ticket(_) => open.answered = true,
-            AnswerTo::Pending(_) => open.pending -= 1,
-        }
-        let ticket = Arc::clone(&open.ticket);
-        if open.answered && open.pending == 0 {
-            self.open.remove(&number);
-        }
-        Some(ticket)
-    }
-}
-
-impl fmt::Debug for Tickets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tickets")
-            .field("open", &self.open.len())
-            .field("pending", &self.pending.len())
-            .finish()
     }
 }
 
@@ -195,6 +118,8 @@ pub(crate) enum Stepped {
     Panicked,
     /// It will not go on; the reason is kept.
     Stopped,
+    /// Somebody else owns its partition, and so, soon, all that this worker had; the reason is kept.
+    Fenced,
 }
 
 /// The owner of one partition.
@@ -226,33 +151,56 @@ impl<P> fmt::Debug for Task<P> {
 }
 
 impl<P: Processor> Task<P> {
-    /// Takes the partition and restores its state.
+    /// Restores the state of a partition that was claimed.
     pub(crate) fn open(
         log: &Arc<dyn Log>,
+        token: Token,
         spec: TaskSpec,
-        mut processor: P,
+        make: &dyn Fn() -> P,
         snapshots: Option<&SnapshotDir>,
     ) -> Result<(Self, Restored), RestoreError> {
-        let token = log.claim(&spec.owner())?;
-        let restored = restore::restore(log.as_ref(), &spec, &mut processor, snapshots)?;
+        // What is half restored is thrown away.
+        let restored = catch_unwind(AssertUnwindSafe(|| {
+            restore::restore(log.as_ref(), &spec, make, snapshots)
+        }));
+        let (processor, restored) = restored.unwrap_or_else(|panic| {
+            let text = panic_text(panic.as_ref());
+            Err(spec.unfit(format!("restoring it panicked: {text}")))
+        })?;
         let input = spec.at(spec.topics.input);
-        let next = match log.consumed(&spec.owner(), input) {
+        let next = match log.consumed(&spec.owner(), input)? {
             Some(next) => next,
             None => log.bounds(input, View::Latest)?.start,
         };
         let task = Self {
-            spec,
-            token,
-            processor,
             next,
             redo_bytes: restored.redo_bytes_before + restored.redo_bytes,
             unsnapped_bytes: restored.redo_bytes,
+            stopped: None,
+            ..Self::stopped_before_start(spec, token, processor, String::new())
+        };
+        Ok((task, restored))
+    }
+
+    /// The task of a partition that is claimed and could not be restored.
+    pub(crate) fn stopped_before_start(
+        spec: TaskSpec,
+        token: Token,
+        empty: P,
+        why: String,
+    ) -> Self {
+        Self {
+            spec,
+            token,
+            processor: empty,
+            next: 0,
+            redo_bytes: 0,
+            unsnapped_bytes: 0,
             snapshot_bytes: 0,
             changelog_left: VecDeque::new(),
             parked: BTreeMap::new(),
-            stopped: None,
-        };
-        Ok((task, restored))
+            stopped: Some(why),
+        }
     }
 
     /// Takes the partition again and rebuilds the state from the log, after a panic or an append that
@@ -260,17 +208,21 @@ impl<P: Processor> Task<P> {
     pub(crate) fn reopen(
         &mut self,
         log: &Arc<dyn Log>,
-        empty: P,
+        make: &dyn Fn() -> P,
     ) -> Result<Restored, RestoreError> {
-        let parked = std::mem::take(&mut self.parked);
-        let (mut fresh, restored) = Self::open(log, self.spec.clone(), empty, None)?;
-        fresh.parked = parked;
+        let token = log.claim(&self.spec.owner())?;
+        let (mut fresh, restored) = Self::open(log, token, self.spec.clone(), make, None)?;
+        fresh.parked = std::mem::take(&mut self.parked);
         *self = fresh;
         Ok(restored)
     }
 
     pub(crate) fn spec(&self) -> &TaskSpec {
         &self.spec
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
     }
 
     /// Whether anything is in the state that no snapshot has. While a round of the changelog is
@@ -284,6 +236,12 @@ impl<P: Processor> Task<P> {
     pub(crate) fn is_snapshot_due(&self, least: usize) -> bool {
         let grown = self.snapshot_bytes.saturating_mul(REDO_PER_SNAPSHOT);
         self.is_unsnapped() && self.unsnapped_bytes >= grown.max(least)
+    }
+
+    /// As [`Task::is_snapshot_due`], for a task that leaves: one that takes about `cheap` or less is
+    /// worth it whenever there is something new.
+    pub(crate) fn is_snapshot_worth_it(&self, cheap: usize) -> bool {
+        self.is_snapshot_due(0) || self.is_unsnapped() && self.snapshot_bytes <= cheap
     }
 
     /// Bytes of redo since the last round of the changelog.
@@ -313,7 +271,7 @@ impl<P: Processor> Task<P> {
         let input = self.spec.at(self.spec.topics.input);
         let fetch = match around.log.read(input, self.next, READ_BYTES, View::Latest) {
             Ok(fetch) => fetch,
-            Err(error) => return self.stop_for(&error),
+            Err(error) => return self.stop_for(&error.into()),
         };
         if fetch.next == self.next {
             return self.write_on_changelog(around);
@@ -363,9 +321,12 @@ impl<P: Processor> Task<P> {
         Stepped::Moved
     }
 
-    fn stop_for(&mut self, error: &dyn fmt::Display) -> Stepped {
+    fn stop_for(&mut self, error: &CommitError) -> Stepped {
         self.stopped = Some(error.to_string());
-        Stepped::Stopped
+        match error {
+            CommitError::Append(AppendError::Fenced { .. }) => Stepped::Fenced,
+            _ => Stepped::Stopped,
+        }
     }
 
     /// Appends everything that the step put out, with the input position behind it.
@@ -421,7 +382,7 @@ impl<P: Processor> Task<P> {
         for (number, ticket) in &step.pending {
             around.tickets.pend(self.spec.partition, *number, *ticket);
         }
-        let mut deliveries: Vec<(Arc<dyn Ticket>, Delivery)> = Vec::new();
+        let mut deliveries = Deliveries::default();
         for (to, place) in &step.answers {
             if let Some(ticket) = around.tickets.answer(self.spec.partition, *to) {
                 let delivery = Delivery {
@@ -432,16 +393,12 @@ impl<P: Processor> Task<P> {
                     count: place.count,
                     undecided: place.undecided,
                 };
-                deliveries.push((ticket, delivery));
+                deliveries.push(ticket, delivery);
             }
         }
         let on_end = around.in_flight.begin(move |good| {
-            for (ticket, delivery) in deliveries {
-                if good {
-                    ticket.deliver(delivery);
-                } else {
-                    ticket.failed(FAILED);
-                }
+            if good {
+                deliveries.deliver();
             }
         });
         let consumed = Consumed {
@@ -514,7 +471,7 @@ impl<P: Processor> Task<P> {
         let mut batches = Vec::new();
         let now = around.log.now();
         if let Err(error) = self.put_changelog(around.log.as_ref(), now, &mut batches) {
-            return self.stop_for(&error);
+            return self.stop_for(&error.into());
         }
         let append = Append {
             purpose: Purpose::Decision,
@@ -524,15 +481,11 @@ impl<P: Processor> Task<P> {
         };
         if let Err(error) = around.log.append(&self.token, append) {
             around.in_flight.refused();
-            return self.stop_for(&error);
+            return self.stop_for(&error.into());
         }
         Stepped::Moved
     }
 }
-
-/// What a caller is told whose append did not end well.
-pub(crate) const FAILED: &str =
-    "it is not known whether this took effect; send it again with the same id";
 
 #[derive(Debug, thiserror::Error)]
 enum CommitError {

@@ -3,18 +3,29 @@
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use onhand_log::{Log, Progress};
 
 use crate::inbox::{Shared, SubmitError, WorkerHandle};
+use crate::opener::{Inner, Opener};
 use crate::processor::Processor;
 use crate::restore::{RestoreError, Restored};
 use crate::round::{Round, Standing, drive};
 use crate::snapshot::SnapshotDir;
-use crate::task::{Task, TaskSpec, Topics};
+use crate::task::Topics;
+
+/// Which partitions a worker opens when it starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AtStart {
+    /// All of them: the log is this instance's alone.
+    #[default]
+    OpenAll,
+    /// None: somebody says, later, which are its own.
+    OpenNone,
+}
 
 /// How the tasks of a node are run.
 #[derive(Clone, Debug)]
@@ -22,6 +33,12 @@ pub struct WorkerConfig {
     /// Threads; partition p is driven by thread p modulo this. 1 fits two cores: parsing and rendering
     /// outside cost more than deciding.
     pub threads: u16,
+    /// Which partitions are open when it has started.
+    pub at_start: AtStart,
+    /// Tells apart the instances that share a log: it is in the names under which they take work in,
+    /// `{name}-intake-{instance}/{thread}`, so that none fences another's. Empty where there is one:
+    /// `{name}-intake/{thread}`. Such a name has at most 255 bytes.
+    pub instance: Arc<str>,
     /// What may wait in a thread's inbox; above it [`SubmitError::Busy`]. Bounds memory.
     pub inbox_bytes: usize,
     /// Where snapshot files go; `None`: none are written or read.
@@ -35,6 +52,8 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             threads: 1,
+            at_start: AtStart::default(),
+            instance: Arc::from(""),
             inbox_bytes: 64 << 20,
             snapshot_dir: None,
             snapshot_redo_bytes: 8 << 20,
@@ -44,7 +63,7 @@ impl Default for WorkerConfig {
 
 /// The running workers of a node. Dropping it stops them; [`Worker::stop`] also says how it went.
 pub struct Worker<P: Processor> {
-    handle: WorkerHandle<P>,
+    opener: Opener<P>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -57,11 +76,11 @@ impl<P: Processor> fmt::Debug for Worker<P> {
 }
 
 impl<P: Processor> Worker<P> {
-    /// Takes all partitions of the input topic, restores their tasks, several at a time, and starts
-    /// the threads. `restored` is told of each partition as it is ready.
+    /// Starts the threads, and opens all partitions of the input topic, several at a time, or none:
+    /// [`WorkerConfig::at_start`]. `restored` is told of each partition as it is ready, then and later.
     ///
     /// # Errors
-    /// [`RestoreError`] of the first partition that cannot be restored.
+    /// [`RestoreError`] of the first partition that cannot be restored; what was opened is closed again.
     pub fn start(
         log: &Arc<dyn Log>,
         name: &str,
@@ -69,9 +88,8 @@ impl<P: Processor> Worker<P> {
         partitions: u16,
         make: impl Fn(u16) -> P + Send + Sync + 'static,
         config: &WorkerConfig,
-        restored: &(dyn Fn(u16, Restored) + Sync),
+        restored: impl Fn(u16, Restored) + Send + Sync + 'static,
     ) -> Result<Self, RestoreError> {
-        let name: Arc<str> = name.into();
         let make: Arc<dyn Fn(u16) -> P + Send + Sync> = Arc::new(make);
         let snapshots = config
             .snapshot_dir
@@ -79,18 +97,7 @@ impl<P: Processor> Worker<P> {
             .map(|path| SnapshotDir::new(path).map_err(|error| (path.to_owned(), error)))
             .transpose()
             .map_err(|(path, error)| RestoreError::Snapshots { path, error })?;
-        let tasks = restore_all(
-            log,
-            &name,
-            topics,
-            partitions,
-            &make,
-            snapshots.as_ref(),
-            restored,
-        )?;
-
         let thread_count = config.threads.clamp(1, partitions.max(1));
-        let instance = instance_mark();
         let shared: Vec<_> = (0..thread_count).map(|_| Arc::new(Shared::new())).collect();
         for one in &shared {
             let one = Arc::clone(one);
@@ -100,21 +107,35 @@ impl<P: Processor> Worker<P> {
                 }
             }));
         }
-        let mut per_thread: Vec<Vec<Task<P>>> = (0..thread_count).map(|_| Vec::new()).collect();
-        for (partition, task) in tasks.into_iter().enumerate() {
-            if let Some(share) = per_thread.get_mut(partition % usize::from(thread_count)) {
-                share.push(task);
-            }
-        }
-        let mut threads = Vec::new();
-        for (number, (shared, tasks)) in shared.iter().zip(per_thread).enumerate() {
-            let token = log.claim(&format!("{name}-intake/{number}"))?;
-            let standings = vec![Standing::default(); tasks.len()];
-            let mut round = Round {
+        let handle = WorkerHandle {
+            shared: Arc::new(shared),
+            open: (0..partitions).map(|_| AtomicBool::new(false)).collect(),
+            inbox_bytes_max: config.inbox_bytes,
+        };
+        let opener = Opener(Arc::new(Inner {
+            handle: handle.clone(),
+            log: Arc::clone(log),
+            name: name.into(),
+            topics,
+            make: Arc::clone(&make),
+            snapshots: snapshots.clone(),
+            snapshot_redo_bytes: config.snapshot_redo_bytes,
+            restored: Box::new(restored),
+            gates: (0..partitions).map(|_| Mutex::new(())).collect(),
+        }));
+        // Dropped where something fails, which ends what was started.
+        let mut worker = Self {
+            opener,
+            threads: Vec::new(),
+        };
+        let instance = instance_mark();
+        let places = usize::from(partitions.div_ceil(thread_count));
+        for (number, shared) in handle.shared.iter().enumerate() {
+            let round = Round {
                 log: Arc::clone(log),
-                token,
+                token: log.claim(&intake_name(name, &config.instance, number))?,
                 topics,
-                tasks,
+                tasks: (0..places).map(|_| None).collect(),
                 thread_count,
                 make: Arc::clone(&make),
                 in_flight: Default::default(),
@@ -123,13 +144,11 @@ impl<P: Processor> Worker<P> {
                 next_ticket: (number as u64) << 48,
                 snapshots: snapshots.clone(),
                 snapshot_redo_bytes: config.snapshot_redo_bytes,
-                standings,
+                standings: vec![Standing::default(); places],
+                closing: Vec::new(),
             };
-            round.note_all();
             let (log, shared) = (Arc::clone(log), Arc::clone(shared));
-            let mut held = shared.round.lock().unwrap_or_else(PoisonError::into_inner);
-            *held = Some(round);
-            drop(held);
+            *shared.round.lock().unwrap_or_else(PoisonError::into_inner) = Some(round);
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{number}"))
                 .spawn(move || {
@@ -140,23 +159,43 @@ impl<P: Processor> Worker<P> {
                         drive();
                     }
                 })?;
-            threads.push(thread);
+            worker.threads.push(thread);
         }
-        let handle = WorkerHandle {
-            shared: Arc::new(shared),
-            partitions,
-            inbox_bytes_max: config.inbox_bytes,
-        };
-        Ok(Self { handle, threads })
+        if config.at_start == AtStart::OpenAll {
+            open_all(&worker.opener, partitions)?;
+        }
+        Ok(worker)
+    }
+
+    /// [`Opener::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(&self, partition: u16) -> Result<Restored, RestoreError> {
+        self.opener.open(partition)
+    }
+
+    /// [`Opener::close`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close(&self, partition: u16) -> Result<(), SubmitError> {
+        self.opener.close(partition)
+    }
+
+    /// What opens and closes partitions, to hand out. It works until the workers stop, and refuses from
+    /// then on.
+    pub fn opener(&self) -> Opener<P> {
+        self.opener.clone()
     }
 
     /// The way in, to hand out. It works until the workers stop, and refuses from then on.
     pub fn handle(&self) -> WorkerHandle<P> {
-        self.handle.clone()
+        self.opener.0.handle.clone()
     }
 
-    /// Takes nothing more, finishes what was taken, makes it durable, writes snapshots, and ends the
-    /// threads.
+    /// Takes nothing more, finishes what was taken, makes it durable, gives up all names, writes
+    /// snapshots, and ends the threads.
     ///
     /// # Errors
     /// What a thread stopped for, if one had stopped before.
@@ -165,7 +204,7 @@ impl<P: Processor> Worker<P> {
     }
 
     fn end(&mut self) -> Result<(), SubmitError> {
-        for shared in self.handle.shared.iter() {
+        for shared in self.opener.0.handle.shared.iter() {
             shared.lock().stop = true;
             shared.arrived.notify_one();
         }
@@ -175,7 +214,7 @@ impl<P: Processor> Worker<P> {
                 result = Err(SubmitError::Stopped("a worker thread panicked".to_owned()));
             }
         }
-        for shared in self.handle.shared.iter() {
+        for shared in self.opener.0.handle.shared.iter() {
             if let Some(why) = &shared.lock().closed {
                 result = Err(SubmitError::Stopped(why.clone()));
             }
@@ -201,17 +240,19 @@ fn instance_mark() -> u32 {
     u32::try_from(mixed >> 32).expect("32 bits are left")
 }
 
-fn restore_all<P: Processor>(
-    log: &Arc<dyn Log>,
-    name: &Arc<str>,
-    topics: Topics,
-    partitions: u16,
-    make: &Arc<dyn Fn(u16) -> P + Send + Sync>,
-    snapshots: Option<&SnapshotDir>,
-    restored: &(dyn Fn(u16, Restored) + Sync),
-) -> Result<Vec<Task<P>>, RestoreError> {
+/// The name under which a thread of that instance takes work in.
+fn intake_name(name: &str, instance: &str, thread: usize) -> String {
+    if instance.is_empty() {
+        format!("{name}-intake/{thread}")
+    } else {
+        format!("{name}-intake-{instance}/{thread}")
+    }
+}
+
+/// Opens all partitions, as many at a time as there are cores.
+fn open_all<P: Processor>(opener: &Opener<P>, partitions: u16) -> Result<(), RestoreError> {
     let next = AtomicU64::new(0);
-    let done = Mutex::new(Vec::new());
+    let failed = Mutex::new(Vec::new());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores.min(usize::from(partitions)) {
@@ -220,23 +261,15 @@ fn restore_all<P: Processor>(
                     if partition >= partitions {
                         return;
                     }
-                    let spec = TaskSpec {
-                        name: Arc::clone(name),
-                        topics,
-                        partition,
-                    };
-                    let opened = Task::open(log, spec, make(partition), snapshots);
-                    if let Ok((_, report)) = &opened {
-                        restored(partition, *report);
+                    if let Err(error) = opener.open(partition) {
+                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        failed.push((partition, error));
                     }
-                    done.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((partition, opened.map(|(task, _)| task)));
                 }
             });
         }
     });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(partition, _)| *partition);
-    done.into_iter().map(|(_, task)| task).collect()
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let first = failed.into_iter().min_by_key(|(partition, _)| *partition);
+    first.map_or(Ok(()), |(_, error)| Err(error))
 }

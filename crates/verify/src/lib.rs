@@ -53,6 +53,8 @@ pub(crate) const COMMANDS: &str = "stock.commands";
 pub(crate) const DECISIONS: &str = "stock.decisions";
 pub(crate) const STATE: &str = "stock.state";
 pub(crate) const DEAD_LETTERS: &str = "dead-letters";
+/// Commands of others, before they are taken. A log need not have it.
+pub(crate) const INBOX: &str = "stock.inbox";
 
 /// Decisions between two reports of progress: often enough for a bar, rarely enough to cost nothing.
 const PROGRESS_EVERY: u64 = 10_000;

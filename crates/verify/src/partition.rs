@@ -114,7 +114,7 @@ pub(crate) fn check<S: Source>(
     let changelog = Changelog::read(&mut state, &mut findings)?;
     let commands = open(topics.commands, crate::COMMANDS)?;
     let consumed = source
-        .consumed(&format!("stock/{partition}"), at(topics.commands))
+        .consumed(&format!("stock/{partition}"), at(topics.commands))?
         .unwrap_or(0);
     let mut inputs = Inputs::new(commands, consumed);
     let mut records = open(topics.decisions, crate::DECISIONS)?;
@@ -159,10 +159,15 @@ fn read_dead_letters<S: Source>(
             value.and_then(|(_, value)| std::str::from_utf8(value).ok())
         };
         let origin = header("origin.offset").and_then(|text| text.parse().ok());
-        let is_whole = header("origin.topic") == Some(crate::COMMANDS)
-            && header("origin.partition") == Some(&findings.here.partition.to_string())
+        let says_where = header("origin.partition") == Some(&findings.here.partition.to_string())
             && header("reason").is_some()
             && header("attempts").is_some();
+        let is_whole = says_where && header("origin.topic") == Some(crate::COMMANDS);
+        // What was refused before it became an input is nothing that a decision speaks of. Its key and
+        // value are its sender's, who may have given none.
+        if says_where && header("origin.topic") == Some(crate::INBOX) && origin.is_some() {
+            continue;
+        }
         match (key, origin, &record.value) {
             (Some(key), Some(origin), Some(value)) if is_whole => {
                 let letter = DeadLetter {

@@ -19,7 +19,7 @@ pub(crate) trait Source: Sync {
         from: Offset,
         max_bytes: usize,
     ) -> Result<onhand_log::Fetch, ReadError>;
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset>;
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError>;
 }
 
 impl Source for &dyn Log {
@@ -40,7 +40,7 @@ impl Source for &dyn Log {
         Log::read(*self, at, from, max_bytes, View::Durable)
     }
 
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         Log::consumed(*self, owner, at)
     }
 }
@@ -155,7 +155,7 @@ impl Source for onhand_log::journal::JournalReader {
         self.read(at, from, max_bytes)
     }
 
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
-        self.consumed(owner, at)
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
+        Ok(self.consumed(owner, at))
     }
 }

@@ -3,9 +3,14 @@
 //! The node is a child process of this binary on a fresh directory, driven through its public API
 //! like any other. Nothing is told that the node did not answer. At the end the node is stopped
 //! and `onhand verify` checks everything it wrote.
+//!
+//! With `--kafka` it is another story: two instances on one cluster, and one of them is killed
+//! ([`cluster`]).
 
+mod cluster;
 mod day;
 mod node;
+mod shops;
 mod stage;
 mod trade;
 
@@ -43,6 +48,9 @@ pub(crate) struct DemoArgs {
         value_name = "ADDR"
     )]
     listen: String,
+    /// Play another story on Apache Kafka, at these brokers: two instances, one of which is killed
+    #[arg(long, env = "ONHAND_DEMO_KAFKA", value_name = "BROKERS")]
+    kafka: Option<String>,
     /// Keep what the node writes in this fresh directory [default: a temporary one, removed]
     #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
@@ -66,6 +74,12 @@ async fn perform(args: &DemoArgs) -> Result<()> {
     };
     let mut told_to_end = std::pin::pin!(told_to_end);
     let home = Home::new(args.data.as_deref())?;
+    if let Some(brokers) = &args.kafka {
+        return tokio::select! {
+            played = cluster::play(brokers, args.seed, &home) => played,
+            () = told_to_end.as_mut() => Ok(()),
+        };
+    }
     let reading_along = std::io::stdout().is_terminal();
     tokio::select! {
         played = play(args, &home, reading_along) => {

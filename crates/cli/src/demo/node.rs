@@ -45,6 +45,16 @@ impl Home {
         Ok(home)
     }
 
+    /// A home of its own within this one, removed with it.
+    pub(crate) fn room(&self, name: &str) -> Result<Home> {
+        let path = self.path.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Home {
+            path,
+            temporary: false,
+        })
+    }
+
     /// The node's data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.path.join("data")
@@ -78,8 +88,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a node and waits until it says where it listens.
+    /// Starts a node on a journal, and waits until it says where it listens.
     pub(crate) fn start(home: &Home, listen: &str) -> Result<Node> {
+        Node::start_with(home, listen, &[])
+    }
+
+    /// As [`Node::start`], with more of `onhand serve`'s options.
+    pub(crate) fn start_with(home: &Home, listen: &str, options: &[&str]) -> Result<Node> {
         let binary = std::env::current_exe().context("cannot find this program's own file")?;
         let words = File::options()
             .create(true)
@@ -91,6 +106,7 @@ impl Node {
             .arg("--data")
             .arg(home.data())
             .args(["--listen", listen])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(words)
@@ -140,6 +156,18 @@ impl Node {
     /// `host:port`, to start another node at the same place.
     pub(crate) fn address(&self) -> &str {
         self.url.trim_start_matches("http://")
+    }
+
+    /// Its process, as people name it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a power cut would: nothing of it runs any more when this returns.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill().context("the node could not be killed")?;
+        self.child.wait().context("cannot look after the node")?;
+        Ok(())
     }
 
     /// Asks it to stop cleanly (SIGTERM) and waits until it has.

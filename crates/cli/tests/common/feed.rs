@@ -162,6 +162,14 @@ pub(crate) fn ask(
 }
 
 impl Connection {
+    /// The feed that was answered with that head.
+    pub(crate) fn of(http: Http, head: &Head, form: Form) -> Connection {
+        Connection {
+            reader: BufReader::new(http.into_body(head)),
+            form,
+        }
+    }
+
     /// Reads events until `each` says that it is enough (`false`) or the node ends the feed.
     /// `Ok(true)`: enough; `Ok(false)`: the node ended it.
     pub(crate) fn read(&mut self, mut each: impl FnMut(Event) -> bool) -> io::Result<bool> {

@@ -12,7 +12,9 @@
 
 pub(crate) mod feed;
 pub(crate) mod http;
+pub(crate) mod instances;
 pub(crate) mod node;
+pub(crate) mod others;
 pub(crate) mod stock;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -143,6 +143,12 @@ pub(crate) fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
     args
 }
 
+/// How many instances stand for one node on Kafka; `ONHAND_TEST_INSTANCES`, else one.
+fn instances_of_a_node() -> usize {
+    let told = std::env::var("ONHAND_TEST_INSTANCES").ok();
+    told.map_or(1, |count| count.parse().expect("a number of instances"))
+}
+
 /// How a node is started.
 #[derive(Default, Clone)]
 pub(crate) struct Setup {
@@ -152,9 +158,8 @@ pub(crate) struct Setup {
     pub(crate) port: u16,
     /// Where the data lie; a fresh temporary directory without it.
     pub(crate) dir: Option<PathBuf>,
-    /// What it is told of its log on Kafka, none of it for a journal, in place of what the environment
-    /// of the tests says.
-    pub(crate) on_kafka: Option<Vec<String>>,
+    /// The log on Kafka that it shares with others, as [`Node::log`] gives it; without it one of its own.
+    pub(crate) log: Option<Vec<String>>,
 }
 
 /// A running node.
@@ -166,6 +171,9 @@ pub(crate) struct Node {
     address: SocketAddr,
     dir: PathBuf,
     said: Arc<Mutex<Vec<String>>>,
+    /// More instances on its log: whoever asks the node asks one of all, in turn.
+    companions: Vec<Node>,
+    turn: AtomicUsize,
     /// Removed with the node.
     _fresh: Option<TempDir>,
 }
@@ -187,24 +195,46 @@ impl Node {
                 (fresh.path().join("data"), Some(fresh))
             }
         };
-        let fresh_log = || kafka().map(|bootstrap| fresh_log_on_kafka(&bootstrap));
-        let on_kafka = setup.on_kafka.clone().or_else(fresh_log);
+        let on_kafka = match &setup.log {
+            Some(log) => log.clone(),
+            None => kafka().map_or_else(Vec::new, |bootstrap| fresh_log_on_kafka(&bootstrap)),
+        };
         let mut node = Node {
             setup,
-            on_kafka: on_kafka.unwrap_or_default(),
+            on_kafka,
             child: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             dir,
             said: Arc::default(),
+            companions: Vec::new(),
+            turn: AtomicUsize::new(0),
             _fresh: fresh,
         };
+        let alone = node.on_kafka.is_empty() || node.setup.log.is_some();
+        if !alone && instances_of_a_node() > 1 {
+            node.setup
+                .args
+                .extend(["--instance", "first"].map(str::to_owned));
+        }
         node.start_again();
+        for number in 1..if alone { 1 } else { instances_of_a_node() } {
+            node.companions.push(Node::start(Setup {
+                args: vec!["--instance".to_owned(), format!("companion-{number}")],
+                log: Some(node.log()),
+                ..Setup::default()
+            }));
+        }
         node
     }
 
     /// Starts a stopped or killed node on the same directory and returns when it is ready.
     pub(crate) fn start_again(&mut self) {
         self.start_until("/readyz");
+        let stopped = self
+            .companions
+            .iter_mut()
+            .filter(|node| node.child.is_none());
+        stopped.for_each(Node::start_again);
     }
 
     /// Starts it and returns when that path answers 200.
@@ -280,16 +310,41 @@ impl Node {
         self.said.lock().unwrap().join("\n")
     }
 
+    /// Where it listens, or one of its companions: another one each time.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        let companions = self.companions.iter().filter(|node| node.child.is_some());
+        let mut running: Vec<SocketAddr> = companions.map(|node| node.address).collect();
+        if self.child.is_some() || running.is_empty() {
+            running.push(self.address);
+        }
+        running[self.turn.fetch_add(1, Ordering::Relaxed) % running.len()]
+    }
+
+    /// The words that name its log on Kafka, for other instances on it.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.on_kafka.clone()
+    }
+
+    /// Stops the process where it is (SIGSTOP), or lets it go on (SIGCONT).
+    pub(crate) fn pause(&self, paused: bool) {
+        let child = self.child.as_ref().expect("the node runs");
+        let signal = if paused { Signal::STOP } else { Signal::CONT };
+        rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What a topic of its log is called on the brokers.
+    pub(crate) fn topic_on_kafka(&self, name: &str) -> String {
+        let mut args = self.on_kafka.iter();
+        let prefix = args.find_map(|arg| arg.strip_prefix("--kafka-prefix="));
+        format!("{}{name}", prefix.expect("the node runs on Kafka"))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -297,7 +352,7 @@ impl Node {
     }
 
     pub(crate) fn http(&self) -> Http {
-        Http::connect(self.address).unwrap_or_else(|error| {
+        Http::connect(self.address()).unwrap_or_else(|error| {
             panic!(
                 "cannot connect to the node: {error}; it said: {}",
                 self.words()
@@ -348,6 +403,7 @@ impl Node {
 
     /// Asks it to stop (SIGTERM); it must end by itself and well.
     pub(crate) fn stop(&mut self) {
+        self.companions.iter_mut().for_each(Node::stop);
         self.terminate();
         let status = self.wait_for_end(PATIENCE);
         assert!(

@@ -46,23 +46,39 @@ impl Filled {
         if !self.is_all_of(source)? {
             return Ok(false);
         }
-        let mut same = true;
-        for (owner, at, next) in &self.consumed {
-            source.claim(owner).map_err(CopyError::Hold)?;
-            same &= source.consumed(owner, *at) == *next;
-        }
-        Ok(same && self.is_all_of(source)?)
+        take_names(source)?;
+        self.is_all_of(source)
     }
 
-    fn is_all_of(&self, source: &dyn Log) -> Result<bool, CopyError> {
+    /// Whether the source is as it was copied.
+    ///
+    /// # Errors
+    /// [`CopyError`] when it cannot be read.
+    pub fn is_all_of(&self, source: &dyn Log) -> Result<bool, CopyError> {
         let side = Side::new(source, Which::Source)?;
         for (at, end) in &self.ends {
             if side.bounds(*at)?.end != *end {
                 return Ok(false);
             }
         }
+        for (owner, at, next) in &self.consumed {
+            if side.consumed(owner, *at)? != *next {
+                return Ok(false);
+            }
+        }
         Ok(side.topics.iter().flat_map(partitions).count() == self.ends.len())
     }
+}
+
+/// Takes every name that consumes in the log, so that whoever had it writes nothing more under it.
+///
+/// # Errors
+/// [`CopyError`] when a name cannot be claimed.
+pub fn take_names(log: &dyn Log) -> Result<(), CopyError> {
+    for (owner, _) in node::owners(&log.topics()) {
+        log.claim(&owner).map_err(CopyError::Hold)?;
+    }
+    Ok(())
 }
 
 /// Brings the target, which is an unfinished copy of the source, to hold all that it holds, its owners'
@@ -136,9 +152,9 @@ pub fn fill(
             partitions: sums,
         });
     }
-    filled.digest.positions = from.positions();
+    filled.digest.positions = from.positions()?;
     for (owner, at) in node::owners(&from.topics) {
-        let next = source.consumed(&owner, at);
+        let next = from.consumed(&owner, at)?;
         filled.consumed.push((owner, at, next));
     }
     move_positions(&from, &into)?;
@@ -336,14 +352,14 @@ impl<'l> Writer<'l> {
 /// Gives every owner the position in the target that it has in the source.
 fn move_positions(from: &Side<'_>, into: &Side<'_>) -> Result<(), CopyError> {
     let theirs = node::owners(&into.topics);
-    for ((position, (owner, at)), _) in from.positions().iter().zip(&theirs).zip(0..) {
+    for ((position, (owner, at)), _) in from.positions()?.iter().zip(&theirs).zip(0..) {
         debug_assert_eq!(&position.owner, owner, "both have the same topics");
         let offsets = into.offsets(&position.topic, position.partition);
         let (Some(index), Some(offsets)) = (position.index, offsets) else {
             continue;
         };
         let next = offsets.offset_of(index);
-        if into.log.consumed(owner, *at) == Some(next) {
+        if into.consumed(owner, *at)? == Some(next) {
             continue;
         }
         let token = into.log.claim(owner)?;

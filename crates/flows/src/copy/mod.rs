@@ -31,7 +31,7 @@ use onhand_log::{AppendError, Ending, Offset, ReadError, TopicError};
 use thiserror::Error;
 
 pub use digest::LogDigest;
-pub use fill::{Filled, fill};
+pub use fill::{Filled, fill, take_names};
 pub use read::{difference, holds_more, read_back};
 
 /// How far a copy, or its comparison, is.

@@ -146,7 +146,7 @@ impl<'l> Side<'l> {
     }
 
     /// How far every owner got.
-    pub(super) fn positions(&self) -> Vec<PositionDigest> {
+    pub(super) fn positions(&self) -> Result<Vec<PositionDigest>, CopyError> {
         let name_of = |at: TopicPartition| {
             let topic = self.topics.iter().find(|topic| topic.id == at.topic);
             topic.map_or_else(String::new, |topic| topic.spec.name.clone())
@@ -155,16 +155,26 @@ impl<'l> Side<'l> {
         owners
             .map(|(owner, at)| {
                 let topic = name_of(at);
-                let next = self.log.consumed(&owner, at);
+                let next = self.consumed(&owner, at)?;
                 let offsets = self.offsets(&topic, at.partition);
-                PositionDigest {
+                Ok(PositionDigest {
                     index: next.and_then(|next| Some(offsets?.index_of(next))),
                     owner,
                     topic,
                     partition: at.partition,
-                }
+                })
             })
             .collect()
+    }
+
+    /// Where that owner goes on.
+    pub(super) fn consumed(
+        &self,
+        owner: &str,
+        at: TopicPartition,
+    ) -> Result<Option<Offset>, CopyError> {
+        let found = self.log.consumed(owner, at);
+        found.map_err(|error| self.failed(error))
     }
 
     /// Offsets of all topics, as they are now.
@@ -222,7 +232,7 @@ pub fn read_back(
     let mut side = Side::new(log, Which::Target)?;
     let digest = sum_up(&mut side, None, told)?;
     Ok(LogDigest {
-        positions: side.positions(),
+        positions: side.positions()?,
         ..digest
     })
 }

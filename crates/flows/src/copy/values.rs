@@ -34,7 +34,8 @@ impl Changed {
     pub(super) fn with<R>(&self, record: &Record<'_>, then: impl FnOnce(&Record<'_>) -> R) -> R {
         let mut headers = record.headers.clone();
         if let Some(origin) = &self.origin {
-            for header in headers.iter_mut().filter(|h| h.key == ORIGIN_OFFSET) {
+            // The first is ours. A sender's own of the same name may stand behind it.
+            if let Some(header) = headers.iter_mut().find(|h| h.key == ORIGIN_OFFSET) {
                 header.value = Some(origin);
             }
         }

@@ -1,7 +1,13 @@
 //! Brokers for the tests of a binary, started through `tools/kafka/brokers.py`.
 
-#![allow(dead_code, reason = "each test binary uses its part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "each test binary uses its part of it, and a test that panics says where"
+)]
 
+pub(crate) mod member;
 pub(crate) mod others;
 
 use std::io::{BufRead, BufReader};

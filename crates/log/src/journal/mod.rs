@@ -799,8 +799,8 @@ impl Log for Journal {
         })
     }
 
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Option<Offset> {
-        self.shared.lock().catalog.consumed(owner, at)
+    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
+        Ok(self.shared.lock().catalog.consumed(owner, at))
     }
 
     fn listen(&self, listener: Listener) {

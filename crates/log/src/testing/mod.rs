@@ -464,7 +464,7 @@ pub fn consumed_positions_travel_with_the_append(engine: &dyn Engine) {
     let output = at(topic(&*log, "out", 1), 0);
     let token = claim(&*log, "o");
     let other = claim(&*log, "other");
-    assert_eq!(log.consumed("o", at(input, 0)), None);
+    assert_eq!(log.consumed("o", at(input, 0)), Ok(None));
     for next in [3, 9] {
         let consumed = vec![Consumed {
             at: at(input, 0),
@@ -474,7 +474,7 @@ pub fn consumed_positions_travel_with_the_append(engine: &dyn Engine) {
         let ending = append(&*log, &token, batches, consumed).expect("it is accepted");
         log.flush();
         assert_eq!(ending.recv_timeout(PATIENCE), Ok(Ending::Durable));
-        assert_eq!(log.consumed("o", at(input, 0)), Some(next));
+        assert_eq!(log.consumed("o", at(input, 0)), Ok(Some(next)));
     }
     let consumed = vec![Consumed {
         at: at(input, 1),
@@ -483,9 +483,9 @@ pub fn consumed_positions_travel_with_the_append(engine: &dyn Engine) {
     let ending = append(&*log, &other, Vec::new(), consumed).expect("without batches too");
     log.flush();
     assert_eq!(ending.recv_timeout(PATIENCE), Ok(Ending::Durable));
-    assert_eq!(log.consumed("o", at(input, 1)), None);
-    assert_eq!(log.consumed("other", at(input, 1)), Some(4));
-    assert_eq!(log.consumed("other", at(input, 0)), None);
+    assert_eq!(log.consumed("o", at(input, 1)), Ok(None));
+    assert_eq!(log.consumed("other", at(input, 1)), Ok(Some(4)));
+    assert_eq!(log.consumed("other", at(input, 0)), Ok(None));
 }
 
 /// Creating is finding; another specification is refused, with both in the message.
@@ -765,7 +765,7 @@ pub fn what_is_durable_is_there_after_a_restart(engine: &dyn Engine) {
     assert_eq!((log.epoch(), log.topics()), (epoch, topics));
     assert_eq!((log.id(), log.standing()), (id, standing));
     assert!(log.now() >= now);
-    assert_eq!(log.consumed("o", at(a, 0)), Some(29));
+    assert_eq!(log.consumed("o", at(a, 0)), Ok(Some(29)));
     let again = claim(&*log, "o");
     assert!(again.generation > token.generation);
     assert_eq!(

@@ -199,7 +199,12 @@ async fn levels(
         out.send(page).await?;
     }
     let newest = app.engine.newest().await?;
-    let numbers: Vec<u64> = newest.numbers.iter().map(|(_, number)| *number).collect();
+    // An owner elsewhere may have shown more than the log shows here yet.
+    let numbers: Vec<u64> = newest
+        .numbers
+        .iter()
+        .map(|(partition, number)| (*number).max(levels.shown.newest(*partition)))
+        .collect();
     let mut catch_up = CatchUp::new(from, filter.clone(), form, partitions.to_vec());
     catch_up.within = Some(levels.shown);
     // Within the snapshot nothing can be resumed from: its end is the first position.
@@ -243,18 +248,32 @@ async fn catch(
         if resumable {
             *seen = Some(catch_up.seen.clone());
         }
-        if done
-            && catch_up
-                .seen
-                .numbers
-                .iter()
-                .zip(to.iter())
-                .any(|(at, to)| at < to)
-        {
+        if done && !is_coming(app, &catch_up.seen, &to).await? {
             let why = "what follows is not held any more; take a snapshot with snapshot=true";
             return Err(End::Trouble(Problem::new(Kind::GONE, why)));
         }
     }
+}
+
+/// Whether what is between the two is there to be read, or was a moment ago not shown by the log here.
+async fn is_coming(app: &App, seen: &Seen, to: &[u64]) -> Result<bool, Problem> {
+    let mut lags = false;
+    for (partition, target) in (0u16..).zip(to.iter().copied()) {
+        if seen.number(partition) >= target {
+            continue;
+        }
+        let newest = app.engine.lookup(move |log| log.newest(partition)).await?;
+        if newest >= target {
+            return Ok(false);
+        }
+        lags = true;
+        if !app.engine.shows(partition, target).await? {
+            return Ok(false);
+        }
+    }
+    // With nothing left to read it is there already.
+    let is_there = (0u16..).zip(to).all(|(p, to)| seen.number(p) >= *to);
+    Ok(lags || is_there)
 }
 
 /// Follows the hub until the reader is further behind than the ring is long.

@@ -6,10 +6,9 @@
 //! had shown already: per partition, up to which SKU a page went and at which number it was read say
 //! exactly that. `snapshot_end` carries Q, and the changes after Q follow.
 
-use onhand_ledger::Level;
-
 use super::frame::{Filter, Form};
 use crate::engine::Engine;
+use crate::peers::question::SnapshotPage;
 use crate::wire::level::LevelView;
 use crate::wire::problem::Problem;
 
@@ -37,6 +36,13 @@ impl Shown {
         };
         let at = pages.partition_point(|(last, _)| last.as_deref().is_some_and(|last| last < sku));
         pages.get(at).is_some_and(|(_, seen)| number <= *seen)
+    }
+
+    /// The newest decision of the partition that a page has shown.
+    pub(crate) fn newest(&self, partition: u16) -> u64 {
+        let pages = self.pages.get(usize::from(partition));
+        let numbers = pages.into_iter().flatten().map(|(_, number)| *number);
+        numbers.max().unwrap_or_default()
     }
 
     fn add(&mut self, partition: u16, last: Option<String>, number: u64) {
@@ -83,31 +89,17 @@ impl Levels {
         let Some(partition) = self.partitions.last().copied() else {
             return Ok(None);
         };
-        let after = self.after.clone();
-        let skus = self.filter.skus.clone();
-        let (page, number, more) = engine
-            .query(partition, move |stock| {
-                let state = stock.state_mut();
-                let number = state.number();
-                let named = !skus.is_empty();
-                let names: Vec<String> = if named {
-                    skus
-                } else {
-                    let found = state.skus(after.as_deref(), "", PAGE_SKUS);
-                    found.into_iter().map(|sku| sku.0.into_owned()).collect()
-                };
-                let more = !named && names.len() >= PAGE_SKUS;
-                let page: Vec<(String, Vec<Level>)> = names
-                    .into_iter()
-                    .filter_map(|sku| state.levels(&sku).map(|levels| (sku, levels)))
-                    .collect();
-                (page, number, more)
-            })
-            .await?;
-        let last = page.last().map(|(sku, _)| sku.clone()).filter(|_| more);
+        let question = SnapshotPage {
+            after: self.after.clone(),
+            skus: self.filter.skus.clone(),
+            limit: PAGE_SKUS,
+        };
+        let page = engine.ask(partition, question).await?;
+        let last = page.levels.last().map(|(sku, _)| sku.clone());
+        let last = last.filter(|_| page.more);
         let mut out = Vec::new();
         let mut json = Vec::new();
-        for (sku, levels) in &page {
+        for (sku, levels) in &page.levels {
             // A SKU that was named may belong to another of the partitions.
             if engine.partition_of(sku) != partition {
                 continue;
@@ -120,7 +112,7 @@ impl Levels {
                 }
             }
         }
-        self.shown.add(partition, last.clone(), number);
+        self.shown.add(partition, last.clone(), page.number);
         if last.is_none() {
             self.partitions.pop();
         }

@@ -10,8 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::app::App;
-use crate::routes;
+use crate::door::Door;
 
 /// What is read of a connection at a time, at most: a request's head fits with room to spare, and a bulk
 /// body comes in pieces that make a good chunk.
@@ -29,8 +28,8 @@ const LATE: Duration = Duration::from_millis(500);
 
 /// Serves until `stop` turns true; then lets the connections under way finish, at most for the drain
 /// time. Meanwhile it still answers new ones, so that whoever asks is told that it is not ready.
-pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(app.limits.connections));
+pub(crate) async fn serve(listener: TcpListener, door: Arc<Door>, mut stop: watch::Receiver<bool>) {
+    let slots = Arc::new(Semaphore::new(door.limits.connections));
     let mut connections = JoinSet::new();
     loop {
         // Cancellation: a permit or a connection that is dropped here is simply given back or closed.
@@ -41,9 +40,9 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch:
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, slot)) => {
-                let (app, stop) = (Arc::clone(&app), stop.clone());
+                let (door, stop) = (Arc::clone(&door), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, app, Some(stop)).await;
+                    connection(stream, door, Some(stop)).await;
                     drop(slot);
                 });
             }
@@ -54,16 +53,16 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch:
         }
     }
     let mut late = JoinSet::new();
-    let drained = tokio::time::sleep(app.limits.drain);
+    let drained = tokio::time::sleep(door.limits.drain);
     let mut drained = std::pin::pin!(drained);
     loop {
         tokio::select! {
             ended = connections.join_next() => if ended.is_none() { break },
             accepted = accept(&listener, &slots) => match accepted {
                 Ok((stream, slot)) => {
-                    let app = Arc::clone(&app);
+                    let door = Arc::clone(&door);
                     late.spawn(async move {
-                        connection(stream, app, None).await;
+                        connection(stream, door, None).await;
                         drop(slot);
                     });
                 }
@@ -98,14 +97,14 @@ async fn accept(
 }
 
 /// Serves one connection until it ends or `stop` turns true; without `stop`, one request of it.
-async fn connection(stream: TcpStream, app: Arc<App>, stop: Option<watch::Receiver<bool>>) {
-    let idle = app.limits.request_idle;
+async fn connection(stream: TcpStream, door: Arc<Door>, stop: Option<watch::Receiver<bool>>) {
+    let idle = door.limits.request_idle;
     let cut = Arc::new(Notify::new());
     let handle = Cut(Arc::clone(&cut));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let app = Arc::clone(&app);
+        let door = Arc::clone(&door);
         request.extensions_mut().insert(handle.clone());
-        async move { Ok::<_, Infallible>(routes::answer(&app, request).await) }
+        async move { Ok::<_, Infallible>(door.answer(request).await) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -100,7 +100,7 @@ impl Query {
     }
 
     /// Refuses whatever nobody took.
-    pub(crate) fn finish(self) -> Result<(), Problem> {
+    pub(crate) fn finish(&self) -> Result<(), Problem> {
         let Some((name, _)) = self.left.first() else {
             return Ok(());
         };

@@ -53,6 +53,8 @@ impl hyper::body::Body for Body {
 }
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What instances say to each other.
+pub(crate) const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 fn answer(status: u16, media: HeaderValue, body: Body) -> Response<Body> {

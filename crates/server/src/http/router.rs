@@ -3,6 +3,7 @@
 use hyper::Method;
 
 use super::request::decode_segment;
+use crate::peers::{asking, packs};
 use crate::wire::problem::{Kind, Problem};
 
 /// What can be asked of the node.
@@ -26,10 +27,13 @@ pub(crate) enum Endpoint {
     ChangesSocket,
     Topics,
     TopicRecords,
+    Cluster,
     OpenApi,
     Live,
     Ready,
     Metrics,
+    InternalQuery,
+    InternalPacks,
 }
 
 /// A method and an address; segments in braces stand for one percent-encoded segment.
@@ -88,16 +92,23 @@ pub(crate) const ROUTES: &[Route] = &[
     route("GET", "/v1/changes/ws", Endpoint::ChangesSocket),
     route("GET", "/v1/topics", Endpoint::Topics),
     route("GET", "/v1/topics/{topic}/records", Endpoint::TopicRecords),
+    route("GET", "/v1/cluster", Endpoint::Cluster),
     route("GET", "/openapi.json", Endpoint::OpenApi),
     route("GET", "/livez", Endpoint::Live),
     route("GET", "/readyz", Endpoint::Ready),
     route("GET", "/metrics", Endpoint::Metrics),
 ];
 
+/// What instances ask of each other; see [`crate::peers`]. No part of the API.
+const INTERNAL: &[Route] = &[
+    route("POST", asking::ADDRESS, Endpoint::InternalQuery),
+    route("POST", packs::ADDRESS, Endpoint::InternalPacks),
+];
+
 /// Finds the endpoint and the decoded segments that its template names.
 pub(crate) fn find(method: &Method, path: &str) -> Result<(Endpoint, Vec<String>), Problem> {
     let mut elsewhere: Vec<&str> = Vec::new();
-    for route in ROUTES {
+    for route in ROUTES.iter().chain(INTERNAL) {
         let Some(segments) = matches(route.template, path) else {
             continue;
         };

@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod chunk;
+pub(crate) mod elsewhere;
 pub(crate) mod lines;
 pub(crate) mod queue;
 pub(crate) mod render;

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::chunk::{Order, REFUSED};
 use super::single::firsts;
+use super::ticket::Told;
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::wire::outcome::{self, Detail, First, Origin, Said};
 
@@ -20,6 +21,20 @@ pub(crate) struct Spot {
     pub(crate) offset: usize,
     /// The number of the first.
     pub(crate) number: u64,
+    /// How many bytes further back they begin in the pack that the log holds.
+    pub(crate) cut: usize,
+}
+
+impl Spot {
+    pub(crate) fn of(told: Told) -> Self {
+        let Told { delivery, cut } = told;
+        Self {
+            pack: delivery.pack,
+            offset: delivery.offset,
+            number: delivery.number,
+            cut,
+        }
+    }
 }
 
 /// The decisions that answer a chunk.

@@ -29,14 +29,14 @@ pub(crate) fn encode(order: &Order, answers: &Answers) -> Vec<u8> {
     for (partition, spot) in &answers.spots {
         put(&mut out, u64::from(*partition));
         put(&mut out, spot.number);
-        put(&mut out, spot.offset as u64);
+        put(&mut out, (spot.offset + spot.cut) as u64);
     }
     put(&mut out, answers.late.len() as u64);
     for ((partition, of), spot) in &answers.late {
         put(&mut out, u64::from(*partition));
         put(&mut out, *of);
         put(&mut out, spot.number);
-        put(&mut out, spot.offset as u64);
+        put(&mut out, (spot.offset + spot.cut) as u64);
     }
     out
 }
@@ -65,6 +65,7 @@ fn spot(log: &DecisionLog, place: Place) -> Result<Spot, RenderError> {
         pack: pack.bytes,
         offset,
         number: place.number,
+        cut: 0,
     })
 }
 
@@ -149,8 +150,9 @@ mod tests {
         };
         let spot = |number| Spot {
             pack: Bytes::new(),
-            offset: 300,
+            offset: 200,
             number,
+            cut: 100,
         };
         let answers = Answers {
             spots: BTreeMap::from([(0, spot(7)), (3, spot(u64::MAX))]),

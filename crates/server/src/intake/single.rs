@@ -8,7 +8,7 @@ use onhand_flows::{CommandPack, key_of, pack};
 use onhand_ledger::{Command, Decision};
 use onhand_streams::{Delivery, Ticket};
 
-use super::ticket::{Inbox, News};
+use super::ticket::{Inbox, News, Told};
 use crate::app::App;
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::engine::{internal, of_submit};
@@ -54,7 +54,7 @@ async fn outcome_of(app: &App, inbox: &Inbox, partition: u16) -> Result<Answer, 
     let origin = app.engine.origin(partition);
     let mut pending: Option<u64> = None;
     loop {
-        let delivery = delivered(inbox.next().await)?;
+        let delivery = delivered(inbox.next().await)?.delivery;
         if delivery.undecided > 0 {
             pending = Some(delivery.number);
             continue;
@@ -118,9 +118,10 @@ fn answer(app: &App, said: &Said<'_, '_>, first: Option<&First>) -> Answer {
 }
 
 /// What news says, as a delivery or as the problem to answer with.
-pub(crate) fn delivered(news: News) -> Result<Delivery, Problem> {
+pub(crate) fn delivered(news: News) -> Result<Told, Problem> {
     match news {
-        News::Delivery(delivery) => Ok(delivery),
+        News::Told(told) => Ok(told),
+        News::Untaken(problem) => Err(problem),
         News::Refused(error) => Err(of_submit(&error)),
         News::Failed(why) => Err(unknown_end(why)),
     }

@@ -15,6 +15,7 @@ use onhand_streams::Ticket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::chunk::{self, Chunk};
+use super::elsewhere::Elsewhere;
 use super::lines::{Encoding, Lines, Source};
 use super::queue::{Gone, Next, Queue, Waiting};
 use super::render::{self, Answers, RenderError, Spot, Totals};
@@ -34,10 +35,10 @@ const PIECES: usize = 2;
 const BYTES_PER_BYTE: usize = 2;
 
 /// Pause before asking again whether the owners' inbox has room.
-const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+pub(crate) const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// The owners' inbox is left this much room for single commands.
-const INBOX_FILL_MAX: u64 = 32 << 20;
+pub(crate) const INBOX_FILL_MAX: u64 = 32 << 20;
 
 /// Begins to read and to answer.
 pub(crate) fn start(
@@ -65,23 +66,29 @@ pub(crate) fn start(
     }
     let queue = Arc::new(Queue::new(app.limits.unread_bytes, app.limits.spool_bytes));
     let (pieces, answer) = mpsc::channel(PIECES);
+    let elsewhere = Elsewhere::new(app);
     let reading = read(
         Arc::clone(app),
         Source::new(body, encoding),
         Arc::clone(&queue),
+        Arc::clone(&elsewhere),
     );
     tokio::spawn(reading);
-    tokio::spawn(write(Arc::clone(app), queue, pieces, problems_only, place));
+    let (app, end) = (Arc::clone(app), elsewhere);
+    tokio::spawn(async move {
+        write(app, queue, pieces, problems_only, place).await;
+        end.close();
+    });
     Ok(respond::pieces(respond::NDJSON, answer))
 }
 
 /// The reading side.
-async fn read(app: Arc<App>, mut source: Source, queue: Arc<Queue>) {
+async fn read(app: Arc<App>, mut source: Source, queue: Arc<Queue>, elsewhere: Arc<Elsewhere>) {
     let mut stop = app.stop.clone();
     // Cancellation: what was handed over is answered by the other side; what was not is not in the
     // log, and the missing totals say so.
     let ended = tokio::select! {
-        ended = read_all(&app, &mut source, &queue) => ended,
+        ended = read_all(&app, &mut source, &queue, &elsewhere) => ended,
         () = stopped(&mut stop) => {
             Err(Stop::Problem(Problem::new(Kind::STOPPED, "the node is shutting down; send all again")))
         }
@@ -112,7 +119,12 @@ impl From<Gone> for Stop {
     }
 }
 
-async fn read_all(app: &App, source: &mut Source, queue: &Queue) -> Result<(), Stop> {
+async fn read_all(
+    app: &Arc<App>,
+    source: &mut Source,
+    queue: &Queue,
+    elsewhere: &Arc<Elsewhere>,
+) -> Result<(), Stop> {
     let mut lines = Lines::new(app.limits.line_bytes);
     // Lines are counted from 1.
     let mut first = 1;
@@ -138,7 +150,7 @@ async fn read_all(app: &App, source: &mut Source, queue: &Queue) -> Result<(), S
                 let line_max = app.limits.line_bytes;
                 let partition_of = |key: &str| engine.partition_of(key);
                 let chunk = chunk::parse(lines.bytes(), &cut, first, line_max, partition_of);
-                hand_over(app, queue, chunk).await?;
+                hand_over(app, queue, elsewhere, chunk).await?;
             }
             first += numbers;
             lines.forget(at);
@@ -152,7 +164,12 @@ async fn read_all(app: &App, source: &mut Source, queue: &Queue) -> Result<(), S
     }
 }
 
-async fn hand_over(app: &App, queue: &Queue, chunk: Chunk) -> Result<(), Stop> {
+async fn hand_over(
+    app: &App,
+    queue: &Queue,
+    elsewhere: &Arc<Elsewhere>,
+    chunk: Chunk,
+) -> Result<(), Stop> {
     while let Some((number, waiting)) = queue.room().await? {
         let settled = collect(&waiting)
             .await
@@ -176,10 +193,14 @@ async fn hand_over(app: &App, queue: &Queue, chunk: Chunk) -> Result<(), Stop> {
         while app.engine.stats().inbox_bytes > INBOX_FILL_MAX {
             tokio::time::sleep(BUSY_PAUSE).await;
         }
-        let ticket: Arc<dyn Ticket> = inbox;
-        app.engine
-            .submit(chunk.packs, &ticket)
-            .map_err(|error| of_submit(&error))?;
+        if app.engine.is_shared {
+            elsewhere.submit(chunk.packs, &inbox)?;
+        } else {
+            let ticket: Arc<dyn Ticket> = inbox;
+            app.engine
+                .submit(chunk.packs, &ticket)
+                .map_err(|error| of_submit(&error))?;
+        }
         app.metrics.received(chunk.commands);
     }
     queue.push(waiting);
@@ -203,17 +224,14 @@ async fn collect(waiting: &Waiting) -> Result<Answers, Problem> {
     // The first delivery of a partition is the chunk's own; outcomes that come later may overtake
     // those of other partitions.
     while answers.spots.len() < waiting.packs {
-        let delivery = delivered(waiting.inbox.next().await)?;
-        let spot = Spot {
-            pack: delivery.pack,
-            offset: delivery.offset,
-            number: delivery.number,
-        };
-        match answers.spots.entry(delivery.partition) {
+        let told = delivered(waiting.inbox.next().await)?;
+        let partition = told.delivery.partition;
+        let spot = Spot::of(told);
+        match answers.spots.entry(partition) {
             Entry::Vacant(place) => {
                 place.insert(spot);
             }
-            Entry::Occupied(_) => early.push((delivery.partition, spot)),
+            Entry::Occupied(_) => early.push((partition, spot)),
         }
     }
     if !waiting.may_pend {
@@ -224,13 +242,9 @@ async fn collect(waiting: &Waiting) -> Result<Answers, Problem> {
         put_late(&mut answers, &pending, partition, &spot)?;
     }
     while answers.late.len() < pending.len() {
-        let delivery = delivered(waiting.inbox.next().await)?;
-        let spot = Spot {
-            pack: delivery.pack,
-            offset: delivery.offset,
-            number: delivery.number,
-        };
-        put_late(&mut answers, &pending, delivery.partition, &spot)?;
+        let told = delivered(waiting.inbox.next().await)?;
+        let partition = told.delivery.partition;
+        put_late(&mut answers, &pending, partition, &Spot::of(told))?;
     }
     Ok(answers)
 }

@@ -6,12 +6,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use onhand_streams::{Delivery, SubmitError, Ticket};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use crate::wire::problem::Problem;
+
+/// Outcomes that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) delivery: Delivery,
+    /// Where its pack is an excerpt from another instance: how many bytes further back the outcomes
+    /// begin in the pack that the log holds. Else 0.
+    pub(crate) cut: usize,
+}
+
 /// What an engine thread said.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
-    Delivery(Delivery),
+    Told(Told),
     /// Nothing of it is in the log.
     Refused(SubmitError),
+    /// Nothing of it is in the log, and nobody takes it.
+    Untaken(Problem),
     /// It is not known whether it took effect.
     Failed(String),
 }
@@ -61,10 +74,10 @@ impl Inbox {
         }
     }
 
-    fn put(&self, news: News) {
+    pub(crate) fn put(&self, news: News) {
         {
             let mut state = self.lock();
-            if matches!(news, News::Delivery(_)) {
+            if matches!(news, News::Told(_)) {
                 state.open = state.open.saturating_sub(1);
             } else {
                 state.open = 0;
@@ -80,7 +93,7 @@ impl Inbox {
 
 impl Ticket for Inbox {
     fn deliver(&self, delivery: Delivery) {
-        self.put(News::Delivery(delivery));
+        self.put(News::Told(Told { delivery, cut: 0 }));
     }
 
     fn refused(&self, error: &SubmitError) {

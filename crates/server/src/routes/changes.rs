@@ -18,8 +18,8 @@ use crate::wire::problem::{Kind, Problem};
 
 const SSE: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
-    let form = form(&call)?;
+pub(super) async fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
+    let form = form(call)?;
     let filter = Filter {
         skus: call.query.all("sku"),
         location: call.query.one("location")?,
@@ -189,7 +189,12 @@ async fn resume(app: &App, name: &str, token: &str, filter: &Filter) -> Result<S
                 .iter()
                 .any(|sku| app.engine.partition_of(sku) == partition);
         match position.number(partition) {
-            Some(number) if number > *newest => {
+            // What an owner elsewhere has answered with may be a moment away here.
+            Some(number)
+                if number > *newest
+                    && (app.engine.is_open(partition)
+                        || !app.engine.shows(partition, number).await?) =>
+            {
                 return Err(gone("the position is ahead of what this log holds"));
             }
             Some(number) if wanted && number < oldest.number(partition) => {

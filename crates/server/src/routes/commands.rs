@@ -7,7 +7,8 @@ use hyper::header;
 
 use super::{Call, REPLAYED};
 use crate::app::App;
-use crate::http::request::{body, idempotency_key, media_type};
+use crate::engine::internal;
+use crate::http::request::{idempotency_key, media_type};
 use crate::http::respond::{self, Body};
 use crate::intake::lines::Encoding;
 use crate::intake::single::{self, Answer};
@@ -16,13 +17,14 @@ use crate::wire::command::{self, Given};
 use crate::wire::problem::{self, Kind, Problem};
 use crate::wire::refusal::Refusal;
 
-pub(super) async fn post(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn post(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let media = media_type(&call.parts.headers);
     match media.as_deref() {
         Some("application/json") => {
-            refuse_encoding(&call)?;
+            refuse_encoding(call)?;
             call.query.finish()?;
-            let text = body(call.body, app.limits.body_bytes, app.limits.request_idle).await?;
+            let limits = &app.limits;
+            let text = call.body(limits.body_bytes, limits.request_idle).await?;
             let key = idempotency_key(&call.parts.headers)?;
             let given = Given {
                 id: key,
@@ -50,9 +52,12 @@ pub(super) async fn post(app: &Arc<App>, mut call: Call) -> Result<Response<Body
                     ));
                 }
             };
-            let encoding = encoding(&call)?;
+            let encoding = encoding(call)?;
             call.query.finish()?;
-            stream::start(app, call.body, encoding, problems_only)
+            let body = call
+                .stream()
+                .ok_or_else(|| internal("a body was read before"))?;
+            stream::start(app, body, encoding, problems_only)
         }
         _ => Err(Problem::new(
             Kind::MEDIA,

@@ -3,28 +3,22 @@
 use std::sync::Arc;
 
 use hyper::Response;
-use onhand_flows::Stock;
-use onhand_ledger::Conflict;
 
 use super::Call;
 use super::page::{self, Items};
 use crate::app::App;
 use crate::http::respond::{self, Body};
+use crate::peers::question::{Conflicts, Section};
 use crate::wire::conflict;
 use crate::wire::problem::Problem;
 
 /// Conflicts asked of one partition at a time, about; those of one key come whole.
 const STEP: usize = 256;
 
-/// What is listed, one after the other within each partition: stock by SKU, then reservations by id.
-type Look = fn(&mut Stock, Option<&str>) -> Vec<Conflict>;
+/// What is listed, one after the other within each partition.
+const SECTIONS: [Section; 2] = [Section::Stock, Section::Reservations];
 
-const SECTIONS: [Look; 2] = [
-    |stock, after| stock.state_mut().conflicts(after, STEP),
-    |stock, after| stock.state().reservation_conflicts(after, STEP),
-];
-
-pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let kind = call.query.one("kind")?;
     if let Some(kind) = &kind
         && !conflict::KINDS.contains(&kind.as_str())
@@ -50,21 +44,17 @@ pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body
     }
     let mut items = Items::default();
     let partitions = app.engine.partitions;
-    while let Some(look) = SECTIONS.get(place % SECTIONS.len())
+    while let Some(section) = SECTIONS.get(place % SECTIONS.len())
         && let Some(partition) = u16::try_from(place / SECTIONS.len())
             .ok()
             .filter(|p| *p < partitions)
     {
-        let (look, asked) = (*look, after.clone());
-        let found: Vec<Conflict> = app
-            .engine
-            .query(partition, move |stock| {
-                look(
-                    stock,
-                    Some(asked.as_str()).filter(|after| !after.is_empty()),
-                )
-            })
-            .await?;
+        let question = Conflicts {
+            of: *section,
+            after: Some(after.clone()).filter(|after| !after.is_empty()),
+            limit: STEP,
+        };
+        let found = app.engine.ask(partition, question).await?;
         let full = found.len() >= STEP;
         let (mut key, mut of_key) = (after.clone(), 0);
         for one in &found {

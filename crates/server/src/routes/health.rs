@@ -10,13 +10,18 @@ use crate::http::respond::{self, Body};
 use crate::wire::problem::{Kind, Problem};
 use crate::wire::write::Object;
 
-pub(super) fn live(call: Call) -> Result<Response<Body>, Problem> {
+/// The answer of a process that runs.
+pub(crate) const LIVE: &[u8] = b"{\"status\":\"live\"}";
+
+pub(super) fn live(call: &mut Call) -> Result<Response<Body>, Problem> {
     call.query.finish()?;
-    Ok(respond::json(200, &b"{\"status\":\"live\"}"[..]))
+    Ok(respond::json(200, LIVE))
 }
 
-/// Ready: restored, taking work, with space to write. It was restored before the first connection.
-pub(super) fn ready(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+/// Ready: taking work, with space to write, and everything restored that is this instance's. One that has
+/// its log for itself was restored before the first connection; one that shares it is ready once it has
+/// joined the others and everything assigned to it is open.
+pub(super) fn ready(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let verbose = call.query.flag("verbose")?;
     call.query.finish()?;
     let log = app.engine.log.stats();
@@ -26,6 +31,11 @@ pub(super) fn ready(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Pr
             "serving",
             app.is_ready(),
             "the node is shutting down; use another one",
+        ),
+        (
+            "placement",
+            app.is_placed(),
+            "not everything assigned to this instance is open yet; GET /v1/cluster shows what",
         ),
         (
             "space",

@@ -19,7 +19,7 @@ use crate::wire::outcome::Origin;
 use crate::wire::problem::Problem;
 use crate::wire::write::rfc3339;
 
-pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let sku = call
         .query
         .one("sku")?
@@ -49,6 +49,7 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
         }
     };
     let partition = app.engine.partition_of(&sku);
+    app.engine.must_be_here(partition)?;
     let origin = app.engine.origin(partition);
     let asked = Asked {
         sku,

@@ -15,7 +15,7 @@ use crate::wire::problem::Problem;
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-pub(super) async fn get(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     call.query.finish()?;
     let held = metrics::held(&app.engine).await?;
     let text = metrics::render(app, &held)

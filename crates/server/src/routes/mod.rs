@@ -1,10 +1,12 @@
 //! What each address answers, one file per thing asked for.
 
 mod changes;
+mod cluster;
 mod commands;
 mod conflicts;
 mod health;
 mod history;
+mod internal;
 mod metrics;
 mod openapi;
 mod outcomes;
@@ -15,16 +17,19 @@ mod stock;
 mod topics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 
 use crate::app::App;
-use crate::http::request::Query;
+use crate::http::request::{self, Query};
 use crate::http::respond::{self, Body};
 use crate::http::router::{self, Endpoint};
+use crate::peers::forward;
 use crate::wire::problem::{Kind, Problem};
 
 /// A request on its way to its endpoint.
@@ -32,9 +37,19 @@ use crate::wire::problem::{Kind, Problem};
 pub(crate) struct Call {
     pub(crate) parts: Parts,
     /// The segments that the route's template names.
-    pub(crate) named: Vec<String>,
-    pub(crate) query: Query,
-    pub(crate) body: Incoming,
+    named: Vec<String>,
+    query: Query,
+    body: Sent,
+}
+
+/// The body of a request.
+#[derive(Debug)]
+enum Sent {
+    Coming(Incoming),
+    /// It was read, and may be needed again where the request is handed on.
+    Read(Bytes),
+    /// It is read as a stream, once.
+    Taken,
 }
 
 impl Call {
@@ -45,30 +60,59 @@ impl Call {
             .map(std::mem::take)
             .unwrap_or_default()
     }
+
+    /// The whole body, of at most `max` bytes.
+    async fn body(&mut self, max: usize, idle: Duration) -> Result<Bytes, Problem> {
+        if let Sent::Coming(_) = &self.body
+            && let Sent::Coming(incoming) = std::mem::replace(&mut self.body, Sent::Taken)
+        {
+            self.body = Sent::Read(request::body(incoming, max, idle).await?);
+        }
+        Ok(self.sent())
+    }
+
+    /// The body, to be read as it comes. `None` where somebody has read it.
+    fn stream(&mut self) -> Option<Incoming> {
+        match std::mem::replace(&mut self.body, Sent::Taken) {
+            Sent::Coming(incoming) => Some(incoming),
+            Sent::Read(_) | Sent::Taken => None,
+        }
+    }
+
+    /// The body as far as somebody read it whole.
+    pub(crate) fn sent(&self) -> Bytes {
+        match &self.body {
+            Sent::Read(body) => body.clone(),
+            Sent::Coming(_) | Sent::Taken => Bytes::new(),
+        }
+    }
+
+    /// As it came, to be answered anew.
+    pub(crate) fn rewind(&mut self) -> Result<(), Problem> {
+        (_, self.named) = router::find(&self.parts.method, self.parts.uri.path())?;
+        self.query = Query::parse(self.parts.uri.query())?;
+        Ok(())
+    }
 }
 
 /// Answers any request.
 pub(crate) async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
-    match dispatch(app, request).await {
-        Ok(mut response) => {
-            if head {
-                *response.body_mut() = Body::Whole(None);
-            }
-            response
+    let mut response = match dispatch(app, request).await {
+        Ok(response) => response,
+        Err(problem) if problem.kind == Kind::METHOD => {
+            let allow = problem
+                .detail
+                .trim_start_matches("this address takes ")
+                .to_owned();
+            respond::with_header(respond::problem(&problem), header::ALLOW, &allow)
         }
-        Err(problem) => {
-            let response = respond::problem(&problem);
-            if problem.kind == Kind::METHOD {
-                let allow = problem
-                    .detail
-                    .trim_start_matches("this address takes ")
-                    .to_owned();
-                return respond::with_header(response, header::ALLOW, &allow);
-            }
-            response
-        }
+        Err(problem) => respond::problem(&problem),
+    };
+    if head {
+        *response.body_mut() = Body::Whole(None);
     }
+    response
 }
 
 async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
@@ -82,12 +126,42 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> Result<Response
         ));
     }
     let query = Query::parse(parts.uri.query())?;
-    let call = Call {
+    let mut call = Call {
         parts,
         named,
         query,
-        body,
+        body: Sent::Coming(body),
     };
+    let answered = run(app, endpoint, &mut call).await;
+    match answered {
+        Err(problem) if problem.moved.is_some() => {
+            Box::pin(elsewhere(app, endpoint, &mut call, problem)).await
+        }
+        answered => answered,
+    }
+}
+
+/// What is not open here is asked of its owner, unless the request comes from another instance already.
+async fn elsewhere(
+    app: &Arc<App>,
+    endpoint: Endpoint,
+    call: &mut Call,
+    moved: Problem,
+) -> Result<Response<Body>, Problem> {
+    match moved.moved {
+        Some(partition) if !call.parts.headers.contains_key(forward::FORWARDED) => {
+            forward::whole(app, endpoint, call, partition).await
+        }
+        _ => Err(moved),
+    }
+}
+
+/// Answers from what is here.
+pub(crate) async fn run(
+    app: &Arc<App>,
+    endpoint: Endpoint,
+    call: &mut Call,
+) -> Result<Response<Body>, Problem> {
     if endpoint == Endpoint::Commands {
         return commands::post(app, call).await;
     }
@@ -95,7 +169,11 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> Result<Response
     Box::pin(other(app, endpoint, call)).await
 }
 
-async fn other(app: &Arc<App>, endpoint: Endpoint, call: Call) -> Result<Response<Body>, Problem> {
+async fn other(
+    app: &Arc<App>,
+    endpoint: Endpoint,
+    call: &mut Call,
+) -> Result<Response<Body>, Problem> {
     match endpoint {
         Endpoint::Commands => commands::post(app, call).await,
         Endpoint::StockList => stock::list(app, call).await,
@@ -115,12 +193,17 @@ async fn other(app: &Arc<App>, endpoint: Endpoint, call: Call) -> Result<Respons
         Endpoint::ChangesSocket => Err(changes::socket()),
         Endpoint::Topics => topics::list(app, call),
         Endpoint::TopicRecords => topics::records(app, call).await,
+        Endpoint::Cluster => cluster::get(app, call),
         Endpoint::OpenApi => openapi::get(call),
         Endpoint::Live => health::live(call),
         Endpoint::Ready => health::ready(app, call),
         Endpoint::Metrics => metrics::get(app, call).await,
+        Endpoint::InternalQuery => internal::query(app, call).await,
+        Endpoint::InternalPacks => internal::packs(app, call).await,
     }
 }
+
+pub(crate) use health::LIVE;
 
 /// The header that says that an outcome is repeated.
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");

@@ -9,7 +9,7 @@ use crate::wire::problem::Problem;
 /// The committed description; a test compares it with the table of addresses.
 const DOCUMENT: &str = include_str!("../../openapi.json");
 
-pub(super) fn get(call: Call) -> Result<Response<Body>, Problem> {
+pub(super) fn get(call: &mut Call) -> Result<Response<Body>, Problem> {
     call.query.finish()?;
     Ok(respond::json(200, DOCUMENT))
 }

@@ -1,5 +1,6 @@
 //! `GET /v1/outcomes`: what became of a command, by its name.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -10,13 +11,14 @@ use super::Call;
 use super::page::{self, Items};
 use crate::app::App;
 use crate::http::respond::{self, Body};
+use crate::peers::question::OutcomesOf;
 use crate::wire::outcome::{self, Detail, Said};
 use crate::wire::problem::{Kind, Problem};
 
 /// A name is used at one key, or at the lines of one order; more than this are not shown.
 const OUTCOMES_MAX: usize = 1_000;
 
-pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let missing = |name: &'static str| {
         move || Problem::parameter(name, "is missing; a command is named by source and id")
     };
@@ -25,10 +27,11 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
     call.query.finish()?;
     let sender = sender_of(&source, &id);
     // A name is one at its key: any partition may know it, at any number of keys.
-    let found = app
-        .engine
-        .query_all(move |_, stock| stock.state().outcomes_of(sender, OUTCOMES_MAX))
-        .await?;
+    let question = OutcomesOf {
+        sender,
+        limit: OUTCOMES_MAX,
+    };
+    let found = app.engine.ask_all(question).await?;
     let found: Vec<(u16, u64)> = (0u16..)
         .zip(found)
         .flat_map(|(p, numbers)| numbers.into_iter().map(move |number| (p, number)))
@@ -43,6 +46,14 @@ pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>
                  GET /v1/history"
             ),
         ));
+    }
+    let mut newest: BTreeMap<u16, u64> = BTreeMap::new();
+    for (partition, number) in &found {
+        let newest = newest.entry(*partition).or_default();
+        *newest = number.max(newest).to_owned();
+    }
+    for (partition, number) in newest {
+        app.engine.must_show(partition, number).await?;
     }
     let epoch = app.engine.epoch;
     let items = app

@@ -2,14 +2,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use onhand_flows::Stock;
 
 use crate::engine::Engine;
+use crate::peers::question::Question;
 use crate::wire::problem::Problem;
 use crate::wire::write::{Object, text};
 
 /// Keys asked of each partition at a time: the owner is kept from deciding for some 100 us at most.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
 
 /// Keys that one request looks at, all partitions together: a filter that matches little ends its
 /// page early, with a cursor, instead of reading everything at once.
@@ -23,17 +23,13 @@ pub(super) struct Found<T> {
     pub(super) value: T,
 }
 
-/// The keys above `after` in byte order, a step of them, and from where to ask on; `None`: that was
-/// the last. `look` gives at most that many keys of one partition, in order.
+/// The keys that a question finds in byte order, a step of them, and from where to ask on; `None`: that
+/// was the last. The question gives at most [`STEP`] keys of one partition, in order.
 pub(super) async fn step<T: Send + 'static>(
     engine: &Engine,
-    after: Option<&str>,
-    look: impl Fn(&mut Stock, Option<&str>, usize) -> Vec<(String, T)> + Send + Sync + 'static,
+    question: impl Question<Answer = Vec<(String, T)>>,
 ) -> Result<(Vec<Found<T>>, Option<String>), Problem> {
-    let after = after.map(str::to_owned);
-    let pages = engine
-        .query_all(move |_, stock| look(stock, after.as_deref(), STEP))
-        .await?;
+    let pages = engine.ask_all(question).await?;
     // Beyond the last key of a page that was full, its partition may have more: others must not
     // overtake it.
     let bound = pages

@@ -11,6 +11,7 @@ use onhand_ledger::{MovementKind, Time};
 use crate::app::App;
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::http::request::Query;
+use crate::peers::question::Number;
 use crate::position::Position;
 use crate::wire::change::{Delta, entries};
 use crate::wire::field;
@@ -141,7 +142,7 @@ fn known_at_position(app: &App, position: Position) -> Result<Past, Problem> {
 }
 
 impl Past {
-    async fn end(&self, app: &App, partition: u16) -> Result<End, Problem> {
+    fn end(&self, partition: u16, newest: u64) -> Result<End, Problem> {
         let position = match self {
             Self::AsOf(time) => return Ok(End::AsOf(*time)),
             Self::KnownAtTime(time) => return Ok(End::Time(*time)),
@@ -154,10 +155,6 @@ impl Past {
                  its SKUs",
             ));
         };
-        let newest = app
-            .engine
-            .query(partition, |stock| stock.state().number())
-            .await?;
         if number > newest {
             return Err(Problem::parameter(
                 "known_at",
@@ -177,7 +174,10 @@ pub(super) async fn levels(
     past: &Past,
 ) -> Result<BTreeMap<String, Vec<PastLevel>>, Problem> {
     let origin = app.engine.origin(partition);
-    let end = past.end(app, partition).await?;
+    let newest = app.engine.ask(partition, Number).await?;
+    let end = past.end(partition, newest)?;
+    // What was answered before this was asked is part of the answer, wherever it was decided.
+    app.engine.must_show(partition, newest).await?;
     let read = app
         .engine
         .scan(move |log| fold(log, origin, &skus, end))

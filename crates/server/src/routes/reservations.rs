@@ -5,38 +5,33 @@ use std::sync::Arc;
 use hyper::{Response, header};
 use onhand_ledger::Command;
 use onhand_ledger::reservation::ReservationRecord;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 
 use super::page::{self, Items, LOOKED_AT_MAX};
 use super::{Call, commands};
 use crate::app::App;
-use crate::http::request::{body, idempotency_key, media_type};
+use crate::http::request::{idempotency_key, media_type};
 use crate::http::respond::{self, Body};
 use crate::intake::single;
+use crate::peers::question::{ReservationOf, ReservationsAbove};
 use crate::wire::command::{self, Given, Kind as CommandKind};
 use crate::wire::problem::{Kind, Problem};
 use crate::wire::reservation::{STATUSES, shown_status, write};
+use crate::wire::write::SEGMENT;
 
-/// What stands unencoded in one segment of a path.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-pub(super) async fn create(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn create(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     request(app, call, CommandKind::Reserve, None).await
 }
 
-pub(super) async fn confirm(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn confirm(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     of_one(app, call, CommandKind::Confirm).await
 }
 
-pub(super) async fn release(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn release(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     of_one(app, call, CommandKind::Release).await
 }
 
-pub(super) async fn extend(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn extend(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     of_one(app, call, CommandKind::Extend).await
 }
 
@@ -49,7 +44,7 @@ pub(super) fn transfer() -> Problem {
 
 async fn of_one(
     app: &Arc<App>,
-    mut call: Call,
+    call: &mut Call,
     kind: CommandKind,
 ) -> Result<Response<Body>, Problem> {
     let reservation = call.named(0);
@@ -58,14 +53,15 @@ async fn of_one(
 
 async fn request(
     app: &Arc<App>,
-    call: Call,
+    call: &mut Call,
     kind: CommandKind,
     reservation: Option<String>,
 ) -> Result<Response<Body>, Problem> {
     let media = media_type(&call.parts.headers);
-    commands::refuse_encoding(&call)?;
+    commands::refuse_encoding(call)?;
     call.query.finish()?;
-    let bytes = body(call.body, app.limits.body_bytes, app.limits.request_idle).await?;
+    let limits = &app.limits;
+    let bytes = call.body(limits.body_bytes, limits.request_idle).await?;
     // Confirming all that is open needs nothing but a name: a key in the header is enough.
     let text = match single::text(&bytes)? {
         "" if kind != CommandKind::Reserve => "{}",
@@ -81,6 +77,7 @@ async fn request(
         id: idempotency_key(&call.parts.headers)?,
         kind: Some(kind),
         reservation: reservation.as_deref(),
+        ..Given::default()
     };
     let command = match command::parse(text, &given) {
         Ok(command) => command,
@@ -103,15 +100,13 @@ fn segment(command: &Command<'_>) -> String {
     utf8_percent_encode(onhand_flows::key_of(command), SEGMENT).to_string()
 }
 
-pub(super) async fn get(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let id = call.named(0);
     call.query.finish()?;
     let partition = app.engine.partition_of(&id);
-    let asked = id.clone();
-    let found = app
-        .engine
-        .query(partition, move |stock| stock.state().reservation(&asked))
-        .await?;
+    app.engine.must_be_here(partition)?;
+    let question = ReservationOf { id: id.clone() };
+    let found = app.engine.ask(partition, question).await?;
     let Some(record) = found else {
         return Err(Problem::new(
             Kind::NOT_FOUND,
@@ -155,7 +150,7 @@ impl Filter {
     }
 }
 
-pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let filter = Filter {
         sku: call.query.one("sku")?,
         location: call.query.one("location")?,
@@ -184,17 +179,11 @@ pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body
     let mut items = Items::default();
     let mut looked_at = 0;
     let next = loop {
-        let (found, bound) = page::step(&app.engine, after.as_deref(), |stock, after, step| {
-            let state = stock.state_mut();
-            let ids = state.reservations(after, step);
-            ids.into_iter()
-                .map(|id| {
-                    let record = state.reservation(id.as_str());
-                    (id.0.into_owned(), record)
-                })
-                .collect()
-        })
-        .await?;
+        let question = ReservationsAbove {
+            after: after.clone(),
+            limit: page::STEP,
+        };
+        let (found, bound) = page::step(&app.engine, question).await?;
         looked_at += found.len();
         let mut full = None;
         for one in found {

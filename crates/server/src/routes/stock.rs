@@ -12,6 +12,7 @@ use super::past::{self, Past, PastLevel};
 use crate::app::App;
 use crate::http::request::Query;
 use crate::http::respond::{self, Body};
+use crate::peers::question::{LevelsOf, NamesLike, StockAbove};
 use crate::wire::field;
 use crate::wire::level::{Figures, LevelView};
 use crate::wire::problem::{Kind, Problem};
@@ -95,7 +96,7 @@ impl Levels {
 /// SKUs that one page of the past looks at: each step of them reads the log.
 const LOOKED_AT_IN_THE_PAST_MAX: usize = 1_000;
 
-pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let filter = Filter::read(&mut call.query)?;
     let sku = call.query.one("sku")?;
     let prefix = call.query.one("sku_prefix")?.unwrap_or_default();
@@ -136,19 +137,12 @@ pub(super) async fn list(app: &Arc<App>, mut call: Call) -> Result<Response<Body
     };
     let mut looked_at = 0;
     while page.next.is_none() {
-        let prefix = prefix.clone();
-        let (found, bound) =
-            page::step(&app.engine, after.as_deref(), move |stock, after, step| {
-                let state = stock.state_mut();
-                let skus = state.skus(after, &prefix, step);
-                skus.into_iter()
-                    .map(|sku| {
-                        let levels = state.levels(sku.as_str()).unwrap_or_default();
-                        (sku.0.into_owned(), levels)
-                    })
-                    .collect()
-            })
-            .await?;
+        let question = StockAbove {
+            after: after.clone(),
+            prefix: prefix.clone(),
+            limit: page::STEP,
+        };
+        let (found, bound) = page::step(&app.engine, question).await?;
         looked_at += found.len();
         let then = match &past {
             None => None,
@@ -248,16 +242,15 @@ async fn levels_of_one_then(
 }
 
 async fn levels(app: &App, partition: u16, sku: String) -> Result<Option<Vec<Level>>, Problem> {
-    app.engine
-        .query(partition, move |stock| stock.state().levels(&sku))
-        .await
+    app.engine.ask(partition, LevelsOf { sku }).await
 }
 
-pub(super) async fn of_sku(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn of_sku(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let sku = call.named(0);
     let past = past::read(app, &mut call.query)?;
     call.query.finish()?;
     let partition = app.engine.partition_of(&sku);
+    app.engine.must_be_here(partition)?;
     let mut out = Vec::with_capacity(512);
     if let Some(past) = past {
         let levels = levels_of_one_then(app, partition, &sku, &past).await?;
@@ -306,11 +299,15 @@ fn write_sku(
     object.close();
 }
 
-pub(super) async fn at_location(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn at_location(
+    app: &Arc<App>,
+    call: &mut Call,
+) -> Result<Response<Body>, Problem> {
     let (sku, location) = (call.named(0), call.named(1));
     let past = past::read(app, &mut call.query)?;
     call.query.finish()?;
     let partition = app.engine.partition_of(&sku);
+    app.engine.must_be_here(partition)?;
     let epoch = app.engine.epoch;
     let mut out = Vec::with_capacity(512);
     if let Some(past) = past {
@@ -394,19 +391,11 @@ async fn unknown_sku(app: &App, sku: &str) -> Result<Problem, Problem> {
         .iter()
         .map(|spelling| spelling.trim().chars().take(SHARED).collect())
         .collect();
-    let pages = app
-        .engine
-        .query_all(move |_, stock| {
-            let mut skus: Vec<String> = prefixes
-                .iter()
-                .flat_map(|prefix| stock.state_mut().skus(None, prefix, CANDIDATES))
-                .map(|sku| sku.0.into_owned())
-                .collect();
-            skus.sort_unstable();
-            skus.dedup();
-            skus
-        })
-        .await?;
+    let question = NamesLike {
+        prefixes,
+        limit: CANDIDATES,
+    };
+    let pages = app.engine.ask_all(question).await?;
     let known: Vec<String> = pages.into_iter().flatten().collect();
     let near = near(sku, known.iter().map(String::as_str));
     Ok(near_problem(

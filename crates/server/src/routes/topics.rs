@@ -21,7 +21,7 @@ use onhand_ledger::Time;
 /// Bytes of the log that one answer looks at.
 const READ_BYTES: usize = 1 << 20;
 
-pub(super) fn list(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem> {
+pub(super) fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     call.query.finish()?;
     let log = &app.engine.log;
     let mut items = Items::default();
@@ -58,7 +58,7 @@ pub(super) fn list(app: &Arc<App>, call: Call) -> Result<Response<Body>, Problem
     Ok(respond::json(200, page::body(&items.json, None)))
 }
 
-pub(super) async fn records(app: &Arc<App>, mut call: Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn records(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let name = call.named(0);
     let number = |name: &'static str, text: Option<String>| {
         text.map(|text| {

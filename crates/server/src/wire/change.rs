@@ -149,7 +149,8 @@ impl Delta {
 }
 
 impl<'d> Change<'d, '_> {
-    fn level_view(&self) -> LevelView<'d> {
+    /// The level that it left.
+    pub(crate) fn level_view(&self) -> LevelView<'d> {
         LevelView {
             sku: self.sku,
             location: self.location,

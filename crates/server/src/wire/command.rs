@@ -21,20 +21,53 @@ use super::field::{self, NAME_BYTES_MAX};
 use super::refusal::{Refusal, RefusalKind, nearest};
 use super::value::Value;
 
-/// The source of commands that name none.
-pub(crate) const SOURCE_DEFAULT: &str = "http";
 /// The source that only the node itself writes as.
 const SOURCE_OWN: &str = "onhand";
 
 /// What is known of a command besides its own text.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Given<'a> {
-    /// From the header `Idempotency-Key`.
+    /// From the header that the way in has for it.
     pub(crate) id: Option<&'a str>,
+    /// From the header that the way in has for it.
+    pub(crate) source: Option<&'a str>,
+    /// How it came.
+    pub(crate) way: Way<'a>,
     /// From the route.
     pub(crate) kind: Option<Kind>,
     /// From the path.
     pub(crate) reservation: Option<&'a str>,
+}
+
+/// How a command came in: what stands in for the parts of its name that nobody gave.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) enum Way<'a> {
+    /// Over HTTP: the id is the sender's to give, since only then sending it again is safe.
+    #[default]
+    Http,
+    /// As a record of `stock.inbox`: its place there is a name that stays when it is read again.
+    Inbox {
+        /// Partition and offset.
+        place: &'a str,
+    },
+}
+
+impl Way<'_> {
+    /// The source of commands that name none.
+    fn source(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Inbox { .. } => "inbox",
+        }
+    }
+
+    /// What the header is called that may give the id.
+    fn id_header(self) -> &'static str {
+        match self {
+            Self::Http => "Idempotency-Key",
+            Self::Inbox { .. } => "id",
+        }
+    }
 }
 
 /// Types that the surface names and this version does not have.
@@ -61,7 +94,8 @@ pub(crate) fn parse<'a>(text: &'a str, given: &Given<'a>) -> Result<Command<'a>,
     let id = fields.peek_text(Field::Id).or(given.id).map(str::to_owned);
     let source = fields
         .peek_text(Field::Source)
-        .unwrap_or(SOURCE_DEFAULT)
+        .or(given.source)
+        .unwrap_or(given.way.source())
         .to_owned();
     command(&mut fields, given).map_err(|refusal| Refusal {
         id: id.filter(|id| id.len() <= NAME_BYTES_MAX),
@@ -73,10 +107,8 @@ pub(crate) fn parse<'a>(text: &'a str, given: &Given<'a>) -> Result<Command<'a>,
 fn command<'a>(fields: &mut Fields<'a>, given: &Given<'a>) -> Result<Command<'a>, Refusal> {
     let kind = kind(fields, given)?;
     check_fields(fields, kind)?;
-    let source = match fields.take(Field::Source) {
-        None => Cow::Borrowed(SOURCE_DEFAULT),
-        Some(value) => named("source", value)?,
-    };
+    let source = either(fields, Field::Source, given.source, "source")?
+        .unwrap_or(Cow::Borrowed(given.way.source()));
     if source
         .strip_prefix(SOURCE_OWN)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -222,29 +254,40 @@ fn check_fields(fields: &Fields<'_>, kind: Kind) -> Result<(), Refusal> {
 }
 
 fn id<'a>(fields: &mut Fields<'a>, given: &Given<'a>) -> Result<Cow<'a, str>, Refusal> {
-    let header = given.id.map(|id| {
-        field::check_name(id, NAME_BYTES_MAX)
-            .map(|()| id)
-            .map_err(|why| Refusal::invalid("Idempotency-Key", why))
-    });
-    match (fields.take(Field::Id), header.transpose()?) {
-        (Some(value), Some(header)) => {
-            let id = named("id", value)?;
-            if id == header {
-                Ok(id)
-            } else {
-                Err(Refusal::invalid(
-                    "id",
-                    "differs from the header Idempotency-Key; send one of them, or both alike",
-                ))
-            }
-        }
-        (Some(value), None) => named("id", value),
-        (None, Some(header)) => Ok(Cow::Borrowed(header)),
-        (None, None) => Err(Refusal::invalid(
+    let id = either(fields, Field::Id, given.id, given.way.id_header())?;
+    match (id, given.way) {
+        (Some(id), _) => Ok(id),
+        (None, Way::Inbox { place }) => Ok(Cow::Borrowed(place)),
+        (None, Way::Http) => Err(Refusal::invalid(
             "id",
             "is missing; send your own name for this command, so that sending it again is safe",
         )),
+    }
+}
+
+/// A part of the command's name from its field, or from the header of that name; both alike are one.
+fn either<'a>(
+    fields: &mut Fields<'a>,
+    field: Field,
+    given: Option<&'a str>,
+    header: &'static str,
+) -> Result<Option<Cow<'a, str>>, Refusal> {
+    if let Some(given) = given {
+        field::check_name(given, NAME_BYTES_MAX).map_err(|why| Refusal::invalid(header, why))?;
+    }
+    match (fields.take(field), given) {
+        (None, given) => Ok(given.map(Cow::Borrowed)),
+        (Some(value), None) => named(field.text(), value).map(Some),
+        (Some(value), Some(given)) => {
+            let stated = named(field.text(), value)?;
+            if stated == given {
+                return Ok(Some(stated));
+            }
+            Err(Refusal::invalid(
+                field.text(),
+                format!("differs from the header {header}; send one of them, or both alike"),
+            ))
+        }
     }
 }
 

@@ -142,7 +142,7 @@ impl<'d, 'a> Said<'d, 'a> {
         }
     }
 
-    fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         match (self.resolved, &self.decision.input) {
             (Some(resolved), _) => resolved.id.as_str(),
             (None, Input::Command(command)) => command.id.as_str(),
@@ -150,7 +150,7 @@ impl<'d, 'a> Said<'d, 'a> {
         }
     }
 
-    fn source(&self) -> &str {
+    pub(crate) fn source(&self) -> &str {
         match (self.resolved, &self.decision.input) {
             (Some(resolved), _) => resolved.source.as_str(),
             (None, Input::Command(command)) => command.source.as_str(),

@@ -52,6 +52,8 @@ kinds! {
     BUSY = "busy", 503, true, "The node is at its bound";
     NO_SPACE = "no_space", 503, true, "The node has no space for new work";
     STOPPED = "stopped", 503, true, "The node takes no work";
+    NO_OWNER = "no_owner", 503, true, "The owner of the key cannot be reached";
+    MOVED = "moved", 421, true, "Another instance owns the key";
     UNKNOWN_END = "unknown_end", 503, true, "It is not known whether it took effect";
     DAMAGED = "internal", 500, false, "The node could not do it";
 }
@@ -69,6 +71,8 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     /// The field or parameter, where it is about one.
     pub(crate) field: Option<String>,
+    /// The partition that is not open here: its owner may be asked in place of this instance.
+    pub(crate) moved: Option<u16>,
     /// More members, as JSON without the braces: `"earliest":"..."`.
     pub(crate) more: String,
 }
@@ -79,6 +83,7 @@ impl Problem {
             kind,
             detail: detail.into(),
             field: None,
+            moved: None,
             more: String::new(),
         }
     }
@@ -127,6 +132,15 @@ impl Problem {
         }
         out
     }
+}
+
+/// Whether a body that came from another instance is a problem of that kind.
+pub(crate) fn is_of(body: &[u8], kind: Kind) -> bool {
+    let read: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let uri = read
+        .as_ref()
+        .and_then(|problem| problem.get("type")?.as_str());
+    uri == Some(kind.uri().as_str())
 }
 
 fn head(object: &mut Object<'_>, kind: Kind, detail: &str) {

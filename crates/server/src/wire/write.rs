@@ -2,6 +2,14 @@
 
 use jiff::Timestamp;
 use onhand_ledger::Time;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
+/// What stands encoded in one segment of a path: all but what no reader of paths looks at.
+pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// An object being written. Keys are literals of this crate and need no escaping.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,8 +14,18 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use crate::table::Table;
+
 /// No answer of a test takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
 
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
@@ -39,22 +51,46 @@ impl Node {
         let mut config = Config::new(dir);
         config.listen = "127.0.0.1:0".parse().unwrap();
         change(&mut config);
-        let (stop, stopped) = oneshot::channel();
-        let (ready, address) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(onhand_server::run(
-                config,
-                async {
-                    let _ = stopped.await;
-                },
-                move |address| ready.send(address).unwrap(),
-            ))
+        Self::run(|stopped, ready| {
+            let runtime = runtime();
+            runtime.block_on(onhand_server::run(config, stopped, move |address| {
+                ready.send(address).unwrap();
+            }))
+        })
+    }
+
+    /// One of several on that table.
+    pub(crate) fn seated(table: &Arc<Table>, name: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path());
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        change(&mut config);
+        let (table, name) = (Arc::clone(table), name.to_owned());
+        let mut node = Self::run(|stopped, ready| {
+            let open = move || Ok(table.seat(&name));
+            let run = onhand_server::run_on(config, open, stopped, move |address| {
+                ready.send(address).unwrap();
+            });
+            runtime().block_on(run)
         });
+        node._dir = Some(dir);
+        node
+    }
+
+    fn run(
+        run: impl FnOnce(
+            Pin<Box<dyn Future<Output = ()> + Send>>,
+            mpsc::Sender<SocketAddr>,
+        ) -> Result<(), RunError>
+        + Send
+        + 'static,
+    ) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, address) = mpsc::channel();
+        let stopped = Box::pin(async {
+            let _ = stopped.await;
+        });
+        let thread = std::thread::spawn(move || run(stopped, ready));
         let address = match address.recv() {
             Ok(address) => address,
             Err(_) => panic!("the node did not start: {:?}", thread.join().unwrap()),
@@ -70,6 +106,11 @@ impl Node {
     /// Asks it to end, without waiting for it.
     pub(crate) fn begin_stop(&mut self) {
         drop(self.stop.take());
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ended(mut self) -> Result<(), RunError> {
+        self.thread.take().unwrap().join().unwrap()
     }
 
     fn end(&mut self) {

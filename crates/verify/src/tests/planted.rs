@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use onhand_log::testing::append_and_wait;
+use onhand_log::{BatchBuilder, Header, Log as _, TopicPartition};
+
 use super::book::{Book, Entry, Letter, Moved, pack};
 use super::story::{
     T, applied, clean, command, fact, level, moved, moves, other_sku, reservation, sku, whole,
     with_second,
 };
-use crate::Invariant;
 use crate::wire::*;
+use crate::{Invariant, Window, verify_log};
 
 /// What is found in a book: which invariants, and the first violation of each.
 fn found(book: &Book) -> BTreeSet<Invariant> {
@@ -65,6 +68,38 @@ fn a_clean_log_has_no_violation() {
     assert_eq!((figures.duplicates, figures.invalid), (2, 1));
     assert_eq!((figures.parked, figures.dead_letters), (1, 1));
     assert_eq!((figures.open_holds, figures.internal_records), (1, 5));
+}
+
+#[test]
+fn a_dead_letter_of_the_inbox_belongs_to_no_input_and_says_where_it_was() {
+    for (offset, is_clean) in [(Some(&b"17"[..]), true), (None, false)] {
+        let log = clean().write();
+        let topics = log.topics();
+        let letters = topics.iter().find(|t| t.spec.name == crate::DEAD_LETTERS);
+        let header = |key, value: &'static [u8]| Header {
+            key,
+            value: Some(value),
+        };
+        let mut headers = vec![
+            header("origin.topic", crate::INBOX.as_bytes()),
+            header("origin.partition", b"1"),
+            header("reason", b"the command has no value; send one JSON object"),
+            header("attempts", b"1"),
+        ];
+        headers.extend(offset.map(|offset| header("origin.offset", offset)));
+        let mut batch = BatchBuilder::new();
+        // No key and no value, as it was written.
+        batch.push(0, None, None, &headers);
+        let at = TopicPartition {
+            topic: letters.unwrap().id,
+            partition: 1,
+        };
+        let token = log.claim("gate/1").unwrap();
+        append_and_wait(&log, &token, vec![(at, batch.finish().unwrap())]);
+        let report = verify_log(&log, &Window::default(), &|_| ()).unwrap();
+        assert_eq!(report.is_clean(), is_clean, "{:?}", report.violations);
+        assert_eq!(report.figures.dead_letters, 2);
+    }
 }
 
 #[test]

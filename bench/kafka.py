@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""onhand on Kafka beside the real Kafka Streams: the same broker program, in the same run.
+
+    make bench-kafka                  both questions, three rounds, about ten minutes
+    bench/kafka.py drain              one of them (after `make build`)
+
+ONHAND_REPEAT    rounds: each gives every contestant one sample [3]
+ONHAND_DIR       a directory on the disk to measure [/tmp]
+
+Both take single commands that another program wrote to a topic, keyed by SKU, check and update a store that
+is itself written to the log, and put out outcomes, all exactly once, on one broker with one copy and 4
+partitions, 100,000 SKUs. Kafka Streams does nothing else. onhand reads JSON from `stock.inbox`, and also knows
+each command by its name, folds it by its time, keeps history and numbers every change; `views` says whether its
+publishing task writes the JSON topics as well.
+
+`drain`: a million commands lie in the topic while the contestant is stopped (SIGSTOP); from when it goes on until the
+last outcome is committed. Before it, 300,000 warm it up. By core: of its own process, not of the broker.
+`rate`: 10,000 commands a second for 20 s; from when a command was due until a read_committed consumer has its
+outcome, of the last four fifths.
+
+Each sample has a broker, topics and a directory of its own. Needs Java 17 (a JDK) and Maven."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+sys.dont_write_bytecode = True  # nothing is left in the checkout
+
+from measure import Failed, Probe, Skipped, commit, machine, server
+from onhand import BINARY
+from peers.streams import PARTITIONS, KafkaStreams, broker, client, cpu_seconds, java
+from questions import Contestant, Line, Question
+from run import play
+from tables import table
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SKUS = 100_000
+WARM = 300_000
+COUNT = 1_000_000
+RATE = 10_000
+RATE_SECONDS = 20
+PATIENCE = 180
+
+
+class OnhandOnKafka:
+    form, into, out = "json", "stock.inbox", "stock.outcomes"
+
+    def __init__(self, views):
+        self.views = views
+        self.name = "onhand, views " + ("on" if views else "off")
+        self.settings = f"serve --kafka, {PARTITIONS} partitions, JSON from stock.inbox, views {'on' if views else 'off'}, one copy"
+        self.url = None
+
+    @contextlib.contextmanager
+    def running(self, brokers, work):
+        log, data = work / "onhand.log", work / "onhand"
+
+        def ready():
+            said = re.search(r"^listening on (\S+)", log.read_text(), re.MULTILINE)
+            if said:
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{said[1]}/readyz", timeout=5):
+                    return said[1]
+            return None
+
+        command = [BINARY, "serve", "--data", data, "--listen", "127.0.0.1:0", "--partitions", PARTITIONS]
+        command += ["--kafka", brokers, "--kafka-allow-unsafe", "--kafka-replication", 1, "--kafka-insync-min", 1]
+        command += ["--views", "on" if self.views else "off", "--inbox", "on"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ONHAND_")}
+        try:
+            with server(command, log, ready, signal.SIGTERM, env=environment) as url:
+                self.url = url
+                yield pid_of(data)
+        finally:
+            shutil.rmtree(data, ignore_errors=True)
+
+    def decided(self, count):
+        """Without views nobody writes single outcomes: the node is asked how many names it knows."""
+        if self.views:
+            return None
+
+        def reached():
+            with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+            known = re.search(r"^onhand_ids(?:_remembered)? (\d+)", text, re.MULTILINE)
+            return int(known[1]) >= count
+
+        return reached
+
+
+def pid_of(data):
+    """The process that serves that directory."""
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"serve" in words and str(data).encode() in words:
+                    return int(entry.name)
+    raise Failed("the node's process was not found")
+
+
+def until_drained(contestant, brokers, count):
+    """Waits until so many outcomes are committed; a call that gives when that was."""
+    if reached := contestant.decided(count):
+
+        def wait():
+            until = time.time() + PATIENCE
+            while not reached():
+                if time.time() > until:
+                    raise Failed(f"{count} commands were not decided within {PATIENCE} s")
+                time.sleep(0.02)
+            return time.time()
+
+        return wait
+    process = subprocess.Popen(
+        java("drain", brokers, contestant.out, count), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+    def wait():
+        try:
+            said, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired as late:
+            process.kill()
+            raise Failed("outcomes were not seen in time") from late
+        seen = json.loads(said)
+        if seen["seen"] < count:
+            raise Failed(f"{seen['seen']} of {count} outcomes came")
+        return seen["at_ms"] / 1e3
+
+    return wait
+
+
+def drain(contestant, work, probe):
+    def sample():
+        with broker(work / "kafka") as brokers, contestant.running(brokers, work) as pid:
+            client("load", brokers, contestant.into, contestant.form, WARM, SKUS)
+            until_drained(contestant, brokers, WARM)()
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                # Other names than those that warmed it up: JSON commands are known by them.
+                client("load", brokers, contestant.into, contestant.form, COUNT, SKUS, WARM)
+                wait = until_drained(contestant, brokers, WARM + COUNT)
+                time.sleep(4)  # its reader has caught up with what is there
+                before = cpu_seconds(pid)
+
+                def drive():
+                    began = time.time()
+                    os.kill(pid, signal.SIGCONT)
+                    took = wait() - began
+                    used = cpu_seconds(pid) - before
+                    return {"per_core": COUNT / used, "rate": COUNT / took, "cores": used / took}
+
+                return probe.beside(drive)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+    return sample
+
+
+def rate(contestant, work, probe):
+    def sample():
+        with broker(work / "kafka") as brokers, contestant.running(brokers, work):
+            client("load", brokers, contestant.into, contestant.form, WARM, SKUS)
+            until_drained(contestant, brokers, WARM)()
+            arguments = contestant.into, contestant.out, contestant.form, RATE, RATE_SECONDS, SKUS
+            said, around = probe.beside(lambda: client("rate", brokers, *arguments))
+        if said["missing"]:
+            raise Failed(f"{said['missing']} outcomes did not come")
+        return {"p99_ms": said["p99_ms"], "p50_ms": said["p50_ms"], "max_ms": said["max_ms"]}, around
+
+    return sample
+
+
+def main():
+    wanted = sys.argv[1:]
+    rounds = int(os.environ.get("ONHAND_REPEAT", 3))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    began = datetime.datetime.now(datetime.timezone.utc)
+    report = {"commit": commit(ROOT), "began": began.isoformat(timespec="seconds"), "rounds": rounds}
+    samples = []
+    work = pathlib.Path(tempfile.mkdtemp(prefix="onhand-bench.", dir=os.environ.get("ONHAND_DIR", "/tmp")))
+    try:
+        report["machine"] = machine(work)
+        print(f"commit {report['commit']}, {report['began']}\n{report['machine']}", flush=True)
+        try:
+            java()
+        except Skipped as why:
+            sys.exit(f"skipped: Kafka Streams: {why}")
+        probe = Probe(work)
+        quick, often, rocks = KafkaStreams(), KafkaStreams(commit_ms=10), KafkaStreams(store="rocksdb")
+        bare, views = OnhandOnKafka(False), OnhandOnKafka(True)
+        for one in (bare, views, quick):
+            print(f"{one.name}: {one.settings}")
+        asked = [
+            Question(
+                "drain",
+                "A million commands that lie in a topic, exactly once: records/s for each core of the process",
+                "per_core",
+                [
+                    Contestant(bare.name, drain(bare, work, probe)),
+                    Contestant(views.name, drain(views, work, probe)),
+                    Contestant("Kafka Streams, memory store", drain(quick, work, probe)),
+                    Contestant("Kafka Streams, RocksDB store", drain(rocks, work, probe)),
+                ],
+                [Line("records/s in all", "rate"), Line("cores used", "cores")],
+            ),
+            Question(
+                "rate",
+                "10,000 commands/s, from due to a read_committed consumer: p99 in ms, less is better",
+                "p99_ms",
+                [
+                    Contestant(views.name, rate(views, work, probe)),
+                    Contestant("Kafka Streams, commit every 100 ms", rate(quick, work, probe)),
+                    Contestant("Kafka Streams, commit every 10 ms", rate(often, work, probe)),
+                ],
+                [Line("p50 ms", "p50_ms"), Line("max ms", "max_ms")],
+            ),
+        ]
+        if unknown := set(wanted) - {question.name for question in asked}:
+            sys.exit(f"no such question: {', '.join(unknown)}; there are drain and rate")
+        asked = [question for question in asked if not wanted or question.name in wanted]
+        failed = play(asked, rounds, samples)
+        for question in asked:
+            print(f"\n{table(question, samples)}")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        if samples:
+            raw = ROOT / "target" / "bench" / f"kafka-{began:%Y%m%dT%H%M%SZ}-{report['commit']}.json"
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            raw.write_text(json.dumps({**report, "samples": samples}, indent=1) + "\n")
+            print(f"\nall samples: {raw}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,582 @@
+//! What `onhand.cluster` says, folded up to one offset. Only the newest record of each key counts, so
+//! that it is the same before and after compaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use onhand_log::Offset;
+use onhand_log::cluster::{Ended, Member, Membership, Place};
+
+use crate::cluster::assign::balance;
+use crate::cluster::note::{Assignment, Claim, Note, name_of};
+
+/// The newest heartbeat of one name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Beat {
+    incarnation: Arc<str>,
+    address: Arc<str>,
+    /// Own heartbeats read back since.
+    silent: u32,
+    /// Where it stands.
+    at: Offset,
+}
+
+/// What a member brings when it joins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    pub(crate) address: Arc<str>,
+    pub(crate) partitions: u16,
+    pub(crate) spread: BTreeSet<Arc<str>>,
+    /// So many own heartbeats without one of another member: it is silent.
+    pub(crate) silent_after: u32,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct View {
+    me: Arc<str>,
+    next: Offset,
+    ids: BTreeMap<Arc<str>, Vec<u64>>,
+    newest: BTreeMap<Arc<str>, Arc<str>>,
+    /// By owner: incarnation and number, and where the record stands.
+    claims: BTreeMap<Arc<str>, BTreeMap<(Arc<str>, u64), Offset>>,
+    beats: BTreeMap<Arc<str>, Beat>,
+    assignment: Assignment,
+    /// By name, the last incarnation that an assignment dropped. It has ended, whatever it says.
+    dropped: BTreeMap<Arc<str>, Arc<str>>,
+    part: Option<Part>,
+    ended: Option<Ended>,
+    is_sealed: bool,
+}
+
+impl View {
+    pub(crate) fn new(me: &Arc<str>) -> Self {
+        Self {
+            me: Arc::clone(me),
+            next: 0,
+            ids: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            beats: BTreeMap::new(),
+            assignment: Assignment::default(),
+            dropped: BTreeMap::new(),
+            part: None,
+            ended: None,
+            is_sealed: false,
+        }
+    }
+
+    /// Everything below is folded.
+    pub(crate) fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// Takes the record of that offset; `None` for one that is none of ours.
+    pub(crate) fn fold(&mut self, offset: Offset, note: Option<Note>) {
+        self.next = self.next.max(offset + 1);
+        match note {
+            None => {}
+            Some(Note::Newest { name, incarnation }) => {
+                if *name == *name_of(&self.me) && self.part.is_some() && incarnation != self.me {
+                    self.ended.get_or_insert(Ended::Replaced);
+                }
+                self.newest.insert(name, incarnation);
+            }
+            Some(Note::Ids(incarnation, Some(ids))) => {
+                self.ids.insert(incarnation, ids);
+            }
+            Some(Note::Ids(incarnation, None)) => {
+                self.ids.remove(&incarnation);
+            }
+            Some(Note::Claim(claim, stands)) => self.fold_claim(claim, stands, offset),
+            Some(Note::Beat(name, None)) => {
+                self.beats.remove(&name);
+            }
+            Some(Note::Beat(name, Some((incarnation, address)))) => {
+                self.fold_beat(name, incarnation, address, offset);
+            }
+            Some(Note::Assign(assignment)) => self.fold_assignment(assignment),
+            Some(Note::Sealed(is_sealed)) => {
+                self.is_sealed = is_sealed;
+                self.end_if_sealed();
+            }
+        }
+    }
+
+    fn fold_claim(&mut self, claim: Claim, stands: bool, offset: Offset) {
+        let key = (claim.incarnation, claim.number);
+        let claims = self.claims.entry(Arc::clone(&claim.owner)).or_default();
+        if stands {
+            claims.insert(key, offset);
+        } else {
+            claims.remove(&key);
+        }
+        if claims.is_empty() {
+            self.claims.remove(&claim.owner);
+        }
+    }
+
+    fn fold_beat(&mut self, name: Arc<str>, incarnation: Arc<str>, address: Arc<str>, at: Offset) {
+        // One that was replaced, or that an assignment dropped, may still believe that it lives.
+        if self.newest.get(&name) != Some(&incarnation)
+            || self.dropped.get(&name) == Some(&incarnation)
+        {
+            return;
+        }
+        if incarnation == self.me {
+            for beat in self.beats.values_mut() {
+                beat.silent = beat.silent.saturating_add(1);
+            }
+        }
+        let beat = Beat {
+            incarnation,
+            address,
+            silent: 0,
+            at,
+        };
+        self.beats.insert(name, beat);
+    }
+
+    fn fold_assignment(&mut self, assignment: Assignment) {
+        let ours = self.part.as_ref().map(|part| usize::from(part.partitions));
+        if ours.is_some_and(|ours| ours != assignment.partitions()) {
+            return;
+        }
+        for run in self.assignment.members.keys() {
+            if !assignment.members.contains_key(run) {
+                self.dropped.insert(name_of(run).into(), Arc::clone(run));
+            }
+        }
+        if self.dropped.get(name_of(&self.me)) == Some(&self.me) {
+            let why = if self.is_replaced() {
+                Ended::Replaced
+            } else {
+                Ended::Silent
+            };
+            self.ended.get_or_insert(why);
+        }
+        self.assignment = assignment;
+    }
+
+    /// Whether a newer run of this instance's name has announced itself. Meant once this one has.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.newest
+            .get(name_of(&self.me))
+            .is_some_and(|run| *run != self.me)
+    }
+
+    /// Why this run has ended; of one that never joined, only that it was replaced.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        let replaced = self.is_replaced().then_some(Ended::Replaced);
+        self.ended.or(replaced)
+    }
+
+    pub(crate) fn end(&mut self, why: Ended) {
+        self.ended.get_or_insert(why);
+    }
+
+    /// Names of which a heartbeat stands at that offset or above, and that have not left since.
+    pub(crate) fn heard_since(&self, from: Offset) -> Vec<String> {
+        let heard = self.beats.iter().filter(|(_, beat)| beat.at >= from);
+        heard.map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// The ids of an incarnation that are not known to be dead.
+    pub(crate) fn ids(&self, incarnation: &str) -> &[u64] {
+        self.ids.get(incarnation).map_or(&[], Vec::as_slice)
+    }
+
+    /// Other runs of this instance that still have ids: earlier ones, unless this one is replaced.
+    pub(crate) fn earlier_runs(&self) -> Vec<Arc<str>> {
+        let name = name_of(&self.me);
+        let runs = self.ids.keys();
+        runs.filter(|run| name_of(run) == name && **run != self.me)
+            .cloned()
+            .collect()
+    }
+
+    /// Claims of an owner that stand, with where.
+    pub(crate) fn claims(&self, owner: &str) -> impl Iterator<Item = (Claim, Offset)> + '_ {
+        let found = self.claims.get_key_value(owner).into_iter();
+        found.flat_map(|(owner, claims)| {
+            claims.iter().map(|((incarnation, number), at)| {
+                let claim = Claim {
+                    owner: Arc::clone(owner),
+                    incarnation: Arc::clone(incarnation),
+                    number: *number,
+                };
+                (claim, *at)
+            })
+        })
+    }
+
+    /// This incarnation's standing claim at that offset, if nobody else claimed the owner above it.
+    pub(crate) fn standing(&self, owner: &str, at: Offset) -> Option<Claim> {
+        let mut own = None;
+        for (claim, place) in self.claims(owner) {
+            if claim.incarnation != self.me && place > at {
+                return None;
+            }
+            if claim.incarnation == self.me && place == at {
+                own = Some(claim);
+            }
+        }
+        own
+    }
+
+    /// Who joined has nothing any more in a log that moved elsewhere. That it did is in the order of this
+    /// topic so that whoever claims a name behind it has read of it.
+    fn end_if_sealed(&mut self) {
+        if self.is_sealed && self.part.is_some() {
+            self.end(Ended::Silent);
+        }
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.is_sealed
+    }
+
+    pub(crate) fn join(&mut self, part: Part) {
+        self.part = Some(part);
+        self.end_if_sealed();
+        if self.is_replaced() {
+            self.end(Ended::Replaced);
+        }
+    }
+
+    pub(crate) fn part(&self) -> Option<&Part> {
+        self.part.as_ref()
+    }
+
+    pub(crate) fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    /// The partition of an owner `name/partition` that the assignment governs.
+    pub(crate) fn spread_partition(&self, owner: &str) -> Option<u16> {
+        let part = self.part.as_ref()?;
+        let (name, number) = owner.rsplit_once('/')?;
+        let number = number.parse().ok()?;
+        (part.spread.contains(name) && number < part.partitions).then_some(number)
+    }
+
+    pub(crate) fn is_mine(&self, partition: u16) -> bool {
+        self.ended.is_none() && self.assignment.of(partition) == Some(&self.me)
+    }
+
+    /// Whether a member of the last assignment other than this one holds a claim of that owner.
+    pub(crate) fn is_held_by_member(&self, owner: &str) -> bool {
+        self.claims(owner).any(|(claim, _)| {
+            claim.incarnation != self.me && self.assignment.members.contains_key(&claim.incarnation)
+        })
+    }
+
+    /// Incarnations that are no members any more and hold claims of partitions that are to be this
+    /// one's.
+    pub(crate) fn inherited_from(&self) -> BTreeSet<Arc<str>> {
+        let mut dead = BTreeSet::new();
+        for (owner, claims) in &self.claims {
+            if !self
+                .spread_partition(owner)
+                .is_some_and(|p| self.is_mine(p))
+            {
+                continue;
+            }
+            for (run, _) in claims.keys() {
+                if *run != self.me && !self.assignment.members.contains_key(run) {
+                    dead.insert(Arc::clone(run));
+                }
+            }
+        }
+        dead
+    }
+
+    /// Live incarnations, in the order of their names.
+    fn live(&self) -> impl Iterator<Item = (&Arc<str>, &Beat)> {
+        let after = self
+            .part
+            .as_ref()
+            .map_or(u32::MAX, |part| part.silent_after);
+        self.beats.iter().filter(move |(name, beat)| {
+            let dropped = self.dropped.get(*name) == Some(&beat.incarnation);
+            beat.silent < after && !dropped
+        })
+    }
+
+    /// Whether an own heartbeat was read back.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.beats
+            .get(name_of(&self.me))
+            .is_some_and(|beat| beat.incarnation == self.me)
+    }
+
+    /// The assignment that this member shall write now, if it is the one to write it.
+    pub(crate) fn proposal(&self) -> Option<Assignment> {
+        let part = self.part.as_ref()?;
+        let (_, first) = self.live().next()?;
+        if self.ended().is_some() || first.incarnation != self.me {
+            return None;
+        }
+        let live: BTreeSet<Arc<str>> = self
+            .live()
+            .map(|(_, beat)| Arc::clone(&beat.incarnation))
+            .collect();
+        if live.iter().eq(self.assignment.members.keys()) {
+            return None;
+        }
+        Some(balance(&self.assignment, &live, part.partitions))
+    }
+
+    /// What callers are told.
+    pub(crate) fn membership(&self, version: u64) -> Membership {
+        let partitions = self.part.as_ref().map_or(0, |part| part.partitions);
+        let mut members = Vec::new();
+        let mut index: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, beat) in self.live() {
+            if self.ended.is_some() && beat.incarnation == self.me {
+                continue;
+            }
+            index.insert(&beat.incarnation, members.len());
+            members.push(Member {
+                name: Arc::clone(name),
+                incarnation: Arc::clone(&beat.incarnation),
+                address: Arc::clone(&beat.address),
+            });
+        }
+        let mut places = vec![Place::default(); usize::from(partitions)];
+        for (run, owned) in &self.assignment.members {
+            for partition in owned {
+                if let Some(place) = places.get_mut(usize::from(*partition)) {
+                    place.assigned = index.get(&**run).copied();
+                }
+            }
+        }
+        let mut newest: BTreeMap<u16, Offset> = BTreeMap::new();
+        for (owner, claims) in &self.claims {
+            let Some(partition) = self.spread_partition(owner) else {
+                continue;
+            };
+            for ((run, _), at) in claims {
+                let last = newest.entry(partition).or_insert(-1);
+                if *at > *last
+                    && let Some(place) = places.get_mut(usize::from(partition))
+                {
+                    *last = *at;
+                    place.holder = index.get(&**run).copied();
+                }
+            }
+        }
+        Membership {
+            version,
+            me: index.get(&*self.me).copied(),
+            members,
+            places,
+            ended: self.ended,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENT: u32 = 5;
+
+    fn part() -> Part {
+        Part {
+            address: "host:1".into(),
+            partitions: 4,
+            spread: ["task".into()].into(),
+            silent_after: SILENT,
+        }
+    }
+
+    /// Folds notes at consecutive offsets.
+    struct Story(View);
+
+    impl Story {
+        fn of(me: &str) -> Self {
+            let mut story = Self(View::new(&me.into()));
+            story.0.join(part());
+            story
+        }
+
+        fn then(&mut self, note: Note) -> &mut Self {
+            self.0.fold(self.0.next(), Some(note));
+            self
+        }
+
+        fn opened(&mut self, run: &str) -> &mut Self {
+            self.then(Note::Newest {
+                name: name_of(run).into(),
+                incarnation: run.into(),
+            })
+        }
+
+        fn beat(&mut self, run: &str) -> &mut Self {
+            let beat = Some((run.into(), "host:1".into()));
+            self.then(Note::Beat(name_of(run).into(), beat))
+        }
+
+        fn propose(&mut self) -> Vec<String> {
+            let proposal = self.0.proposal().expect("it proposes");
+            let members = proposal.members.keys().map(ToString::to_string).collect();
+            self.then(Note::Assign(proposal));
+            members
+        }
+
+        fn claim(&mut self, owner: &str, run: &str, number: u64, stands: bool) -> Offset {
+            let claim = Claim {
+                owner: owner.into(),
+                incarnation: run.into(),
+                number,
+            };
+            self.then(Note::Claim(claim, stands));
+            self.0.next() - 1
+        }
+    }
+
+    #[test]
+    fn silence_is_counted_in_own_heartbeats_only() {
+        let mut a = Story::of("a.1");
+        a.opened("a.1").opened("b.1").beat("a.1").beat("b.1");
+        assert_eq!(a.propose(), ["a.1", "b.1"]);
+        assert_eq!(a.0.proposal(), None, "nothing changed");
+        for _ in 0..SILENT - 1 {
+            a.beat("a.1");
+        }
+        assert_eq!(a.0.proposal(), None);
+        a.beat("b.1");
+        for _ in 0..SILENT - 1 {
+            a.beat("a.1");
+        }
+        assert_eq!(a.0.proposal(), None, "it was heard in between");
+        a.beat("a.1");
+        assert_eq!(a.propose(), ["a.1"]);
+        // It wakes and beats again: it has ended all the same.
+        a.beat("b.1");
+        assert_eq!(a.0.proposal(), None);
+        a.opened("b.2").beat("b.2");
+        assert_eq!(a.propose(), ["a.1", "b.2"]);
+    }
+
+    #[test]
+    fn a_seal_ends_whoever_joined_before_or_after_it() {
+        let mut a = Story::of("a.1");
+        a.opened("a.1").beat("a.1");
+        a.propose();
+        a.then(Note::Sealed(true));
+        assert_eq!(a.0.membership(1).ended, Some(Ended::Silent));
+        assert!(!a.0.is_mine(0));
+        let mut late = View::new(&"b.1".into());
+        late.fold(0, Some(Note::Sealed(true)));
+        assert_eq!(late.ended(), None, "who copies the log does not join");
+        late.join(part());
+        assert_eq!(late.ended(), Some(Ended::Silent));
+        let mut later = View::new(&"c.1".into());
+        later.fold(0, Some(Note::Sealed(true)));
+        later.fold(1, Some(Note::Sealed(false)));
+        later.join(part());
+        assert_eq!(later.ended(), None);
+    }
+
+    #[test]
+    fn only_the_smallest_live_name_proposes() {
+        let mut b = Story::of("b.1");
+        b.opened("a.1").opened("b.1").beat("a.1").beat("b.1");
+        assert_eq!(b.0.proposal(), None);
+        for _ in 0..SILENT {
+            b.beat("b.1");
+        }
+        assert_eq!(b.propose(), ["b.1"]);
+    }
+
+    #[test]
+    fn whoever_an_assignment_drops_has_ended_and_proposes_nothing() {
+        let mut a = Story::of("a.1");
+        a.opened("a.1").opened("b.1").beat("a.1").beat("b.1");
+        a.propose();
+        let without = Assignment {
+            members: [("b.1".into(), vec![0, 1, 2, 3])].into(),
+        };
+        a.then(Note::Assign(without));
+        assert_eq!(a.0.membership(1).ended, Some(Ended::Silent));
+        assert_eq!(a.0.membership(1).me, None);
+        a.beat("a.1");
+        assert_eq!(a.0.proposal(), None);
+        // In an assignment again, it stays ended.
+        let again = Assignment {
+            members: [("a.1".into(), vec![0, 1]), ("b.1".into(), vec![2, 3])].into(),
+        };
+        a.then(Note::Assign(again));
+        assert!(!a.0.is_mine(0));
+        assert_eq!(a.0.membership(1).ended, Some(Ended::Silent));
+    }
+
+    #[test]
+    fn a_newer_run_of_the_name_replaces_this_one() {
+        let mut a = Story::of("a.1");
+        a.opened("a.1").beat("a.1");
+        a.propose();
+        assert!(a.0.is_mine(3));
+        a.opened("a.2");
+        assert_eq!(a.0.membership(1).ended, Some(Ended::Replaced));
+        a.beat("a.2").beat("a.1");
+        let mut b = Story::of("b.1");
+        b.opened("a.1").opened("a.2").beat("a.2").beat("a.1");
+        let members = b.0.membership(1).members;
+        assert_eq!(
+            &*members[0].incarnation, "a.2",
+            "the older one is not heard"
+        );
+    }
+
+    #[test]
+    fn a_claim_stands_until_a_higher_one_or_its_own_end() {
+        let mut a = Story::of("a.1");
+        let first = a.claim("task/0", "a.1", 1, true);
+        assert!(a.0.standing("task/0", first).is_some());
+        let other = a.claim("task/0", "b.1", 1, true);
+        assert!(a.0.standing("task/0", first).is_none());
+        a.claim("task/0", "b.1", 1, false);
+        assert!(a.0.standing("task/0", first).is_some(), "it was taken back");
+        let again = a.claim("task/0", "a.1", 2, true);
+        assert!(again > other);
+        // Whoever fenced the first claim empties that one.
+        a.claim("task/0", "a.1", 1, false);
+        assert!(a.0.standing("task/0", first).is_none());
+        assert!(a.0.standing("task/0", again).is_some());
+    }
+
+    #[test]
+    fn holders_are_who_claimed_last_and_heirs_know_from_whom() {
+        let mut a = Story::of("a.1");
+        a.opened("a.1").opened("b.1").beat("a.1").beat("b.1");
+        a.propose();
+        a.claim("task/0", "b.1", 1, true);
+        a.claim("task/2", "dead.1", 1, true);
+        a.claim("other/0", "a.1", 1, true);
+        let membership = a.0.membership(1);
+        assert_eq!(membership.places[0].assigned, Some(0));
+        assert_eq!(membership.places[0].holder, Some(1));
+        assert_eq!(membership.places[2].holder, None);
+        assert_eq!(a.0.inherited_from(), ["dead.1".into()].into());
+        assert!(a.0.is_held_by_member("task/0") && !a.0.is_held_by_member("task/2"));
+        a.claim("task/0", "a.1", 2, true);
+        assert_eq!(a.0.membership(1).places[0].holder, Some(0));
+        a.claim("task/0", "a.1", 2, false);
+        assert_eq!(a.0.membership(1).places[0].holder, Some(1));
+    }
+
+    #[test]
+    fn an_assignment_of_another_number_of_partitions_is_not_ours() {
+        let mut a = Story::of("a.1");
+        a.opened("a.1").beat("a.1");
+        a.propose();
+        let other = Assignment {
+            members: [("x.1".into(), vec![0])].into(),
+        };
+        a.then(Note::Assign(other));
+        assert!(a.0.is_mine(0));
+    }
+}

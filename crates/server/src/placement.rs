@@ -1,0 +1,458 @@
+//! Opening here what is assigned to this instance, and closing what is not.
+//!
+//! One thread follows the membership. Two others do what it takes, a partition each at a time: closing
+//! before opening, since somebody waits for what is given up. What cannot be opened now is tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use onhand_flows::Stock;
+use onhand_log::cluster::{Cluster, Ended, Membership};
+use onhand_streams::Opener;
+use tokio::sync::watch;
+
+use crate::residents::Resident;
+
+/// Partitions that are opened or closed at a time: restoring keeps a core and the log's readers busy,
+/// and what is open goes on beside it.
+const MOVERS: usize = 2;
+
+/// How long the membership is waited for before it is looked whether to stop.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Pauses before what failed is tried again: doubled up to the longest.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// How long all partitions may take to close when the node ends. What is not closed then is fenced by
+/// whoever takes it over.
+const CLOSE_ALL: Duration = Duration::from_secs(20);
+
+/// What opens and closes partitions themselves.
+pub(crate) trait Partitions: Send + Sync {
+    /// `Ok(Some(why))`: it is open, and will do no work.
+    fn open(&self, partition: u16) -> Result<Option<String>, String>;
+    fn close(&self, partition: u16) -> Result<(), String>;
+}
+
+impl Partitions for Opener<Stock> {
+    fn open(&self, partition: u16) -> Result<Option<String>, String> {
+        match Self::open(self, partition) {
+            Ok(_) => Ok(None),
+            Err(error) if error.may_pass() => Err(error.to_string()),
+            Err(onhand_streams::RestoreError::Stopped(why)) => Err(why),
+            Err(error) => Ok(Some(error.to_string())),
+        }
+    }
+
+    fn close(&self, partition: u16) -> Result<(), String> {
+        Self::close(self, partition).map_err(|error| error.to_string())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Assigned to this instance.
+    wanted: BTreeSet<u16>,
+    open: BTreeSet<u16>,
+    /// Being opened or closed.
+    busy: BTreeSet<u16>,
+    /// What failed: when to try again, and the pause after that.
+    failed: BTreeMap<u16, (Instant, Duration)>,
+    moves: u64,
+    joined: bool,
+    /// Nothing is opened any more.
+    leaving: bool,
+    stop: bool,
+}
+
+enum Move {
+    Open(u16),
+    Close(u16),
+}
+
+impl State {
+    fn next(&self, now: Instant) -> Option<Move> {
+        let free = |partition: &&u16| !self.busy.contains(partition);
+        let is_wanted = |partition: &u16| self.wanted.contains(partition) && !self.leaving;
+        let mut open = self.open.iter().filter(free);
+        if let Some(partition) = open.find(|partition| !is_wanted(partition)) {
+            return Some(Move::Close(*partition));
+        }
+        let waits = |partition: &u16| self.failed.get(partition).is_some_and(|(at, _)| *at > now);
+        let mut missing = self.wanted.iter().filter(free).filter(|partition| {
+            is_wanted(partition) && !self.open.contains(partition) && !waits(partition)
+        });
+        missing.next().copied().map(Move::Open)
+    }
+}
+
+/// How it stands.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Standing {
+    /// Open here.
+    pub(crate) owned: u64,
+    /// Assigned here and not open yet.
+    pub(crate) opening: u64,
+    /// Opened and closed since the start.
+    pub(crate) moves: u64,
+    /// This instance is a member, and everything assigned to it is open.
+    pub(crate) is_settled: bool,
+}
+
+/// See the module.
+pub(crate) struct Placement {
+    state: Mutex<State>,
+    changed: Condvar,
+    partitions: Box<dyn Partitions>,
+    residents: Vec<Arc<dyn Resident>>,
+    cluster: Arc<dyn Cluster>,
+    /// Held by those who must not see a partition open meanwhile.
+    opening: Arc<RwLock<()>>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placement").finish_non_exhaustive()
+    }
+}
+
+/// The running threads. They end by [`Running::stop`].
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) placement: Arc<Placement>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Placement {
+    pub(crate) fn new(
+        partitions: Box<dyn Partitions>,
+        residents: Vec<Arc<dyn Resident>>,
+        cluster: Arc<dyn Cluster>,
+        opening: Arc<RwLock<()>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            partitions,
+            residents,
+            cluster,
+            opening,
+            ended: watch::Sender::new(None),
+        })
+    }
+
+    /// Starts the threads. `open` are open already.
+    pub(crate) fn start(self: Arc<Self>, open: Vec<u16>) -> std::io::Result<Running> {
+        {
+            let mut state = self.lock();
+            state.open.extend(open);
+            self.note(&mut state, &self.cluster.membership());
+        }
+        let mut running = Running {
+            placement: Arc::clone(&self),
+            threads: Vec::new(),
+        };
+        let following = Arc::clone(&self);
+        let thread = std::thread::Builder::new().name("placement".to_owned());
+        running
+            .threads
+            .push(thread.spawn(move || following.follow())?);
+        for number in 0..MOVERS {
+            let moving = Arc::clone(&self);
+            let thread = std::thread::Builder::new().name(format!("mover-{number}"));
+            running.threads.push(thread.spawn(move || moving.work())?);
+        }
+        Ok(running)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock can leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let state = self.lock();
+        let opening = state.wanted.difference(&state.open).count() as u64;
+        Standing {
+            owned: state.open.len() as u64,
+            opening,
+            moves: state.moves,
+            is_settled: state.joined && !state.leaving && opening == 0,
+        }
+    }
+
+    /// Told when this member's run has ended.
+    pub(crate) fn ended(&self) -> watch::Receiver<Option<Ended>> {
+        self.ended.subscribe()
+    }
+
+    fn note(&self, state: &mut State, membership: &Membership) {
+        state.joined = membership.me.is_some() && membership.ended.is_none();
+        let all = 0..u16::try_from(membership.places.len()).unwrap_or(u16::MAX);
+        state.wanted = all
+            .filter(|partition| membership.is_mine(*partition))
+            .collect();
+        if membership.ended.is_some() {
+            let _ = self.ended.send_replace(membership.ended);
+        }
+    }
+
+    fn follow(&self) {
+        let mut seen = None;
+        loop {
+            let membership = match seen {
+                None => self.cluster.membership(),
+                Some(seen) => self.cluster.wait(seen, PATIENCE),
+            };
+            let is_new = seen != Some(membership.version);
+            seen = Some(membership.version);
+            let mut state = self.lock();
+            if state.stop {
+                return;
+            }
+            if is_new {
+                self.note(&mut state, &membership);
+                drop(state);
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// One of those who move.
+    fn work(&self) {
+        let mut state = self.lock();
+        while !state.stop {
+            let Some(next) = state.next(Instant::now()) else {
+                let waited = self.changed.wait_timeout(state, RETRY_MIN);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            };
+            let (Move::Open(partition) | Move::Close(partition)) = next;
+            state.busy.insert(partition);
+            drop(state);
+            let began = Instant::now();
+            let moved = match next {
+                Move::Open(_) => self.open(partition),
+                Move::Close(_) => {
+                    self.close(partition);
+                    Ok(())
+                }
+            };
+            let took = began.elapsed();
+            state = self.lock();
+            state.busy.remove(&partition);
+            match (next, moved) {
+                (Move::Open(_), Ok(())) => {
+                    state.moves += 1;
+                    state.open.insert(partition);
+                    state.failed.remove(&partition);
+                    tracing::info!(partition, ?took, "partition opened");
+                }
+                (Move::Open(_), Err(error)) => {
+                    let last = state.failed.get(&partition).map(|(_, pause)| *pause);
+                    let pause = last.map_or(RETRY_MIN, |last| (last * 2).min(RETRY_MAX));
+                    state
+                        .failed
+                        .insert(partition, (Instant::now() + pause, pause));
+                    tracing::warn!(partition, error, again_in = ?pause, "partition not opened");
+                }
+                (Move::Close(_), _) => {
+                    state.moves += 1;
+                    state.open.remove(&partition);
+                    tracing::info!(partition, ?took, "partition closed");
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn open(&self, partition: u16) -> Result<(), String> {
+        // Whoever is in the middle of handing packs over has done so before it opens.
+        drop(self.opening.write());
+        if let Some(why) = self.partitions.open(partition)? {
+            tracing::error!(partition, why, "the partition is taken, and does no work");
+            return Ok(());
+        }
+        self.residents.iter().for_each(|one| one.open(partition));
+        Ok(())
+    }
+
+    fn close(&self, partition: u16) {
+        self.residents
+            .iter()
+            .rev()
+            .for_each(|one| one.close(partition));
+        if let Err(error) = self.partitions.close(partition) {
+            tracing::warn!(
+                partition,
+                error,
+                "the partition was not given up; its next owner fences us"
+            );
+        }
+    }
+
+    /// Opens nothing more, and waits until everything is closed, at most for a while.
+    pub(crate) fn close_all(&self) {
+        let until = Instant::now() + CLOSE_ALL;
+        let mut state = self.lock();
+        state.leaving = true;
+        self.changed.notify_all();
+        while !(state.open.is_empty() && state.busy.is_empty()) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!(
+                    open = state.open.len(),
+                    "partitions were not closed in time"
+                );
+                return;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Running {
+    /// Moves nothing more and ends the threads, once what they have begun is done.
+    pub(crate) fn stop(&mut self) {
+        self.placement.lock().stop = true;
+        self.placement.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that moves partitions panicked");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onhand_log::cluster::{Member, Place};
+
+    use super::*;
+
+    /// A membership that the test changes, and what was done for it, in order.
+    #[derive(Debug, Default)]
+    struct World {
+        membership: Mutex<Arc<Membership>>,
+        done: Mutex<Vec<String>>,
+        /// Openings that fail before one succeeds.
+        failures: Mutex<u32>,
+    }
+
+    impl World {
+        fn assign(&self, partitions: &[u16]) {
+            let mut membership = self.membership.lock().unwrap();
+            let place = |partition| Place {
+                assigned: partitions.contains(&partition).then_some(0),
+                holder: None,
+            };
+            *membership = Arc::new(Membership {
+                version: membership.version + 1,
+                members: vec![Member {
+                    name: "a".into(),
+                    incarnation: "a.1".into(),
+                    address: "".into(),
+                }],
+                me: Some(0),
+                places: (0..3).map(place).collect(),
+                ended: None,
+            });
+        }
+
+        fn did(&self, what: String) {
+            self.done.lock().unwrap().push(what);
+        }
+
+        fn done(&self) -> Vec<String> {
+            std::mem::take(&mut *self.done.lock().unwrap())
+        }
+    }
+
+    impl Cluster for World {
+        fn membership(&self) -> Arc<Membership> {
+            Arc::clone(&self.membership.lock().unwrap())
+        }
+
+        fn wait(&self, _seen: u64, _patience: Duration) -> Arc<Membership> {
+            std::thread::sleep(Duration::from_millis(5));
+            self.membership()
+        }
+
+        fn leave(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    impl Partitions for Arc<World> {
+        fn open(&self, partition: u16) -> Result<Option<String>, String> {
+            let mut failures = self.failures.lock().unwrap();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err("not now".to_owned());
+            }
+            self.did(format!("open {partition}"));
+            Ok(None)
+        }
+
+        fn close(&self, partition: u16) -> Result<(), String> {
+            self.did(format!("close {partition}"));
+            Ok(())
+        }
+    }
+
+    impl Resident for Arc<World> {
+        fn open(&self, partition: u16) {
+            self.did(format!("begin {partition}"));
+        }
+
+        fn close(&self, partition: u16) {
+            self.did(format!("end {partition}"));
+        }
+    }
+
+    fn wait_until(placement: &Placement, is: impl Fn(Standing) -> bool) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !is(placement.standing()) {
+            assert!(Instant::now() < until, "{:?}", placement.standing());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn what_is_assigned_is_opened_before_its_residents_and_closed_after_them() {
+        let world = Arc::new(World::default());
+        *world.failures.lock().unwrap() = 1;
+        let placement = Placement::new(
+            Box::new(Arc::clone(&world)),
+            vec![Arc::new(Arc::clone(&world))],
+            Arc::<World>::clone(&world),
+            Arc::default(),
+        );
+        let mut running = Arc::clone(&placement).start(Vec::new()).unwrap();
+        assert!(!placement.standing().is_settled, "it has not joined");
+        world.assign(&[1]);
+        // The first try fails, and is made again.
+        wait_until(&placement, |standing| standing.owned == 1);
+        assert!(placement.standing().is_settled);
+        assert_eq!(world.done(), ["open 1", "begin 1"]);
+        world.assign(&[2]);
+        wait_until(&placement, |standing| {
+            standing.moves == 3 && standing.is_settled
+        });
+        let done = world.done();
+        let place = |what: &str| done.iter().position(|one| one == what).unwrap();
+        assert!(place("end 1") < place("close 1"), "{done:?}");
+        assert!(place("open 2") < place("begin 2"), "{done:?}");
+        assert_eq!(done.len(), 4, "{done:?}");
+        placement.close_all();
+        assert_eq!(world.done(), ["end 2", "close 2"]);
+        assert!(!placement.standing().is_settled);
+        running.stop();
+    }
+}

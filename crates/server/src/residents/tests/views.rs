@@ -1,0 +1,178 @@
+//! The JSON topics, written through every ending, are those written through none.
+
+use onhand_flows::{CommandPack, NodeConfig, key_of};
+use onhand_ledger::Command;
+use onhand_log::memory::Fault;
+use onhand_streams::{Delivery, SubmitError, Ticket};
+
+use super::*;
+use crate::wire::command::{Given, parse};
+
+const PARTITIONS: u16 = 3;
+const ALL: [&str; 4] = [
+    topics::CHANGES,
+    topics::OUTCOMES,
+    topics::LEVELS,
+    topics::RESERVATIONS,
+];
+
+struct Nobody;
+
+impl Ticket for Nobody {
+    fn deliver(&self, _: Delivery) {}
+    fn refused(&self, error: &SubmitError) {
+        panic!("{error}");
+    }
+    fn failed(&self, why: &str) {
+        panic!("{why}");
+    }
+}
+
+/// A log with the decisions on many commands, those on one SKU and repeats among them.
+fn decided() -> MemoryLog {
+    let (memory, log) = memory(MemoryLog::new());
+    let config = NodeConfig {
+        partitions: Some(PARTITIONS),
+        ..NodeConfig::default()
+    };
+    let node = onhand_flows::start(Arc::clone(&log), &config).unwrap();
+    let ticket: Arc<dyn Ticket> = Arc::new(Nobody);
+    let submit = |command: &Command<'_>| {
+        let partition = partition_of(key_of(command).as_bytes(), PARTITIONS);
+        let mut pack = CommandPack::new();
+        pack.push(command);
+        node.handle
+            .submit(vec![(partition, pack.finish())], &ticket)
+            .unwrap();
+    };
+    for n in 0..400 {
+        let id = n - n % 5;
+        let sku = id % 7;
+        let json = match n % 5 {
+            // Each fifth comes twice more.
+            0..=2 => format!(
+                r#"{{"id":"{id}","source":"a/b","type":"receive","sku":"S/{sku}","location":"m","quantity":3}}"#
+            ),
+            3 => format!(
+                r#"{{"id":"{n}","source":"w","type":"reserve","lines":[{{"sku":"S/{sku}","quantity":2}},{{"sku":"S/{}","quantity":1}}]}}"#,
+                (sku + 1) % 7
+            ),
+            _ => format!(
+                r#"{{"id":"{n}","source":"w","type":"release","reservation":"w/{}"}}"#,
+                n - 1
+            ),
+        };
+        submit(&parse(&json, &Given::default()).unwrap());
+        if n % 50 == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    node.stop().unwrap();
+    memory.reopened()
+}
+
+fn dump(log: &dyn Log) -> Vec<Vec<(u16, Option<Vec<u8>>, Option<Vec<u8>>)>> {
+    let records = |name| {
+        let seen = all(log, name).into_iter();
+        seen.map(|seen| (seen.partition, seen.key, seen.value))
+            .collect()
+    };
+    ALL.map(records).to_vec()
+}
+
+/// The newest of each key, and that an append of them holds each once: offsets of a batch are dense, so a
+/// key that comes twice came in two appends.
+fn newest(
+    records: &[(u16, Option<Vec<u8>>, Option<Vec<u8>>)],
+) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
+    let pairs = records.iter();
+    pairs
+        .map(|(_, key, value)| (key.clone().unwrap(), value.clone().unwrap()))
+        .collect()
+}
+
+#[test]
+fn views_written_through_every_ending_are_those_written_through_none() {
+    let decided = decided();
+    let (_, plain) = memory(decided.reopened());
+    let flusher = Flusher::on(&plain);
+    let residents = start(&plain, PARTITIONS, false, true);
+    eventually("all is published", || {
+        has_read(plain.as_ref(), "views", topics::DECISIONS, PARTITIONS)
+    });
+    residents.stop();
+    drop(flusher);
+    let expected = dump(plain.as_ref());
+    assert!(expected.iter().all(|records| !records.is_empty()));
+
+    for seed in 1..=8 {
+        let mut dice = Dice(seed);
+        let (mut memory_log, mut log) = memory(decided.reopened());
+        for turn in 0..4 {
+            let flusher = Flusher::on(&log);
+            let residents = start(&log, PARTITIONS, false, true);
+            memory_log.script((0..6).map(|_| match dice.below(4) {
+                0 => Some(Fault::Aborted),
+                1 => Some(Fault::UnknownWritten),
+                2 => Some(Fault::UnknownNotWritten),
+                _ => None,
+            }));
+            if turn == 3 {
+                eventually("all is published", || {
+                    has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
+                });
+                residents.stop();
+                drop(flusher);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(dice.below(40)));
+            let reopened = memory_log.reopened();
+            memory_log.poison();
+            residents.stop();
+            drop(flusher);
+            (memory_log, log) = memory(reopened);
+        }
+        let found = dump(log.as_ref());
+        assert!(found[0] == expected[0], "seed {seed}: changes differ");
+        assert!(found[1] == expected[1], "seed {seed}: outcomes differ");
+        assert_eq!(newest(&found[2]), newest(&expected[2]), "seed {seed}");
+        assert_eq!(newest(&found[3]), newest(&expected[3]), "seed {seed}");
+    }
+}
+
+#[test]
+fn keys_read_back_as_the_names_they_are_made_of() {
+    let (_, log) = memory(decided());
+    let flusher = Flusher::on(&log);
+    let residents = start(&log, PARTITIONS, false, true);
+    eventually("all is published", || {
+        has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
+    });
+    residents.stop();
+    drop(flusher);
+    let key = |seen: &Seen| String::from_utf8(seen.key.clone().unwrap()).unwrap();
+    for seen in all(log.as_ref(), topics::CHANGES) {
+        assert_eq!(key(&seen), seen.json()["sku"]);
+    }
+    for seen in all(log.as_ref(), topics::LEVELS) {
+        let sku = seen.json()["sku"].as_str().unwrap().replace('/', "%2F");
+        assert_eq!(key(&seen), format!("{sku}/m"));
+    }
+    for seen in all(log.as_ref(), topics::RESERVATIONS) {
+        assert_eq!(key(&seen), seen.json()["reservation"]);
+    }
+    let mut first = 0;
+    for seen in all(log.as_ref(), topics::OUTCOMES) {
+        let json = seen.json();
+        let source = json["source"].as_str().unwrap().replace('/', "%2F");
+        assert_eq!(
+            key(&seen),
+            format!("{source}/{}", json["id"].as_str().unwrap())
+        );
+        if json["status"] == "duplicate" {
+            assert_eq!(json["first"]["status"], "applied", "{json}");
+            first += 1;
+        }
+    }
+    assert_eq!(first, 160);
+}

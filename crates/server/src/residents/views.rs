@@ -1,0 +1,291 @@
+//! The publishing task: decisions as JSON topics that other programs read.
+//!
+//! | topic | key | value |
+//! |---|---|---|
+//! | `stock.changes` | the SKU | a change, as the feed shows it |
+//! | `stock.outcomes` | source and id | an outcome, late ones of reservations included |
+//! | `stock.levels`, compacted | SKU and location | the level after the last change of it in this append |
+//! | `stock.reservations`, compacted | the reservation's id | as it stands after this append |
+//!
+//! Everything in them follows from the decisions alone, so a publisher that begins anew writes on as if
+//! it had never stopped. A change's position speaks of its partition, not of all as a feed's does: each
+//! partition is published by its own owner.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use onhand_flows::pack;
+use onhand_ledger::{Decision, Time};
+use onhand_log::{BatchBuilder, Offset, RecordBatch, TopicId, TopicPartition};
+use percent_encoding::utf8_percent_encode;
+
+use super::lanes::{Made, Work, WorkError};
+use crate::decisions::{DecisionError, DecisionLog};
+use crate::intake::single::firsts;
+use crate::position::{self, Place};
+use crate::wire::change::{Change, changes};
+use crate::wire::outcome::{self, Detail, First, Origin, Said};
+use crate::wire::reservation;
+use crate::wire::write::SEGMENT;
+
+/// Bytes of JSON at which an append takes no further pack of decisions. One pack (256 KiB) becomes at most
+/// some 8 MB beside what [`FIRSTS_BYTES`] bounds.
+const APPEND_BYTES: usize = 1 << 20;
+
+/// Bytes of first outcomes within the duplicates of one pack: a duplicate takes a few bytes in the pack,
+/// what it repeats may be a reservation of 100 lines. Above it duplicates are written without `first`,
+/// as where the log does not hold it any more.
+const FIRSTS_BYTES: usize = 4 << 20;
+
+/// First outcomes that are looked for at a time: one read often finds several.
+const FIRSTS_AT_A_TIME: usize = 32;
+
+/// Decisions gather for so long. An append of views touches up to four topics in each partition, which
+/// on Kafka lengthens a transaction that decisions may be waiting in.
+const PACE: Duration = Duration::from_millis(50);
+
+/// The topics that are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ViewTopics {
+    pub(crate) changes: TopicId,
+    pub(crate) outcomes: TopicId,
+    pub(crate) levels: TopicId,
+    pub(crate) reservations: TopicId,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Views {
+    pub(crate) decisions: Arc<DecisionLog>,
+    /// `stock.decisions`.
+    pub(crate) input: TopicId,
+    pub(crate) topics: ViewTopics,
+    pub(crate) epoch: u64,
+}
+
+impl Work for Views {
+    fn name(&self) -> &'static str {
+        onhand_flows::VIEWS
+    }
+
+    fn input(&self) -> TopicId {
+        self.input
+    }
+
+    fn pace(&self) -> Duration {
+        PACE
+    }
+
+    fn take(
+        &self,
+        partition: u16,
+        batches: &[RecordBatch],
+        from: Offset,
+    ) -> Result<Made, WorkError> {
+        let mut made = Made {
+            next: from,
+            ..Made::default()
+        };
+        let mut sheet = Sheet::default();
+        for record in batches.iter().flat_map(|batch| batch.records()) {
+            if record.offset < made.next {
+                continue;
+            }
+            if sheet.bytes() >= APPEND_BYTES {
+                break;
+            }
+            let origin = Origin {
+                epoch: self.epoch,
+                partition,
+            };
+            self.render(&mut sheet, record.value.unwrap_or_default(), origin)
+                .map_err(|error| match error {
+                    Unrendered::Pack(why) => WorkError::Lasting(format!(
+                        "the record of decisions at offset {} cannot be read: {why}",
+                        record.offset
+                    )),
+                    Unrendered::First(why) => WorkError::Passing(why),
+                })?;
+            made.records += 1;
+            made.next = record.offset + 1;
+        }
+        made.batches = sheet.finish(self.topics, partition);
+        Ok(made)
+    }
+}
+
+/// Why a pack was not rendered.
+enum Unrendered {
+    Pack(String),
+    /// What a duplicate repeats could not be read.
+    First(String),
+}
+
+impl Views {
+    fn render(&self, sheet: &mut Sheet, value: &[u8], origin: Origin) -> Result<(), Unrendered> {
+        let decisions = pack::decisions(value)
+            .and_then(Iterator::collect::<Result<Vec<Decision<'_>>, _>>)
+            .map_err(|error| Unrendered::Pack(error.to_string()))?;
+        let repeated = decisions.iter().flat_map(|decision| said(decision, origin));
+        let mut firsts = Firsts {
+            log: &self.decisions,
+            origin,
+            wanted: repeated.filter_map(|said| said.first()).collect(),
+            asked: BTreeMap::new(),
+            found: BTreeMap::new(),
+            left: FIRSTS_BYTES,
+        };
+        for decision in &decisions {
+            let last = decision.levels.len().saturating_sub(1);
+            for (index, change) in (0u32..).zip(changes(decision, origin)) {
+                // Behind the last of its changes the decision is seen whole.
+                let place = (index as usize != last).then_some(Place {
+                    partition: origin.partition,
+                    index,
+                });
+                sheet.change(&change, place);
+            }
+            for said in said(decision, origin) {
+                let first = match said.first() {
+                    Some(wanted) => firsts
+                        .next(wanted)
+                        .map_err(|error| Unrendered::First(error.to_string()))?,
+                    None => None,
+                };
+                sheet.outcome(&said, first);
+            }
+            for record in &decision.reservations {
+                let mut json = Vec::with_capacity(512);
+                reservation::write(&mut json, record, origin);
+                let key = record.id.as_str().as_bytes().to_vec();
+                sheet.reservations.insert(key, (decision.at, json));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The outcomes that a decision brings: its own command's, then those of earlier ones.
+fn said<'d, 'a>(decision: &'d Decision<'a>, origin: Origin) -> impl Iterator<Item = Said<'d, 'a>> {
+    let late = decision
+        .resolved
+        .iter()
+        .filter_map(move |resolved| Said::late(decision, resolved.of, origin));
+    Said::own(decision, origin).into_iter().chain(late)
+}
+
+/// What the duplicates of one pack repeat, looked up a few at a time, in the order in which they come.
+struct Firsts<'v> {
+    log: &'v DecisionLog,
+    origin: Origin,
+    wanted: VecDeque<(u64, u128)>,
+    asked: BTreeMap<u64, u128>,
+    found: BTreeMap<u64, First>,
+    /// Bytes that may still be written.
+    left: usize,
+}
+
+impl Firsts<'_> {
+    fn next(&mut self, wanted: (u64, u128)) -> Result<Option<&First>, DecisionError> {
+        let (number, name) = wanted;
+        if self.left == 0 {
+            return Ok(None);
+        }
+        if self.asked.get(&number) != Some(&name) {
+            self.ask()?;
+        }
+        self.wanted.pop_front();
+        let found = self.found.get(&number);
+        if let Some(first) = found {
+            self.left = self.left.saturating_sub(first.json.len());
+        }
+        Ok(found)
+    }
+
+    fn ask(&mut self) -> Result<(), DecisionError> {
+        self.asked.clear();
+        for (number, name) in &self.wanted {
+            // One decision may carry several outcomes; it is asked for one at a time.
+            let other = self.asked.get(number).is_some_and(|known| known != name);
+            if other || self.asked.len() == FIRSTS_AT_A_TIME {
+                break;
+            }
+            self.asked.insert(*number, *name);
+        }
+        self.found = firsts(self.log, self.origin, &self.asked, Detail::Whole)?;
+        Ok(())
+    }
+}
+
+/// The records of one append.
+#[derive(Default)]
+struct Sheet {
+    changes: BatchBuilder,
+    outcomes: BatchBuilder,
+    /// The newest of each key. One append holds one record of a key at most.
+    levels: BTreeMap<Vec<u8>, (Time, Vec<u8>)>,
+    reservations: BTreeMap<Vec<u8>, (Time, Vec<u8>)>,
+    json: Vec<u8>,
+    token: Vec<u8>,
+}
+
+impl Sheet {
+    /// Bytes so far, as far as they grow with each decision.
+    fn bytes(&self) -> usize {
+        self.changes.len() + self.outcomes.len()
+    }
+
+    fn change(&mut self, change: &Change<'_, '_>, place: Option<Place>) {
+        let (origin, decision) = (change.origin, change.decision);
+        self.json.clear();
+        self.token.clear();
+        let number = [(origin.partition, decision.number)];
+        position::write(&mut self.token, origin.epoch, false, &number, place);
+        change.write(&mut self.json, Some(&self.token));
+        let key = Some(change.sku.as_bytes());
+        self.changes.push(decision.at.0, key, Some(&self.json), &[]);
+        let mut level = Vec::with_capacity(320);
+        change.level_view().write(&mut level, origin.epoch);
+        let key = pair(change.sku, change.location);
+        self.levels.insert(key, (decision.at, level));
+    }
+
+    fn outcome(&mut self, said: &Said<'_, '_>, first: Option<&First>) {
+        self.json.clear();
+        outcome::write(&mut self.json, said, first, None, Detail::Whole);
+        let key = pair(said.source(), said.id());
+        let at = said.decision.at.0;
+        self.outcomes.push(at, Some(&key), Some(&self.json), &[]);
+    }
+
+    fn finish(self, topics: ViewTopics, partition: u16) -> Vec<(TopicPartition, RecordBatch)> {
+        let newest = |records: BTreeMap<Vec<u8>, (Time, Vec<u8>)>| {
+            let mut batch = BatchBuilder::new();
+            for (key, (at, json)) in &records {
+                batch.push(at.0, Some(key), Some(json), &[]);
+            }
+            batch
+        };
+        let all = [
+            (topics.changes, self.changes),
+            (topics.outcomes, self.outcomes),
+            (topics.levels, newest(self.levels)),
+            (topics.reservations, newest(self.reservations)),
+        ];
+        let at = |topic| TopicPartition { topic, partition };
+        all.into_iter()
+            .filter_map(|(topic, batch)| Some((at(topic), batch.finish()?)))
+            .collect()
+    }
+}
+
+/// Two names as one key, each percent-encoded as one segment of a path, so that it reads back as two.
+fn pair(first: &str, second: &str) -> Vec<u8> {
+    format!(
+        "{}/{}",
+        utf8_percent_encode(first, SEGMENT),
+        utf8_percent_encode(second, SEGMENT)
+    )
+    .into_bytes()
+}
