@@ -15,10 +15,6 @@ const LATER: &[(&[&str], &str)] = &[
     ),
     (&["man"], "every command has --help"),
     (
-        &["log", "copy"],
-        "stop the node and copy its data directory",
-    ),
-    (
         &["reservation", "transfer"],
         "release it and create it anew at the other location",
     ),
@@ -66,7 +62,6 @@ mod tests {
             ("onhand -o json doctor", "`onhand doctor`"),
             ("onhand config show --origin", "`onhand config`"),
             ("onhand man", "`onhand man`"),
-            ("onhand log copy --data x", "`onhand log copy`"),
             (
                 "onhand reservation transfer r",
                 "`onhand reservation transfer`",

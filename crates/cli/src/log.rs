@@ -11,6 +11,7 @@ use onhand_log::journal::{JournalReader, check};
 use onhand_log::{Record, Topic, TopicPartition};
 use serde_json::{Map, Value, json};
 
+use crate::copy::{self, CopyArgs, UnsealArgs};
 use crate::output::{Columns, Output, thousands};
 use crate::stop;
 
@@ -44,6 +45,22 @@ pub(crate) enum LogCommand {
         "\n  onhand log verify --data /var/lib/onhand",
     ))]
     Verify(DirArgs),
+    /// Move a stopped node's log to Kafka, or a cluster's log into a journal
+    ///
+    /// Every record with its key, headers and time, and every position; compared by a digest of both
+    /// before the target may be served, and then the source is sealed. May be interrupted and run again.
+    #[command(after_help = concat!(
+        "Examples:",
+        "\n  onhand log copy --to kafka --data /var/lib/onhand --kafka kafka-1:9092,kafka-2:9092",
+        "\n  onhand log copy --to journal --kafka kafka-1:9092 --data /var/lib/onhand-new",
+    ))]
+    Copy(CopyArgs),
+    /// Serve a log again that was sealed when it was copied; says what that risks
+    #[command(after_help = concat!(
+        "Example:",
+        "\n  onhand log unseal --data /var/lib/onhand --confirm new-epoch",
+    ))]
+    Unseal(UnsealArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +105,8 @@ pub(crate) fn run(log: LogCommand, out: &Output) -> Result<()> {
         LogCommand::Read(args) => read(&args, out),
         LogCommand::Stat(args) => stat(&args.data, out),
         LogCommand::Verify(args) => verify(&args.data, out),
+        LogCommand::Copy(args) => copy::run(&args, out),
+        LogCommand::Unseal(args) => copy::unseal(&args),
     }
 }
 
@@ -270,6 +289,7 @@ fn stat(dir: &Path, out: &Output) -> Result<()> {
     let row = |name: &str, value: String| (name.to_owned(), value);
     let rows = [
         row("epoch", log.epoch().to_string()),
+        row("standing", log.glimpse().standing.words()),
         row("topics", log.topics().len().to_string()),
         row("records", thousands(records)),
         row("segments", thousands(report.segments)),
@@ -283,6 +303,7 @@ fn stat(dir: &Path, out: &Output) -> Result<()> {
     ];
     let facts = json!({
         "epoch": log.epoch(),
+        "standing": log.glimpse().standing.words(),
         "topics": log.topics().len(),
         "records": records,
         "segments": report.segments,

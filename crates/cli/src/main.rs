@@ -16,6 +16,7 @@ mod cluster;
 mod command;
 mod completions;
 mod conflict;
+mod copy;
 mod demo;
 mod duration;
 mod entropy;

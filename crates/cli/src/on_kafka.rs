@@ -54,6 +54,33 @@ impl KafkaArgs {
     }
 }
 
+impl KafkaArgs {
+    /// The flags that name this log to another command, as one writes them.
+    pub(crate) fn words(&self) -> String {
+        let mut words = Vec::new();
+        let mut flag = |name: &str, value: &str| {
+            words.push(format!("--{name} {}", crate::copy::shell(value)));
+        };
+        flag("kafka", self.kafka.as_deref().unwrap_or_default());
+        if let Some(prefix) = self.kafka_prefix.as_deref().filter(|p| !p.is_empty()) {
+            flag("kafka-prefix", prefix);
+        }
+        if self.kafka_replication != 3 {
+            flag("kafka-replication", &self.kafka_replication.to_string());
+        }
+        if self.kafka_insync_min != 2 {
+            flag("kafka-insync-min", &self.kafka_insync_min.to_string());
+        }
+        for (key, value) in &self.kafka_set {
+            flag("kafka-set", &format!("{key}={value}"));
+        }
+        if self.kafka_allow_unsafe {
+            words.push("--kafka-allow-unsafe".to_owned());
+        }
+        words.join(" ")
+    }
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')

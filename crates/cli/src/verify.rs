@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use indicatif::ProgressBar;
+use onhand_log::Opening;
 use onhand_server::{KafkaConfig, LogEngine};
 use onhand_verify::{Progress, Report, Window};
 use serde_json::{Value, json};
@@ -85,7 +86,7 @@ fn instance() -> String {
 /// Usage, when it cannot be read at all.
 pub(crate) fn check_on_kafka(kafka: KafkaConfig, window: &Window) -> Result<Report> {
     let brokers = kafka.brokers.clone();
-    let log = onhand_server::open_log(&LogEngine::Kafka(kafka), Path::new(""));
+    let log = onhand_server::open_log(&LogEngine::Kafka(kafka), Path::new(""), Opening::AsItIs);
     let log = log.map_err(|error| stop::usage(error.to_string()))?;
     let report = shown(|progress| onhand_verify::verify_log(log.as_ref(), window, progress));
     report.map_err(|error| stop::usage(format!("the log on {brokers} cannot be checked: {error}")))

@@ -96,8 +96,7 @@ impl Shim {
                 ("SHIM_DATA".to_owned(), text(data.clone())),
             ],
             dir: Some(data),
-            port: 0,
-            log: None,
+            ..Setup::default()
         }
     }
 

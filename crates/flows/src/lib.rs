@@ -10,13 +10,14 @@
 //! [`Stock`] runs the two flows of the ledger, stock by SKU and reservations by id, in one task per
 //! partition. It does no I/O: the worker of `onhand-streams` reads and appends for it.
 //!
-//! Modules in reading order: [`topics`], [`pack`], [`stock`], [`node`].
+//! Modules in reading order: [`topics`], [`pack`], [`stock`], [`node`], [`copy`] (the log onto another engine).
 
+pub mod copy;
 pub mod node;
 pub mod pack;
 pub mod stock;
 pub mod topics;
 
-pub use node::{Node, NodeConfig, StartError, start};
+pub use node::{GATE, Node, NodeConfig, STOCK, StartError, VIEWS, owners, start};
 pub use pack::{CommandPack, DecisionReader, PackError, key_of};
 pub use stock::Stock;

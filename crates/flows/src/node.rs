@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use onhand_ledger::{Home, Settings, State};
-use onhand_log::{Log, TopicError, TopicId, partition_of};
+use onhand_log::{Log, Topic, TopicError, TopicId, TopicPartition, partition_of};
 use onhand_streams::{
     Opener, RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle,
+    owner_of,
 };
 use thiserror::Error;
 
@@ -53,6 +54,35 @@ impl fmt::Debug for NodeConfig {
 /// The partition count of a new log. More than any node here has cores, few enough that a quiet group
 /// is not scattered.
 pub const PARTITIONS_DEFAULT: u16 = 16;
+
+/// The name of the stock flows: the owner of partition 3 is `stock/3`.
+pub const STOCK: &str = "stock";
+/// The name of what takes commands from [`topics::INBOX`].
+pub const GATE: &str = "gate";
+/// The name of what publishes decisions for others.
+pub const VIEWS: &str = "views";
+
+/// Every owner that consumes, with the partition that it reads, in a log that has those topics. All that
+/// a node keeps positions for must stand here: a copy of a log takes them over by this list.
+pub fn owners(topics: &[Topic]) -> Vec<(String, TopicPartition)> {
+    let reads = [
+        (STOCK, topics::COMMANDS),
+        (GATE, topics::INBOX),
+        (VIEWS, topics::DECISIONS),
+    ];
+    let mut owners = Vec::new();
+    for (name, input) in reads {
+        let Some(input) = topics.iter().find(|topic| topic.spec.name == input) else {
+            continue;
+        };
+        let topic = input.id;
+        owners.extend((0..input.spec.partitions).map(|partition| {
+            let at = TopicPartition { topic, partition };
+            (owner_of(name, partition), at)
+        }));
+    }
+    owners
+}
 
 /// Why a node did not start.
 #[derive(Debug, Error)]
@@ -117,7 +147,7 @@ pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError>
     };
     let worker = Worker::start(
         &log,
-        "stock",
+        STOCK,
         topics,
         partitions,
         make,

@@ -6,17 +6,24 @@
 //! | key | value |
 //! |---|---|
 //! | `log` | epoch |
+//! | `id` | the log's own number |
+//! | `standing` | `own`, or `filling`, `copy` or `sealed` with the other log's number and where it lies |
 //! | `clock` | the time that the log showed last when it was closed |
 //! | `topic NAME` | number, partitions, `compacted` or `plain` |
 
 use std::collections::BTreeMap;
 
-use onhand_log::{TOPICS_MAX, Timestamp, Topic, TopicError, TopicId, TopicSpec};
+use onhand_log::{
+    Counterpart, Standing, TOPICS_MAX, Timestamp, Topic, TopicError, TopicId, TopicSpec,
+};
 
 /// The folded internal topic.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Catalog {
     pub(crate) epoch: u64,
+    /// 0: it has none yet.
+    pub(crate) id: u64,
+    pub(crate) standing: Standing,
     pub(crate) clock: Timestamp,
     topics: BTreeMap<u16, TopicSpec>,
 }
@@ -25,14 +32,32 @@ pub(crate) struct Catalog {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Entry {
     Log(u64),
+    Id(u64),
+    Standing(Standing),
     Clock(Timestamp),
     Topic(TopicId, TopicSpec),
+}
+
+/// By code.
+const STANDINGS: [&str; 4] = ["own", "filling", "copy", "sealed"];
+
+fn standing_of(value: &str) -> Option<Standing> {
+    let mut words = value.splitn(3, ' ');
+    let word = words.next()?;
+    let code = STANDINGS.iter().position(|known| *known == word)?;
+    let other = match words.next() {
+        None => Counterpart::default(),
+        Some(id) => Counterpart::new(id.parse().ok()?, words.next().unwrap_or_default()),
+    };
+    Standing::from_code(u8::try_from(code).ok()?, other)
 }
 
 impl Entry {
     pub(crate) fn key(&self) -> String {
         match self {
             Self::Log(_) => "log".into(),
+            Self::Id(_) => "id".into(),
+            Self::Standing(_) => "standing".into(),
             Self::Clock(_) => "clock".into(),
             Self::Topic(_, spec) => format!("topic {}", spec.name),
         }
@@ -40,7 +65,15 @@ impl Entry {
 
     pub(crate) fn value(&self) -> String {
         match self {
-            Self::Log(epoch) => epoch.to_string(),
+            Self::Log(number) | Self::Id(number) => number.to_string(),
+            Self::Standing(standing) => {
+                let word = STANDINGS.get(usize::from(standing.code()));
+                let word = word.copied().unwrap_or_default();
+                match standing.counterpart() {
+                    None => word.to_owned(),
+                    Some(other) => format!("{word} {} {}", other.id, other.place),
+                }
+            }
             Self::Clock(time) => time.to_string(),
             Self::Topic(id, spec) => {
                 let kind = if spec.compacted { "compacted" } else { "plain" };
@@ -57,6 +90,8 @@ impl Entry {
         let (kind, name) = key.split_once(' ').unwrap_or((key, ""));
         let entry = match kind {
             "log" => number().map(Self::Log),
+            "id" => number().map(Self::Id),
+            "standing" => standing_of(value).map(Self::Standing),
             "clock" => value.parse().ok().map(Self::Clock),
             "topic" => {
                 let id = number().and_then(|id| u16::try_from(id).ok());
@@ -89,6 +124,8 @@ impl Catalog {
     pub(crate) fn fold(&mut self, entry: Entry) {
         match entry {
             Entry::Log(epoch) => self.epoch = epoch,
+            Entry::Id(id) => self.id = id,
+            Entry::Standing(standing) => self.standing = standing,
             Entry::Clock(time) => self.clock = self.clock.max(time),
             Entry::Topic(id, spec) => {
                 self.topics.insert(id.0, spec);
@@ -103,6 +140,11 @@ impl Catalog {
             spec: spec.clone(),
         })
         .collect()
+    }
+
+    /// Whether nobody wrote into the log yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.topics.is_empty()
     }
 
     /// The number that the next topic gets.
@@ -144,6 +186,10 @@ mod tests {
         };
         for entry in [
             Entry::Log(u64::MAX),
+            Entry::Id(7),
+            Entry::Standing(Standing::Own),
+            Entry::Standing(Standing::Sealed(Counterpart::new(9, "a place of words"))),
+            Entry::Standing(Standing::Filling(Counterpart::new(9, ""))),
             Entry::Clock(1_700_000_000_000),
             Entry::Topic(TopicId(3), spec),
         ] {
@@ -153,7 +199,13 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_named() {
-        for (key, value) in [("", ""), ("log", "x"), ("topic a", "1 2"), ("later", "1")] {
+        for (key, value) in [
+            ("", ""),
+            ("log", "x"),
+            ("standing", "up"),
+            ("topic a", "1 2"),
+            ("later", "1"),
+        ] {
             let error = Entry::parse(key, value).expect_err(key);
             assert!(error.contains(&format!("{key:?} = {value:?}")), "{error}");
         }

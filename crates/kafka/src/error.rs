@@ -1,5 +1,6 @@
 //! What can go wrong with a cluster, in sentences that say the next thing to try.
 
+use onhand_log::StandingError;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use thiserror::Error;
 
@@ -32,6 +33,15 @@ pub enum OpenError {
     /// Topics that could lose data: each with what is wrong and the command that mends it.
     #[error("topics of this log could lose data:\n{}\nmend them, or allow unsafe topics", .0.join("\n"))]
     UnsafeTopics(Vec<String>),
+    /// It is not to be opened for that: it is sealed, or an unfinished copy, or holds another log than
+    /// the one to be copied.
+    #[error("the log on {bootstrap}: {why}")]
+    Standing {
+        /// The brokers that were asked.
+        bootstrap: String,
+        /// What it is.
+        why: StandingError,
+    },
     /// The cluster refused something, or its internal topic holds what this version does not know.
     #[error("the log on Kafka cannot be opened: {0}")]
     Cluster(String),

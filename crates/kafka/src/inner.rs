@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use onhand_log::clock::Clock;
 use onhand_log::{
-    Bounds, Fetch, Listener, Offset, Progress, ReadError, Timestamp, Topic, TopicPartition, View,
+    Bounds, Fetch, Listener, Offset, Progress, ReadError, Standing, Timestamp, Topic,
+    TopicPartition, View,
 };
 
 use crate::cluster::Board;
@@ -51,6 +52,9 @@ pub(crate) struct Inner {
     pub(crate) settings: KafkaSettings,
     pub(crate) board: Arc<Board>,
     pub(crate) ids: Ids,
+    /// The log's own number.
+    pub(crate) log_id: u64,
+    pub(crate) standing: Mutex<Standing>,
     pub(crate) epoch: u64,
     pub(crate) clock: Clock,
     pub(crate) born: Instant,
@@ -76,6 +80,12 @@ impl Inner {
             append_bytes: self.settings.append_bytes_max,
             pending_bytes: self.settings.pending_bytes_max,
         }
+    }
+
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing
+            .lock()
+            .expect("no holder of the standing panics")
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {

@@ -95,8 +95,8 @@ use std::thread::JoinHandle;
 
 use onhand_log::cluster::{Cluster, Ended};
 use onhand_log::{
-    Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, Stats,
-    Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
+    Append, AppendError, Bounds, Fetch, Glimpse, Listener, Log, Offset, Progress, ReadError,
+    Standing, Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
 };
 
 use catalog::Entry;
@@ -115,6 +115,25 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
+    /// What the log of these settings is; `None` where there is none. Writes nothing and takes nothing
+    /// from a process that has it open.
+    ///
+    /// # Errors
+    /// As [`KafkaLog::open`].
+    pub fn look(settings: &KafkaSettings) -> Result<Option<Glimpse>, OpenError> {
+        open::look(settings)
+    }
+
+    /// Names of the instances that serve this log: of those that joined, who says that it lives. Joins
+    /// nothing, writes nothing, and listens for two times as long as members wait before they call
+    /// another one dead: 3 s. Who is stopped or cut off for that long is not heard.
+    ///
+    /// # Errors
+    /// As [`KafkaLog::open`]; no log is not an error.
+    pub fn living(settings: &KafkaSettings) -> Result<Vec<String>, OpenError> {
+        open::living(settings)
+    }
+
     /// Opens the log, or begins it: its internal topics are created when there are none.
     ///
     /// Begins a new run of the instance, with transactional ids of its own. A process that runs under
@@ -183,6 +202,21 @@ impl Drop for KafkaLog {
 impl Log for KafkaLog {
     fn epoch(&self) -> u64 {
         self.inner.epoch
+    }
+
+    fn id(&self) -> u64 {
+        self.inner.log_id
+    }
+
+    fn standing(&self) -> Standing {
+        self.inner.standing().clone()
+    }
+
+    /// When an unfinished copy becomes complete its topics get their compaction and the broker's time
+    /// where the settings name them.
+    fn set_standing(&self, standing: &Standing) -> Result<(), AppendError> {
+        self.inner.queue.check_running()?;
+        open::set_standing(&self.inner, standing)
     }
 
     fn now(&self) -> Timestamp {

@@ -2,17 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Deref as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use onhand_log::clock::Clock;
-use onhand_log::{AppendError, Progress, TopicError, TopicId, TopicSpec};
+use onhand_log::{
+    AppendError, Glimpse, Opening, Progress, Standing, StandingError, TopicError, TopicId,
+    TopicSpec,
+};
 use tracing::{info, warn};
 
 use crate::KafkaLog;
-use crate::catalog::Entry;
+use crate::catalog::{Catalog, Entry};
 use crate::cluster::Board;
+use crate::cluster::note::Note;
 use crate::cold::Pool;
 use crate::error::OpenError;
 use crate::follower::{Around, Follower};
@@ -34,23 +39,30 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
     registry.refresh().map_err(OpenError::Cluster)?;
     // Before anything is taken from a process that runs.
-    check_topics(&admin, &settings, &registry)?;
-    registry
-        .write::<String>(|catalog| {
-            let begun = catalog.epoch != 0;
-            Ok(if begun {
-                Vec::new()
-            } else {
-                vec![Entry::Log(new_epoch())]
-            })
+    begin(registry.catalog(), &settings.opening).map_err(|why| standing_error(&settings, why))?;
+    // What is only read, or filled, need not have what a served log needs.
+    let filling = settings.opening != Opening::Serve;
+    check_topics(&admin, &settings, &registry, filling)?;
+    let mut refused = None;
+    let written = registry.write::<String>(|catalog| {
+        begin(catalog, &settings.opening).map_err(|why| {
+            let text = why.to_string();
+            refused = Some(why);
+            text
         })
-        .map_err(OpenError::Cluster)?;
+    });
+    if let Some(why) = refused {
+        return Err(standing_error(&settings, why));
+    }
+    written.map_err(OpenError::Cluster)?;
     let me = ids::incarnation(&settings.instance);
     let board = Board::open(&settings, &me).map_err(OpenError::Cluster)?;
+    unseal(&mut registry, &board, &settings)?;
     let (ids, producers) = Ids::open(&board, settings.transactional_ids)
         .map_err(|error| OpenError::Cluster(error.to_string()))?;
     let catalog = registry.catalog();
     let (epoch, clock, topics) = (catalog.epoch, catalog.clock, catalog.topics());
+    let (log_id, standing) = (catalog.id, catalog.standing.clone());
 
     let born = Instant::now();
     let listeners = Arc::new(Listeners::default());
@@ -71,6 +83,8 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         positions: Positions::open(&settings).map_err(OpenError::Cluster)?,
         board,
         ids,
+        log_id,
+        standing: Mutex::new(standing),
         epoch,
         clock: Clock::new(clock),
         born,
@@ -102,8 +116,156 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     })
 }
 
+/// Takes back that `onhand.cluster` calls the log sealed where it is not sealed any more. The seal is
+/// written to `onhand.log` first: so when that, read behind the other, says that the log may be served,
+/// it was unsealed since.
+fn unseal(
+    registry: &mut Registry,
+    board: &Board,
+    settings: &KafkaSettings,
+) -> Result<(), OpenError> {
+    if !board.view().is_sealed() {
+        return Ok(());
+    }
+    registry.refresh().map_err(OpenError::Cluster)?;
+    let catalog = registry.catalog();
+    if matches!(catalog.standing, Standing::Sealed(_)) {
+        let unused = catalog.is_unused();
+        let may = catalog.standing.open(&settings.opening, unused);
+        return may.map(|_| ()).map_err(|why| standing_error(settings, why));
+    }
+    let said = board.say(&[Note::Sealed(false)]);
+    said.map(|_| ()).map_err(OpenError::Cluster)
+}
+
+fn standing_error(settings: &KafkaSettings, why: StandingError) -> OpenError {
+    OpenError::Standing {
+        bootstrap: settings.bootstrap.clone(),
+        why,
+    }
+}
+
+/// What is written so that the log is there, as it is to be for what it is opened for.
+fn begin(catalog: &Catalog, opening: &Opening) -> Result<Vec<Entry>, StandingError> {
+    let standing = catalog.standing.open(opening, catalog.is_unused())?;
+    let mut entries = Vec::new();
+    let epoch = match opening {
+        Opening::Fill(fill) => fill.epoch,
+        Opening::Unseal => random(),
+        _ if catalog.epoch == 0 => random(),
+        _ => catalog.epoch,
+    };
+    if epoch != catalog.epoch {
+        entries.push(Entry::Log(epoch));
+    }
+    if catalog.id == 0 {
+        entries.push(Entry::Id(random()));
+    }
+    if standing != catalog.standing {
+        entries.push(Entry::Standing(standing));
+    }
+    if let Opening::Fill(fill) = opening
+        && fill.not_before > catalog.clock
+    {
+        entries.push(Entry::Clock(fill.not_before));
+    }
+    Ok(entries)
+}
+
+/// What a log is, read without taking anything from whoever has it open and without writing.
+///
+/// # Errors
+/// As [`KafkaLog::open`]; no log is not an error.
+pub(crate) fn look(settings: &KafkaSettings) -> Result<Option<Glimpse>, OpenError> {
+    settings.check()?;
+    let admin = Topics::open(settings)?;
+    let name = settings.catalog();
+    let found = admin
+        .describe(std::slice::from_ref(&name))
+        .map_err(OpenError::Cluster)?;
+    if !found.contains_key(&name) {
+        return Ok(None);
+    }
+    let mut registry = Registry::open(settings).map_err(OpenError::Cluster)?;
+    registry.refresh().map_err(OpenError::Cluster)?;
+    let catalog = registry.catalog();
+    Ok((catalog.epoch != 0).then(|| Glimpse {
+        id: catalog.id,
+        standing: catalog.standing.clone(),
+        is_unused: catalog.is_unused(),
+    }))
+}
+
+/// See [`KafkaLog::living`].
+pub(crate) fn living(settings: &KafkaSettings) -> Result<Vec<String>, OpenError> {
+    settings.check()?;
+    let admin = Topics::open(settings)?;
+    let topic = settings.cluster();
+    let found = admin.describe(std::slice::from_ref(&topic));
+    if found.map_err(OpenError::Cluster)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let me = ids::incarnation(&settings.instance);
+    let board = Board::open(settings, &me).map_err(OpenError::Cluster)?;
+    let from = board.view().next();
+    std::thread::sleep(settings.heartbeat * settings.silent_after * 2);
+    let heard = board.view().heard_since(from);
+    board.stop();
+    Ok(heard)
+}
+
+/// See [`Log::set_standing`](onhand_log::Log::set_standing). When a copy becomes complete its topics get
+/// the settings of a log that is served.
+pub(crate) fn set_standing(inner: &Inner, standing: &Standing) -> Result<(), AppendError> {
+    let serves = matches!(standing, Standing::Own | Standing::Copy(_));
+    let filled = matches!(inner.standing().deref(), Standing::Filling(_));
+    let unreachable = |error: String| AppendError::Unreachable(error);
+    let mut registry = inner.registry();
+    let write = |registry: &mut Registry| {
+        let entry = Entry::Standing(standing.clone());
+        registry
+            .write::<String>(|_| Ok(vec![entry.clone()]))
+            .map_err(unreachable)
+    };
+    if !serves {
+        write(&mut registry)?;
+        *inner.standing() = standing.clone();
+        if matches!(standing, Standing::Sealed(_)) {
+            // Whoever is a member ends when it reads this. In this order, see `unseal`.
+            let said = inner.board.say(&[Note::Sealed(true)]);
+            said.map_err(AppendError::Unreachable)?;
+        }
+        return Ok(());
+    }
+    let topics = registry.catalog().topics();
+    if filled {
+        // Times first, while nobody may serve it. Compaction last: once the standing is written nothing
+        // is compared any more. In between it is opened only with a warning that says what to do.
+        for topic in topics.iter().filter(|topic| !topic.spec.compacted) {
+            let wanted = wanted(&inner.settings, &topic.spec, false);
+            inner.admin.alter(&wanted).map_err(unreachable)?;
+        }
+    }
+    write(&mut registry)?;
+    *inner.standing() = standing.clone();
+    for topic in topics.iter().filter(|topic| topic.spec.compacted) {
+        let wanted = wanted(&inner.settings, &topic.spec, false);
+        inner.admin.alter(&wanted).map_err(unreachable)?;
+    }
+    // A broker may answer with the old settings for a moment.
+    let until = Instant::now() + inner.settings.request_timeout;
+    loop {
+        let checked = check_topics(&inner.admin, &inner.settings, &registry, false);
+        match checked {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= until => return Err(unreachable(error.to_string())),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
 /// Any number but 0, which says that a log was not begun.
-fn new_epoch() -> u64 {
+fn random() -> u64 {
     RandomState::new().build_hasher().finish().max(1)
 }
 
@@ -138,6 +300,7 @@ fn open_internal(
     let wanted = Wanted {
         spec,
         append_time: false,
+        filling: false,
         brief: *spec == cluster(),
     };
     let Some(existing) = found.get(&name) else {
@@ -150,6 +313,7 @@ fn check_topics(
     admin: &Topics,
     settings: &KafkaSettings,
     registry: &Registry,
+    filling: bool,
 ) -> Result<(), OpenError> {
     let topics = registry.catalog().topics();
     let names: Vec<_> = topics
@@ -159,7 +323,7 @@ fn check_topics(
     let found = admin.describe(&names).map_err(OpenError::Cluster)?;
     let mut findings = Vec::new();
     for (topic, name) in topics.iter().zip(&names) {
-        let wanted = wanted(settings, &topic.spec);
+        let wanted = wanted(settings, &topic.spec, filling);
         findings.extend(admin.findings(&wanted, found.get(name)));
     }
     judge(settings, findings)
@@ -178,10 +342,11 @@ fn judge(settings: &KafkaSettings, findings: Vec<String>) -> Result<(), OpenErro
     Ok(())
 }
 
-fn wanted<'a>(settings: &KafkaSettings, spec: &'a TopicSpec) -> Wanted<'a> {
+fn wanted<'a>(settings: &KafkaSettings, spec: &'a TopicSpec, filling: bool) -> Wanted<'a> {
     Wanted {
         spec,
         append_time: settings.append_time_topics.contains(&spec.name),
+        filling,
         brief: false,
     }
 }
@@ -207,7 +372,8 @@ pub(crate) fn create_topic(inner: &Inner, spec: &TopicSpec) -> Result<TopicId, T
     if name.len() > 249 {
         return Err(TopicError::Name(name));
     }
-    let wanted = wanted(&inner.settings, spec);
+    let filling = matches!(inner.standing().deref(), Standing::Filling(_));
+    let wanted = wanted(&inner.settings, spec, filling);
     let mut id = TopicId(0);
     let written = registry.write::<Refused>(|catalog| {
         if let Some(found) = catalog.find(spec).map_err(Refused)? {
@@ -238,7 +404,8 @@ fn adopt(inner: &Inner, wanted: &Wanted<'_>, existing: &Existing) -> Result<(), 
         .get("cleanup.policy")
         .map_or("delete", String::as_str);
     let compacted = policy == "compact";
-    if existing.partitions != usize::from(spec.partitions) || compacted != spec.compacted {
+    let same = compacted == spec.compacted || wanted.filling;
+    if existing.partitions != usize::from(spec.partitions) || !same {
         let has = u16::try_from(existing.partitions).unwrap_or(u16::MAX);
         let exists = TopicSpec {
             partitions: has,

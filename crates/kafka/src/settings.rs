@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use onhand_log::Opening;
 use rdkafka::ClientConfig;
 
 use crate::error::OpenError;
@@ -98,6 +99,9 @@ pub struct KafkaSettings {
     /// Further librdkafka settings, for security (`security.protocol`, `sasl.*`, `ssl.*`). They
     /// may not replace what the log's promises rest on; such a key is refused.
     pub client: Vec<(String, String)>,
+    /// What it is opened for. Default [`Opening::Serve`], which refuses a sealed log and an unfinished
+    /// copy.
+    pub opening: Opening,
 }
 
 /// What the promises rest on: setting one of these by hand would break them silently.
@@ -157,6 +161,7 @@ impl KafkaSettings {
             readers: 2,
             cache_bytes: 256 << 20,
             client: Vec::new(),
+            opening: Opening::Serve,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use onhand_log::TopicSpec;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    AdminClient, AdminOptions, AlterConfig, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
     TopicReplication,
 };
 use rdkafka::config::FromClientConfigAndContext;
@@ -49,6 +49,9 @@ pub(crate) struct Existing {
 pub(crate) struct Wanted<'a> {
     pub(crate) spec: &'a TopicSpec,
     pub(crate) append_time: bool,
+    /// It is being filled with a copy: its records keep their own times, and none is compacted away
+    /// before what was copied is compared. Both are set when the copy is complete.
+    pub(crate) filling: bool,
     /// Of small records that are soon replaced: compacted at once, so that it is read quickly.
     pub(crate) brief: bool,
 }
@@ -189,6 +192,27 @@ impl Topics {
         self.await_leaders(&name, wanted.spec.partitions)
     }
 
+    /// Gives an existing topic the settings that it shall have, all of them.
+    pub(crate) fn alter(&self, wanted: &Wanted<'_>) -> Result<(), String> {
+        let name = self.settings.topic(&wanted.spec.name);
+        let settings = self.desired(wanted);
+        let mut change = AlterConfig::new(ResourceSpecifier::Topic(&name));
+        for (key, value) in &settings {
+            change = change.set(key, value);
+        }
+        let options = self.options();
+        let altered = wait(
+            self.admin.alter_configs([&change], &options),
+            self.patience(),
+        )
+        .ok_or("the topic's settings were not changed in time")?
+        .map_err(|error| words(&error))?;
+        for result in altered {
+            result.map_err(|(_, code)| format!("the settings of topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
     /// A new topic is known to all brokers, and can be written, a moment after its creation.
     fn await_leaders(&self, name: &str, partitions: u16) -> Result<(), String> {
         let until = Instant::now() + self.settings.request_timeout;
@@ -219,12 +243,12 @@ impl Topics {
     }
 
     fn desired(&self, wanted: &Wanted<'_>) -> Vec<(&'static str, String)> {
-        let time = if wanted.append_time {
+        let time = if wanted.append_time && !wanted.filling {
             "LogAppendTime"
         } else {
             "CreateTime"
         };
-        let policy = if wanted.spec.compacted {
+        let policy = if wanted.spec.compacted && !wanted.filling {
             "compact"
         } else {
             "delete"
@@ -301,6 +325,9 @@ impl Topics {
             ));
         };
         for (key, value) in self.desired(wanted) {
+            if wanted.filling && matches!(key, "cleanup.policy" | "message.timestamp.type") {
+                continue;
+            }
             let Some(has) = existing.configs.get(key) else {
                 continue;
             };

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use common::others::{Other, incarnation};
 use common::{Brokers, Fresh, eventually, prefix};
-use onhand_kafka::{KafkaLog, KafkaSettings, OpenError};
+use onhand_kafka::{Join, KafkaLog, KafkaSettings, OpenError};
 use onhand_log::testing::{append, append_and_wait, batch, batch_of, contract, read_all, topic};
 use onhand_log::{
-    Append, AppendError, Consumed, Ending, Log, Offset, Purpose, ReadError, TopicPartition, View,
+    Append, AppendError, Consumed, Counterpart, Ending, Log, Offset, Opening, Purpose, ReadError,
+    Standing, TopicPartition, View,
 };
 
 static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(1));
@@ -40,6 +41,77 @@ fn values(log: &KafkaLog, at: TopicPartition) -> Vec<String> {
     records
         .map(|(_, value)| String::from_utf8(value).unwrap())
         .collect()
+}
+
+#[test]
+fn who_serves_a_log_is_heard_without_joining() {
+    let prefix = prefix();
+    let living = || KafkaLog::living(&BROKERS.settings(&prefix, "listener")).unwrap();
+    assert!(living().is_empty(), "there is no log");
+    let join = || Join {
+        address: "127.0.0.1:1".into(),
+        partitions: 4,
+        spread: vec!["task".into()],
+    };
+    let (a, b) = (BROKERS.open(&prefix, "a"), BROKERS.open(&prefix, "b"));
+    assert!(living().is_empty(), "who opened it serves nothing yet");
+    let (in_a, in_b) = (a.join(join()).unwrap(), b.join(join()).unwrap());
+    assert_eq!(living(), ["a", "b"]);
+    in_a.leave().unwrap();
+    assert_eq!(living(), ["b"]);
+    in_b.leave().unwrap();
+    assert!(
+        living().is_empty(),
+        "its heartbeats of before count for nothing"
+    );
+    let names: Vec<_> = a
+        .topics()
+        .into_iter()
+        .map(|topic| topic.spec.name)
+        .collect();
+    assert!(
+        names.is_empty(),
+        "what the log keeps for itself is no topic: {names:?}"
+    );
+}
+
+#[test]
+fn a_member_of_a_log_that_is_sealed_ends_and_comes_back_once_it_is_unsealed() {
+    let prefix = prefix();
+    let open = |instance: &str, opening| {
+        let settings = BROKERS.settings(&prefix, instance);
+        KafkaLog::open(KafkaSettings {
+            opening,
+            ..settings
+        })
+    };
+    let join = || Join {
+        address: "127.0.0.1:1".into(),
+        partitions: 4,
+        spread: vec!["task".into()],
+    };
+    let a = BROKERS.open(&prefix, "a");
+    let in_a = a.join(join()).unwrap();
+    eventually("all is its own", || in_a.membership().is_mine(3));
+    // Open, and no member yet, when the log is sealed.
+    let late = BROKERS.open(&prefix, "late");
+    let copying = open("copying", Opening::AsItIs).unwrap();
+    let sealed = Standing::Sealed(Counterpart::new(7, "there"));
+    copying.set_standing(&sealed).unwrap();
+    assert!(copying.claim("task/0").is_ok(), "who copies it goes on");
+    eventually("it has ended", || in_a.membership().ended.is_some());
+    eventually("it stops", || a.claim("task/1").is_err());
+    let joined = late.join(join());
+    assert!(!joined.is_ok_and(|cluster| cluster.membership().ended.is_none()));
+    assert!(late.claim("task/1").is_err());
+    let refused = open("b", Opening::Serve).unwrap_err().to_string();
+    assert!(refused.contains("it is sealed"), "{refused}");
+
+    open("copying", Opening::Unseal).unwrap().close().unwrap();
+    let b = open("b", Opening::Serve).unwrap();
+    let in_b = b.join(join()).unwrap();
+    eventually("it is served again", || in_b.membership().is_mine(3));
+    assert!(b.claim("task/3").is_ok());
 }
 
 #[test]

@@ -14,7 +14,7 @@
 //!
 //! Modules in reading order: [`record`] (Kafka record batches v2), [`memory`] (a log for tests that
 //! can inject every ending), [`journal`] (the embedded journal), [`cluster`] (who owns what when several
-//! instances share a log), [`testing`] (the contract suite).
+//! instances share a log), [`standing`] (copied logs and sealed ones), [`testing`] (the contract suite).
 
 #![warn(missing_docs)]
 
@@ -25,6 +25,7 @@ pub mod journal;
 mod limits;
 pub mod memory;
 pub mod record;
+pub mod standing;
 pub mod testing;
 
 use std::fmt;
@@ -34,6 +35,7 @@ use thiserror::Error;
 
 pub use limits::{TOPICS_MAX, check_owner};
 pub use record::{BatchBuilder, BatchError, Header, Record, RecordBatch};
+pub use standing::{Counterpart, Fill, Glimpse, Opening, Standing, StandingError};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Timestamp = i64;
@@ -222,6 +224,21 @@ pub struct Stats {
 pub trait Log: Send + Sync + fmt::Debug {
     /// Changes when history may have been lost: a position of another epoch means nothing here.
     fn epoch(&self) -> u64;
+
+    /// A number that no other log has, a copy of this one included. What is kept beside a log and
+    /// speaks of its offsets belongs to this number; positions that survive a copy belong to
+    /// [`Log::epoch`].
+    fn id(&self) -> u64;
+
+    /// Whether it is complete and served, as it was when it was opened or set since.
+    fn standing(&self) -> Standing;
+
+    /// Changes it; durable when it returns. Who opens the log from here on is held to it; who has it
+    /// open is not told.
+    ///
+    /// # Errors
+    /// When the log is stopped or cannot be reached.
+    fn set_standing(&self, standing: &Standing) -> Result<(), AppendError>;
 
     /// The time that a record appended now would bear. It follows the wall clock but never goes
     /// back, also not across a restart.

@@ -7,14 +7,15 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::{
     Append, AppendError, Bounds, Consumed, Ending, Fetch, Listener, Log, Offset, OnEnd, Progress,
-    ReadError, RecordBatch, Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition,
-    TopicSpec, View,
+    ReadError, RecordBatch, Standing, Stats, Timestamp, Token, Topic, TopicError, TopicId,
+    TopicPartition, TopicSpec, View,
 };
 
 /// Largest append, the default of the journal: what passes here passes there.
@@ -35,6 +36,7 @@ pub enum Fault {
 
 /// A log in memory. See the module's text for when its appends end.
 pub struct MemoryLog {
+    id: u64,
     epoch: u64,
     clock: Clock,
     state: Mutex<State>,
@@ -59,6 +61,7 @@ struct State {
     time: Option<Timestamp>,
     appends: u64,
     syncs: u64,
+    standing: Standing,
 }
 
 #[derive(Clone, Default)]
@@ -78,7 +81,8 @@ struct Pending {
 
 impl Default for MemoryLog {
     fn default() -> Self {
-        Self::with_state(State::default(), 1)
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        Self::with_state(State::default(), 1, IDS.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -88,14 +92,24 @@ impl MemoryLog {
         Self::default()
     }
 
-    fn with_state(state: State, epoch: u64) -> Self {
+    fn with_state(state: State, epoch: u64, id: u64) -> Self {
         Self {
+            id,
             epoch,
             clock: Clock::new(0),
             state: Mutex::new(state),
             ending: Mutex::new(()),
             listeners: RwLock::new(Vec::new()),
         }
+    }
+
+    /// An empty log that is an unfinished copy.
+    pub fn filling(fill: crate::Fill) -> Self {
+        let mut log = Self::new();
+        log.epoch = fill.epoch;
+        log.clock = Clock::new(fill.not_before);
+        log.lock().standing = Standing::Filling(fill.source);
+        log
     }
 
     /// The next append that has no fault yet gets this one.
@@ -166,9 +180,10 @@ impl MemoryLog {
             durable: state.durable.clone(),
             partitions: partitions.collect(),
             time: state.time,
+            standing: state.standing.clone(),
             ..State::default()
         };
-        Self::with_state(fresh, self.epoch)
+        Self::with_state(fresh, self.epoch, self.id)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -200,6 +215,21 @@ impl fmt::Debug for MemoryLog {
 impl Log for MemoryLog {
     fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn standing(&self) -> Standing {
+        self.lock().standing.clone()
+    }
+
+    fn set_standing(&self, standing: &Standing) -> Result<(), AppendError> {
+        let mut state = self.lock();
+        state.check_running()?;
+        state.standing = standing.clone();
+        Ok(())
     }
 
     fn now(&self) -> Timestamp {

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use onhand_kafka::{Join, KafkaLog, KafkaSettings};
-use onhand_log::Log;
 use onhand_log::cluster::{Alone, Cluster};
-use onhand_log::journal::{Journal, JournalConfig};
+use onhand_log::journal::{Journal, JournalConfig, JournalReader, OpenError};
+use onhand_log::{Glimpse, Log, Opening};
 
 use crate::config::{Config, Durability, KafkaConfig, LogEngine};
 use crate::node::RunError;
@@ -32,7 +32,7 @@ pub trait Ground: Send + Sync + fmt::Debug {
 }
 
 /// The names whose parts go with the partitions: who has a partition owns each of these of it.
-const SPREAD: [&str; 3] = ["stock", "gate", "views"];
+const SPREAD: [&str; 3] = [onhand_flows::STOCK, onhand_flows::GATE, onhand_flows::VIEWS];
 
 /// The name of an instance that has a journal of its own.
 const ALONE: &str = "onhand";
@@ -94,10 +94,11 @@ impl Ground for OnKafka {
 pub(crate) fn open(config: &Config) -> Result<Box<dyn Ground>, RunError> {
     Ok(match &config.engine {
         LogEngine::Journal(durability) => {
-            Box::new(OnJournal(open_journal(*durability, &config.data)?))
+            let journal = open_journal(*durability, &config.data, Opening::Serve)?;
+            Box::new(OnJournal(journal))
         }
         LogEngine::Kafka(kafka) => Box::new(OnKafka {
-            log: open_kafka(kafka)?,
+            log: open_kafka(kafka, Opening::Serve)?,
             instance: kafka.instance.as_str().into(),
         }),
     })
@@ -107,16 +108,54 @@ pub(crate) fn open(config: &Config) -> Result<Box<dyn Ground>, RunError> {
 ///
 /// # Errors
 /// [`RunError`] says what is wrong and what to do.
-pub fn open_log(engine: &LogEngine, data: &Path) -> Result<Arc<dyn Log>, RunError> {
+pub fn open_log(
+    engine: &LogEngine,
+    data: &Path,
+    opening: Opening,
+) -> Result<Arc<dyn Log>, RunError> {
     Ok(match engine {
-        LogEngine::Journal(durability) => open_journal(*durability, data)?,
-        LogEngine::Kafka(kafka) => open_kafka(kafka)?,
+        LogEngine::Journal(durability) => open_journal(*durability, data, opening)?,
+        LogEngine::Kafka(kafka) => open_kafka(kafka, opening)?,
     })
 }
 
-fn open_journal(durability: Durability, data: &Path) -> Result<Arc<Journal>, RunError> {
+/// What the log there is, without opening it; `None` where there is none.
+///
+/// # Errors
+/// [`RunError`] when what is there cannot be read.
+pub fn look_at_log(engine: &LogEngine, data: &Path) -> Result<Option<Glimpse>, RunError> {
+    match engine {
+        LogEngine::Journal(_) => match JournalReader::open(&data.join("journal")) {
+            Ok(reader) => Ok(Some(reader.glimpse())),
+            Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        },
+        LogEngine::Kafka(kafka) => Ok(KafkaLog::look(&kafka_settings(kafka))?),
+    }
+}
+
+/// Who serves the log there, as far as that can be heard without joining: names of instances. It
+/// listens for a few seconds. Nobody is named of a journal, whose lock says it to whoever opens it.
+///
+/// # Errors
+/// [`RunError`] when it cannot be heard.
+pub fn who_serves(engine: &LogEngine) -> Result<Vec<String>, RunError> {
+    Ok(match engine {
+        LogEngine::Journal(_) => Vec::new(),
+        LogEngine::Kafka(kafka) => KafkaLog::living(&kafka_settings(kafka))?,
+    })
+}
+
+fn open_journal(
+    durability: Durability,
+    data: &Path,
+    opening: Opening,
+) -> Result<Arc<Journal>, RunError> {
     let journal = Journal::open(JournalConfig {
         durability,
+        opening,
         ..JournalConfig::new(data.join("journal"))
     })?;
     let report = journal.recovery();
@@ -124,8 +163,21 @@ fn open_journal(durability: Durability, data: &Path) -> Result<Arc<Journal>, Run
     Ok(Arc::new(journal))
 }
 
-fn open_kafka(kafka: &KafkaConfig) -> Result<Arc<KafkaLog>, RunError> {
+fn open_kafka(kafka: &KafkaConfig, opening: Opening) -> Result<Arc<KafkaLog>, RunError> {
     let log = KafkaLog::open(KafkaSettings {
+        opening,
+        ..kafka_settings(kafka)
+    })?;
+    tracing::info!(
+        brokers = kafka.brokers,
+        instance = kafka.instance,
+        "log on Kafka opened"
+    );
+    Ok(Arc::new(log))
+}
+
+fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
+    KafkaSettings {
         prefix: kafka.prefix.clone(),
         replication: kafka.replication,
         insync_min: kafka.insync_min,
@@ -134,11 +186,5 @@ fn open_kafka(kafka: &KafkaConfig) -> Result<Arc<KafkaLog>, RunError> {
         // Log time is the brokers': instances have clocks of their own.
         append_time_topics: [onhand_flows::topics::COMMANDS.to_owned()].into(),
         ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
-    })?;
-    tracing::info!(
-        brokers = kafka.brokers,
-        instance = kafka.instance,
-        "log on Kafka opened"
-    );
-    Ok(Arc::new(log))
+    }
 }

@@ -35,5 +35,5 @@ mod routes;
 mod wire;
 
 pub use config::{Config, Durability, KafkaConfig, Limits, LogEngine};
-pub use ground::{Ground, open_log};
+pub use ground::{Ground, look_at_log, open_log, who_serves};
 pub use node::{RunError, run, run_on};

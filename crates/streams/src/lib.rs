@@ -37,6 +37,6 @@ pub mod worker;
 pub use inbox::{SubmitError, WorkerHandle, WorkerStats};
 pub use opener::Opener;
 pub use processor::{Delivery, Processor, Step, Ticket};
-pub use restore::{RestoreError, Restored};
-pub use task::{TaskSpec, Topics};
+pub use restore::{REDO_MARK, RestoreError, Restored};
+pub use task::{TaskSpec, Topics, owner_of};
 pub use worker::{AtStart, Worker, WorkerConfig};

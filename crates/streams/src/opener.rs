@@ -19,7 +19,7 @@ use crate::inbox::{Message, Shared, SubmitError, WorkerHandle};
 use crate::processor::{Processor, Ticket};
 use crate::restore::{RestoreError, Restored};
 use crate::round::Round;
-use crate::snapshot::{SnapshotBuilder, SnapshotDir};
+use crate::snapshot::{LogMark, SnapshotBuilder, SnapshotDir};
 use crate::task::{Task, TaskSpec, Topics};
 use crate::tickets::FAILED;
 
@@ -260,7 +260,7 @@ pub(crate) fn retire<P: Processor>(
     let given_up = log.give_up(task.token());
     let is_worth_it = is_whole && task.stopped().is_none() && task.is_snapshot_worth_it(cheap);
     if let (Some(dir), true, Ok(bounds)) = (snapshots, is_worth_it, bounds) {
-        let builder = take_snapshot(&mut task, log.epoch(), bounds.end);
+        let builder = take_snapshot(&mut task, LogMark::of(log), bounds.end);
         store_snapshot(dir, &task.spec().owner(), builder);
     }
     given_up
@@ -269,10 +269,10 @@ pub(crate) fn retire<P: Processor>(
 /// The task's state as it is now, which the redo records below `redo_next` led to.
 pub(crate) fn take_snapshot<P: Processor>(
     task: &mut Task<P>,
-    epoch: u64,
+    mark: LogMark,
     redo_next: onhand_log::Offset,
 ) -> SnapshotBuilder {
-    let mut builder = SnapshotBuilder::new(epoch, redo_next, task.redo_bytes() as u64);
+    let mut builder = SnapshotBuilder::new(mark, redo_next, task.redo_bytes() as u64);
     task.processor
         .export(&mut |key, value| builder.put(key, value));
     task.snapshot_begun(builder.len());

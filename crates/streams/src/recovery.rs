@@ -12,6 +12,7 @@ use crate::opener::{retire, store_snapshot, take_snapshot};
 use crate::processor::Processor;
 use crate::restore::RestoreError;
 use crate::round::Round;
+use crate::snapshot::LogMark;
 use crate::tickets::FAILED;
 
 /// Between two tries to reopen the tasks while the log cannot be reached.
@@ -108,7 +109,7 @@ impl<P: Processor> Round<P> {
         let Some(dir) = self.snapshots.clone() else {
             return;
         };
-        let epoch = self.log.epoch();
+        let mark = LogMark::of(self.log.as_ref());
         let log = Arc::clone(&self.log);
         let Some(task) = self.tasks.get_mut(place).and_then(Option::as_mut) else {
             return;
@@ -117,7 +118,7 @@ impl<P: Processor> Round<P> {
         let Ok(bounds) = log.bounds(redo, View::Latest) else {
             return;
         };
-        let builder = take_snapshot(task, epoch, bounds.end);
+        let builder = take_snapshot(task, mark, bounds.end);
         let owner = task.spec().owner();
         self.in_flight.after(Box::new(move |good| {
             if !good {

@@ -6,7 +6,7 @@ use onhand_log::{AppendError, Log, Offset, ReadError, RecordBatch, TopicPartitio
 use thiserror::Error;
 
 use crate::processor::Processor;
-use crate::snapshot::{Snapshot, SnapshotDir};
+use crate::snapshot::{LogMark, Snapshot, SnapshotDir};
 use crate::task::TaskSpec;
 
 /// The changelog key whose value is the offset from which redo records are applied (8 bytes,
@@ -90,7 +90,7 @@ pub(crate) fn restore<P: Processor>(
     let bounds = log.bounds(spec.at(spec.topics.redo), View::Latest)?;
     // A snapshot that says more than the log holds is of another history: it is left alone.
     let snapshot = snapshots
-        .and_then(|dir| dir.load(&spec.owner(), log.epoch()))
+        .and_then(|dir| dir.load(&spec.owner(), LogMark::of(log)))
         .filter(|snapshot| (bounds.start..=bounds.end).contains(&snapshot.redo_next()));
     if let Some(snapshot) = snapshot {
         match from_snapshot(log, spec, make(), &snapshot, bounds.start) {
@@ -385,7 +385,7 @@ mod tests {
             (&[1], 5, false),
         ];
         for (held, next, fits) in cases {
-            let mut builder = SnapshotBuilder::new(log.epoch(), next, 0);
+            let mut builder = SnapshotBuilder::new(LogMark::of(&log), next, 0);
             builder.put(b"all", held);
             dir.store(&spec.owner(), builder).unwrap();
             let (found, restored) = restore(&log, &spec, &Numbers::default, Some(&dir)).unwrap();

@@ -3,8 +3,9 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 8 | `ONHSNAP2` |
-//! | 8 | the log's epoch, little-endian like all numbers here |
+//! | 8 | `ONHSNAP3` |
+//! | 8 | the log's id, little-endian like all numbers here: a copy of the log has other offsets |
+//! | 8 | the log's epoch |
 //! | 8 | the redo offset from which redo records are applied over it |
 //! | 8 | bytes of redo since the last round of the changelog, as of then |
 //! | 4 + 4 + key + value | each record of the state: length of key, length of value, both |
@@ -14,10 +15,26 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use onhand_log::Offset;
+use onhand_log::{Log, Offset};
 
-const MAGIC: &[u8; 8] = b"ONHSNAP2";
-const HEAD_BYTES: usize = 32;
+const MAGIC: &[u8; 8] = b"ONHSNAP3";
+const HEAD_BYTES: usize = 40;
+
+/// The log that a snapshot's offsets belong to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LogMark {
+    pub(crate) id: u64,
+    pub(crate) epoch: u64,
+}
+
+impl LogMark {
+    pub(crate) fn of(log: &dyn Log) -> Self {
+        Self {
+            id: log.id(),
+            epoch: log.epoch(),
+        }
+    }
+}
 
 /// Where the snapshot files of a node lie.
 #[derive(Clone, Debug)]
@@ -34,10 +51,11 @@ pub(crate) struct Snapshot {
 pub(crate) struct SnapshotBuilder(Vec<u8>);
 
 impl SnapshotBuilder {
-    pub(crate) fn new(epoch: u64, redo_next: Offset, redo_bytes: u64) -> Self {
+    pub(crate) fn new(log: LogMark, redo_next: Offset, redo_bytes: u64) -> Self {
         let mut bytes = Vec::with_capacity(1 << 16);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&epoch.to_le_bytes());
+        bytes.extend_from_slice(&log.id.to_le_bytes());
+        bytes.extend_from_slice(&log.epoch.to_le_bytes());
         bytes.extend_from_slice(&redo_next.to_le_bytes());
         bytes.extend_from_slice(&redo_bytes.to_le_bytes());
         Self(bytes)
@@ -63,15 +81,17 @@ impl SnapshotBuilder {
 }
 
 impl Snapshot {
-    fn parse(bytes: Vec<u8>, epoch: u64) -> Option<Self> {
+    fn parse(bytes: Vec<u8>, log: LogMark) -> Option<Self> {
         let body_len = bytes.len().checked_sub(4)?;
         let (body, sum) = bytes.split_at_checked(body_len)?;
         let (magic, rest) = body.split_first_chunk::<8>()?;
-        let (written_epoch, rest) = rest.split_first_chunk::<8>()?;
+        let (id, rest) = rest.split_first_chunk::<8>()?;
+        let (epoch, rest) = rest.split_first_chunk::<8>()?;
         let (redo_next, rest) = rest.split_first_chunk::<8>()?;
         let (redo_bytes, mut rest) = rest.split_first_chunk::<8>()?;
         let whole = magic == MAGIC
-            && u64::from_le_bytes(*written_epoch) == epoch
+            && u64::from_le_bytes(*id) == log.id
+            && u64::from_le_bytes(*epoch) == log.epoch
             && sum == crc32c::crc32c(body).to_le_bytes();
         if !whole {
             return None;
@@ -130,7 +150,7 @@ impl SnapshotDir {
         self.0.join(format!("{}.snapshot", owner.replace('/', "-")))
     }
 
-    pub(crate) fn load(&self, owner: &str, epoch: u64) -> Option<Snapshot> {
+    pub(crate) fn load(&self, owner: &str, log: LogMark) -> Option<Snapshot> {
         let path = self.file(owner);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -140,9 +160,9 @@ impl SnapshotDir {
                 return None;
             }
         };
-        let snapshot = Snapshot::parse(bytes, epoch);
+        let snapshot = Snapshot::parse(bytes, log);
         if snapshot.is_none() {
-            tracing::warn!(path = %path.display(), "snapshot is damaged or of another history, restoring without");
+            tracing::warn!(path = %path.display(), "snapshot is damaged or of another log, restoring without");
         }
         snapshot
     }
@@ -163,8 +183,10 @@ impl SnapshotDir {
 mod tests {
     use super::*;
 
+    const LOG: LogMark = LogMark { id: 3, epoch: 7 };
+
     fn stored(dir: &SnapshotDir) -> PathBuf {
-        let mut builder = SnapshotBuilder::new(7, 42, 9);
+        let mut builder = SnapshotBuilder::new(LOG, 42, 9);
         builder.put(b"a", b"one");
         builder.put(b"bb", b"");
         dir.store("stock/3", builder).unwrap();
@@ -176,26 +198,31 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = SnapshotDir::new(temp.path()).unwrap();
         stored(&dir);
-        let snapshot = dir.load("stock/3", 7).unwrap();
+        let snapshot = dir.load("stock/3", LOG).unwrap();
         assert_eq!((snapshot.redo_next(), snapshot.redo_bytes()), (42, 9));
         let records: Vec<_> = snapshot.records().collect();
         assert_eq!(records, [(&b"a"[..], &b"one"[..]), (&b"bb"[..], &b""[..])]);
     }
 
     #[test]
-    fn a_snapshot_of_another_epoch_or_with_any_byte_changed_or_cut_is_passed_over() {
+    fn a_snapshot_of_another_log_or_epoch_or_with_any_byte_changed_or_cut_is_passed_over() {
         let temp = tempfile::tempdir().unwrap();
         let dir = SnapshotDir::new(temp.path()).unwrap();
         let path = stored(&dir);
-        assert!(dir.load("stock/3", 8).is_none());
+        for other in [LogMark { id: 4, ..LOG }, LogMark { epoch: 8, ..LOG }] {
+            assert!(dir.load("stock/3", other).is_none(), "{other:?}");
+        }
         let good = fs::read(&path).unwrap();
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(&path, &bad).unwrap();
-            assert!(dir.load("stock/3", 7).is_none(), "byte {at} changed unseen");
+            assert!(
+                dir.load("stock/3", LOG).is_none(),
+                "byte {at} changed unseen"
+            );
             fs::write(&path, &good[..at]).unwrap();
-            assert!(dir.load("stock/3", 7).is_none(), "cut at {at} unseen");
+            assert!(dir.load("stock/3", LOG).is_none(), "cut at {at} unseen");
         }
     }
 }

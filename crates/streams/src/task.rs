@@ -71,9 +71,14 @@ pub struct TaskSpec {
     pub partition: u16,
 }
 
+/// The name that owns a partition of the task of that name.
+pub fn owner_of(name: &str, partition: u16) -> String {
+    format!("{name}/{partition}")
+}
+
 impl TaskSpec {
     pub(crate) fn owner(&self) -> String {
-        format!("{}/{}", self.name, self.partition)
+        owner_of(&self.name, self.partition)
     }
 
     pub(crate) fn unfit(&self, what: String) -> RestoreError {

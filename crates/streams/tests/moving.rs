@@ -564,6 +564,15 @@ impl Brokers {
 }
 
 impl Log for Brokers {
+    fn id(&self) -> u64 {
+        self.log.id()
+    }
+    fn standing(&self) -> onhand_log::Standing {
+        self.log.standing()
+    }
+    fn set_standing(&self, standing: &onhand_log::Standing) -> Result<(), AppendError> {
+        self.log.set_standing(standing)
+    }
     fn epoch(&self) -> u64 {
         self.log.epoch()
     }

@@ -6,6 +6,7 @@
 //! | `n/INCARNATION` | numbers | its transactional ids that are not known to be dead |
 //! | `c/OWNER/INCARNATION/NUMBER` | `claim` | this incarnation may write for the owner |
 //! | `i/NAME` | incarnation, address | heartbeat |
+//! | `sealed` | `sealed` | the log moved elsewhere: every run that joined has ended |
 //! | `assign` | `INCARNATION=P,P,...` each | which partitions each member shall own, whole; the last record holds |
 //!
 //! A record without a value takes the one before it back: a claim that was given up or fenced, an
@@ -21,6 +22,9 @@ use std::sync::Arc;
 
 /// Most ids that one record lists: an incarnation ends its old ids before it takes more.
 pub(crate) const IDS_MAX: usize = 32;
+
+/// Key and value of the record of a seal.
+const SEALED: &str = "sealed";
 
 /// One claim of an owner's name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -51,6 +55,8 @@ pub(crate) enum Note {
     /// Incarnation and address; `None`: it leaves.
     Beat(Arc<str>, Option<(Arc<str>, Arc<str>)>),
     Assign(Assignment),
+    /// Whether the log moved elsewhere.
+    Sealed(bool),
 }
 
 /// The instance's name in an incarnation's.
@@ -75,6 +81,7 @@ impl Note {
             }
             Self::Beat(name, _) => format!("i/{name}"),
             Self::Assign(_) => "assign".into(),
+            Self::Sealed(_) => SEALED.into(),
         }
     }
 
@@ -87,6 +94,7 @@ impl Note {
                 _ => words(ids, " "),
             }),
             Self::Claim(_, stands) => stands.then(|| "claim".into()),
+            Self::Sealed(is_sealed) => is_sealed.then(|| SEALED.into()),
             Self::Beat(_, beat) => beat
                 .as_ref()
                 .map(|(incarnation, address)| format!("{incarnation} {address}")),
@@ -109,6 +117,11 @@ impl Note {
             Some([]) | None => None,
             Some(bytes) => Some(std::str::from_utf8(bytes).ok()?),
         };
+        if key == SEALED {
+            return value
+                .is_none_or(|value| value == SEALED)
+                .then_some(Self::Sealed(value.is_some()));
+        }
         if key == "assign" {
             return Assignment::parse(value?).map(Self::Assign);
         }
@@ -260,6 +273,8 @@ mod tests {
             Note::Beat("shop.eu-1".into(), Some((run, "10.0.0.1:8080".into()))),
             Note::Beat("b".into(), None),
             Note::Assign(assignment),
+            Note::Sealed(true),
+            Note::Sealed(false),
         ] {
             let (key, value) = (note.key(), note.value());
             let read = Note::parse(key.as_bytes(), value.as_deref().map(str::as_bytes));
@@ -284,6 +299,7 @@ mod tests {
             ("n/a.1", "1 x"),
             ("n/a", "1"),
             ("later", "1"),
+            ("sealed", "else"),
         ] {
             let read = Note::parse(key.as_bytes(), Some(value.as_bytes()));
             assert_eq!(read, None, "{key} = {value}");

@@ -17,6 +17,8 @@ struct Beat {
     address: Arc<str>,
     /// Own heartbeats read back since.
     silent: u32,
+    /// Where it stands.
+    at: Offset,
 }
 
 /// What a member brings when it joins.
@@ -44,6 +46,7 @@ pub(crate) struct View {
     dropped: BTreeMap<Arc<str>, Arc<str>>,
     part: Option<Part>,
     ended: Option<Ended>,
+    is_sealed: bool,
 }
 
 impl View {
@@ -59,6 +62,7 @@ impl View {
             dropped: BTreeMap::new(),
             part: None,
             ended: None,
+            is_sealed: false,
         }
     }
 
@@ -89,9 +93,13 @@ impl View {
                 self.beats.remove(&name);
             }
             Some(Note::Beat(name, Some((incarnation, address)))) => {
-                self.fold_beat(name, incarnation, address);
+                self.fold_beat(name, incarnation, address, offset);
             }
             Some(Note::Assign(assignment)) => self.fold_assignment(assignment),
+            Some(Note::Sealed(is_sealed)) => {
+                self.is_sealed = is_sealed;
+                self.end_if_sealed();
+            }
         }
     }
 
@@ -108,7 +116,7 @@ impl View {
         }
     }
 
-    fn fold_beat(&mut self, name: Arc<str>, incarnation: Arc<str>, address: Arc<str>) {
+    fn fold_beat(&mut self, name: Arc<str>, incarnation: Arc<str>, address: Arc<str>, at: Offset) {
         // One that was replaced, or that an assignment dropped, may still believe that it lives.
         if self.newest.get(&name) != Some(&incarnation)
             || self.dropped.get(&name) == Some(&incarnation)
@@ -124,6 +132,7 @@ impl View {
             incarnation,
             address,
             silent: 0,
+            at,
         };
         self.beats.insert(name, beat);
     }
@@ -164,6 +173,12 @@ impl View {
 
     pub(crate) fn end(&mut self, why: Ended) {
         self.ended.get_or_insert(why);
+    }
+
+    /// Names of which a heartbeat stands at that offset or above, and that have not left since.
+    pub(crate) fn heard_since(&self, from: Offset) -> Vec<String> {
+        let heard = self.beats.iter().filter(|(_, beat)| beat.at >= from);
+        heard.map(|(name, _)| name.to_string()).collect()
     }
 
     /// The ids of an incarnation that are not known to be dead.
@@ -209,8 +224,21 @@ impl View {
         own
     }
 
+    /// Who joined has nothing any more in a log that moved elsewhere. That it did is in the order of this
+    /// topic so that whoever claims a name behind it has read of it.
+    fn end_if_sealed(&mut self) {
+        if self.is_sealed && self.part.is_some() {
+            self.end(Ended::Silent);
+        }
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.is_sealed
+    }
+
     pub(crate) fn join(&mut self, part: Part) {
         self.part = Some(part);
+        self.end_if_sealed();
         if self.is_replaced() {
             self.end(Ended::Replaced);
         }
@@ -430,6 +458,26 @@ mod tests {
         assert_eq!(a.0.proposal(), None);
         a.opened("b.2").beat("b.2");
         assert_eq!(a.propose(), ["a.1", "b.2"]);
+    }
+
+    #[test]
+    fn a_seal_ends_whoever_joined_before_or_after_it() {
+        let mut a = Story::of("a.1");
+        a.opened("a.1").beat("a.1");
+        a.propose();
+        a.then(Note::Sealed(true));
+        assert_eq!(a.0.membership(1).ended, Some(Ended::Silent));
+        assert!(!a.0.is_mine(0));
+        let mut late = View::new(&"b.1".into());
+        late.fold(0, Some(Note::Sealed(true)));
+        assert_eq!(late.ended(), None, "who copies the log does not join");
+        late.join(part());
+        assert_eq!(late.ended(), Some(Ended::Silent));
+        let mut later = View::new(&"c.1".into());
+        later.fold(0, Some(Note::Sealed(true)));
+        later.fold(1, Some(Note::Sealed(false)));
+        later.join(part());
+        assert_eq!(later.ended(), None);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use ::bytes::Bytes;
 
 use super::bytes::{Cursor, put_count, put_partition, put_short_text};
 use super::image::Image;
-use crate::{BatchError, Consumed, Offset, RecordBatch, Timestamp, Topic, TopicId};
-use crate::{TopicPartition, TopicSpec};
+use crate::{BatchError, Consumed, Counterpart, Offset, RecordBatch, Standing, Timestamp};
+use crate::{Topic, TopicId, TopicPartition, TopicSpec};
 
 /// Bytes of a frame's header.
 pub const FRAME_HEADER: usize = 64;
@@ -22,6 +22,9 @@ pub(super) const ALIGNMENT: usize = 8;
 /// The first bytes of every frame.
 pub(super) const MAGIC: [u8; 4] = *b"OHfr";
 const VERSION: u8 = 1;
+/// Of frames that say what the log is as a whole. What cannot read them must not serve the journal,
+/// and refuses it by the version.
+const VERSION_STANDING: u8 = 2;
 const AT_CRC: usize = 60;
 /// Bytes of the head for each batch.
 const BATCH_PLACE: usize = 20;
@@ -67,6 +70,7 @@ pub(super) enum Content {
         starts: Vec<(TopicPartition, Offset)>,
     },
     Image(Box<Image>),
+    Standing(Standing),
 }
 
 /// One batch of a frame, as the head states it.
@@ -129,6 +133,15 @@ impl Content {
             Self::Seal => 5,
             Self::Release { .. } => 6,
             Self::Image(_) => 7,
+            Self::Standing(_) => 8,
+        }
+    }
+
+    fn version(&self) -> u8 {
+        match self {
+            Self::Standing(_) => VERSION_STANDING,
+            Self::Image(image) if image.standing != Standing::Own => VERSION_STANDING,
+            _ => VERSION,
         }
     }
 
@@ -150,6 +163,7 @@ impl Content {
             Self::Seal => (0, 0),
             Self::Release { starts, .. } => (12 + starts.len() * CONSUMED, 0),
             Self::Image(image) => (image.bytes_encoded(), 0),
+            Self::Standing(standing) => (standing_bytes(standing), 0),
         };
         (FRAME_HEADER + head + batches).next_multiple_of(ALIGNMENT)
     }
@@ -209,10 +223,11 @@ impl Content {
                 }
             }
             Self::Image(image) => image.put(into),
+            Self::Standing(standing) => put_standing(into, standing),
         }
     }
 
-    fn read(kind: u8, head: &[u8]) -> Option<Self> {
+    fn read(version: u8, kind: u8, head: &[u8]) -> Option<Self> {
         let mut cursor = Cursor::new(head);
         let content = match kind {
             1 => {
@@ -284,12 +299,41 @@ impl Content {
                     starts,
                 }
             }
-            7 => Self::Image(Box::new(Image::read(&mut cursor)?)),
+            7 => {
+                let mut image = Image::read(&mut cursor)?;
+                if version == VERSION_STANDING {
+                    image.standing = read_standing(&mut cursor)?;
+                }
+                Self::Image(Box::new(image))
+            }
+            8 if version == VERSION_STANDING => Self::Standing(read_standing(&mut cursor)?),
             _ => return None,
         };
         cursor.end()?;
         Some(content)
     }
+}
+
+/// Bytes that [`put_standing`] adds.
+pub(super) fn standing_bytes(standing: &Standing) -> usize {
+    let place = standing.counterpart().map_or(0, |other| other.place.len());
+    1 + 8 + 1 + place
+}
+
+pub(super) fn put_standing(into: &mut Vec<u8>, standing: &Standing) {
+    into.push(standing.code());
+    let (id, place) = match standing.counterpart() {
+        Some(other) => (other.id, other.place.as_str()),
+        None => (0, ""),
+    };
+    into.extend_from_slice(&id.to_le_bytes());
+    put_short_text(into, place);
+}
+
+fn read_standing(cursor: &mut Cursor<'_>) -> Option<Standing> {
+    let (code, id) = (cursor.u8()?, cursor.u64()?);
+    let place = cursor.short_text()?.to_owned();
+    Standing::from_code(code, Counterpart { id, place })
 }
 
 fn append_head(owner: &str, consumed: usize, batches: usize) -> usize {
@@ -316,7 +360,7 @@ pub(super) fn encode(
 ) -> (u32, usize) {
     let start = into.len();
     into.extend_from_slice(&MAGIC);
-    into.extend_from_slice(&[VERSION, content.kind(), 0, 0]);
+    into.extend_from_slice(&[content.version(), content.kind(), 0, 0]);
     into.extend_from_slice(&stamp.journal.to_le_bytes());
     into.extend_from_slice(&stamp.number.to_le_bytes());
     into.extend_from_slice(&stamp.synced_through.to_le_bytes());
@@ -400,11 +444,11 @@ pub(super) fn decode_head(bytes: &[u8], available: usize) -> Result<Frame, Frame
     if checksum(covered) != Some(crc) {
         return Err(FrameError::Checksum);
     }
-    if version != VERSION {
+    if version != VERSION && version != VERSION_STANDING {
         return Err(FrameError::Version(version));
     }
     let head = covered.get(FRAME_HEADER..).ok_or(FrameError::Short)?;
-    let content = Content::read(kind, head)
+    let content = Content::read(version, kind, head)
         .filter(|_| zeros)
         .ok_or(FrameError::Malformed)?;
     let stated: u64 = match &content {

@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use super::bytes::{Cursor, put_count, put_partition, put_short_text};
-use super::frame::{Content, Frame};
+use super::frame::{Content, Frame, put_standing, standing_bytes};
 use crate::catalog::Catalog;
-use crate::{Consumed, Offset, Timestamp, Topic, TopicId, TopicSpec};
+use crate::{Consumed, Offset, Standing, Timestamp, Topic, TopicId, TopicSpec};
 
 /// The state of a journal at one frame.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -31,6 +31,7 @@ pub(super) struct Image {
     pub(super) catalog: Catalog,
     /// By slot: first offset held, and the next to be written.
     pub(super) bounds: Vec<(Offset, Offset)>,
+    pub(super) standing: Standing,
 }
 
 impl Image {
@@ -40,6 +41,11 @@ impl Image {
             first_segment: 1,
             ..Self::default()
         }
+    }
+
+    /// Whether nobody wrote into it yet.
+    pub(super) fn is_unused(&self) -> bool {
+        self.catalog.topics().is_empty() && self.catalog.owners.is_empty()
     }
 
     /// Takes one frame's effect. `next` gives the offset after each batch, in the head's order.
@@ -105,6 +111,7 @@ impl Image {
                 self.durability = *durability;
             }
             Content::Seal => {}
+            Content::Standing(standing) => self.standing = standing.clone(),
             Content::Image(image) => {
                 let agrees = Self {
                     time: image.time,
@@ -181,11 +188,18 @@ impl Image {
                 into.extend_from_slice(&next.to_le_bytes());
             }
         }
+        if self.standing != Standing::Own {
+            put_standing(into, &self.standing);
+        }
     }
 
     /// Bytes that [`Image::put`] adds.
     pub(super) fn bytes_encoded(&self) -> usize {
-        Self::bytes_of(&self.catalog)
+        let standing = match &self.standing {
+            Standing::Own => 0,
+            standing => standing_bytes(standing),
+        };
+        Self::bytes_of(&self.catalog) + standing
     }
 
     /// Bytes of an image with this catalog.

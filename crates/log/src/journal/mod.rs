@@ -52,8 +52,9 @@ use self::state::{Partition, Shared, State};
 use self::storage::{DirLock, DirStorage, Storage};
 use self::writer::{Writer, first_segment, limits};
 use crate::{
-    Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Progress, ReadError, RecordBatch,
-    Stats, Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
+    Append, AppendError, Bounds, Fetch, Listener, Log, Offset, Opening, Progress, ReadError,
+    RecordBatch, Standing, StandingError, Stats, Timestamp, Token, Topic, TopicError, TopicId,
+    TopicPartition, TopicSpec, View,
 };
 
 pub use self::check::{CheckError, CheckReport, check};
@@ -117,6 +118,9 @@ pub struct JournalConfig {
     /// How long to wait before trying again to prepare a segment after there was no space; default
     /// 1 s.
     pub space_retry: Duration,
+    /// What it is opened for; default [`Opening::Serve`], which refuses a sealed journal and an
+    /// unfinished copy.
+    pub opening: Opening,
 }
 
 impl JournalConfig {
@@ -132,6 +136,7 @@ impl JournalConfig {
             pending_bytes_max: 64 << 20,
             inline_flush_bytes: 16 << 10,
             space_retry: Duration::from_secs(1),
+            opening: Opening::Serve,
         }
     }
 
@@ -198,6 +203,15 @@ pub enum OpenError {
     /// A setting is out of range, or does not fit another one; says which and what to choose.
     #[error("the journal's settings do not fit: {0}")]
     Config(String),
+    /// It is not to be opened for that: it is sealed, or an unfinished copy, or holds another log than
+    /// the one to be copied.
+    #[error("the journal in {dir}: {why}", dir = dir.display())]
+    Standing {
+        /// The directory asked for.
+        dir: PathBuf,
+        /// What it is.
+        why: StandingError,
+    },
     /// The operating system failed at something.
     #[error("cannot {what}: {source}; check the data directory's disk and permissions")]
     Io {
@@ -273,6 +287,14 @@ impl Journal {
         config.check()?;
         let began = Instant::now();
         let recovered = recovery::recover(&*storage)?;
+        let before = recovered.as_ref().map(|found| &found.image);
+        let opened = before.map_or(Standing::Own, |image| image.standing.clone());
+        let unused = before.is_none_or(Image::is_unused);
+        let standing = opened.open(&config.opening, unused);
+        let standing = standing.map_err(|why| OpenError::Standing {
+            dir: config.dir.clone(),
+            why,
+        })?;
         let spares = Spares::open(
             Arc::clone(&storage),
             config.segment_bytes,
@@ -297,8 +319,13 @@ impl Journal {
         let fresh = recovered.next_frame == 1;
         // Only the session that wrote knows whether it synced what it acknowledged.
         let lossy = recovered.image.durability != Durability::Sync.code();
-        report.epoch_began = fresh || lossy && !report.sealed;
-        let epoch = if report.epoch_began {
+        let unsealed = config.opening == Opening::Unseal;
+        report.epoch_began = fresh || unsealed || lossy && !report.sealed;
+        let epoch = if let Opening::Fill(fill) = &config.opening {
+            // The copy's history is its source's. What a crash may take from it is copied again.
+            report.epoch_began = false;
+            fill.epoch
+        } else if report.epoch_began {
             random()
         } else {
             recovered.image.epoch
@@ -343,14 +370,14 @@ impl Journal {
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(None),
         };
-        journal.start(epoch)?;
+        journal.start(epoch, &standing)?;
         journal.recovery.took = began.elapsed();
         Ok(journal)
     }
 
     /// Starts the threads and writes the opening frame. It makes this session's frames differ from
     /// any cut end of an earlier one, which may still lie intact behind them.
-    fn start(&self, epoch: u64) -> Result<(), OpenError> {
+    fn start(&self, epoch: u64, standing: &Standing) -> Result<(), OpenError> {
         let spawn = |name: &str, work: fn(&Shared)| {
             let shared = Arc::clone(&self.shared);
             std::thread::Builder::new()
@@ -369,6 +396,10 @@ impl Journal {
                 durability,
             };
             writer.put(shared, &open, &[], shared.clock.now())?;
+            if *standing != writer.image.standing {
+                let content = Content::Standing(standing.clone());
+                writer.put(shared, &content, &[], shared.clock.now())?;
+            }
             writer.write_out()?;
             writer.sync()?;
             threads.push(spawn("log-writer", run_writer)?);
@@ -558,6 +589,36 @@ impl fetch::Shelves for Shared {
 impl Log for Journal {
     fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    fn id(&self) -> u64 {
+        self.shared.lock_writer().journal
+    }
+
+    fn standing(&self) -> Standing {
+        self.shared.lock_writer().image.standing.clone()
+    }
+
+    fn set_standing(&self, standing: &Standing) -> Result<(), AppendError> {
+        let shared = &self.shared;
+        let mut writer = shared.lock_writer();
+        {
+            let mut state = shared.lock();
+            state.check_running()?;
+            shared.enter_own(&mut state, Content::Standing(standing.clone()))?;
+        }
+        shared.commit(&mut writer);
+        // Whatever the durability: two logs of one history must not both be served.
+        if !writer.is_synced()
+            && let Err(error) = writer.sync()
+        {
+            shared.poison(Vec::new(), &format!("syncing failed: {error}"));
+        }
+        drop(writer);
+        match shared.lock().stopped() {
+            Some(why) => Err(AppendError::Stopped(why.into())),
+            None => Ok(()),
+        }
     }
 
     fn now(&self) -> Timestamp {

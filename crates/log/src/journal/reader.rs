@@ -9,13 +9,14 @@ use super::segment::Entry;
 use super::shelf::{Load, Shelf};
 use super::storage::{DirStorage, Storage};
 use super::{OpenError, image::Image};
-use crate::{Bounds, Fetch, Offset, ReadError, Timestamp, Topic, TopicPartition};
+use crate::{Bounds, Fetch, Glimpse, Offset, ReadError, Timestamp, Topic, TopicPartition};
 
 /// A journal as it lay on the disk when this was opened. Meant for a stopped or copied journal: on
 /// one that is being written it sees what had been written by then, synced or not, and may find a
 /// torn end.
 #[derive(Debug)]
 pub struct JournalReader {
+    journal: u64,
     image: Image,
     report: RecoveryReport,
     shelf: Mutex<Shelf>,
@@ -45,6 +46,7 @@ impl JournalReader {
         let mut report = recovered.report;
         report.took = began.elapsed();
         Ok(Self {
+            journal: recovered.journal,
             image: recovered.image,
             report,
             shelf: Mutex::new(recovered.shelf),
@@ -54,6 +56,15 @@ impl JournalReader {
     /// What opening found; a torn end is left where it is.
     pub fn recovery(&self) -> RecoveryReport {
         self.report
+    }
+
+    /// What it is as a whole.
+    pub fn glimpse(&self) -> Glimpse {
+        Glimpse {
+            id: self.journal,
+            standing: self.image.standing.clone(),
+            is_unused: self.image.is_unused(),
+        }
     }
 
     /// See [`crate::Log::epoch`].

@@ -264,8 +264,12 @@ impl Shared {
         writer: Writer,
     ) -> Self {
         (state.remaining, state.capacity) = room_of(&writer);
+        let not_before = match &config.opening {
+            crate::Opening::Fill(fill) => fill.not_before.max(writer.image.time),
+            _ => writer.image.time,
+        };
         Self {
-            clock: Clock::new(writer.image.time),
+            clock: Clock::new(not_before),
             sessions: writer.image.sessions + 1,
             config,
             spares,

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::{
-    Append, AppendError, BatchBuilder, Consumed, Ending, Header, Log, Offset, Progress, Purpose,
-    ReadError, RecordBatch, Timestamp, Token, TopicError, TopicId, TopicPartition, TopicSpec, View,
+    Append, AppendError, BatchBuilder, Consumed, Counterpart, Ending, Header, Log, Offset,
+    Progress, Purpose, ReadError, RecordBatch, Standing, Timestamp, Token, TopicError, TopicId,
+    TopicPartition, TopicSpec, View,
 };
 
 /// How long a check waits for what must come. Far above any engine's group, so that only a broken
@@ -749,6 +750,10 @@ pub fn what_is_durable_is_there_after_a_restart(engine: &dyn Engine) {
     let places = [at(a, 0), at(a, 1), at(b, 0)];
     let before = places.map(|place| read_all(&*log, place, View::Durable));
     let (epoch, topics, now) = (log.epoch(), log.topics(), log.now());
+    assert_eq!(log.standing(), Standing::Own);
+    let standing = Standing::Copy(Counterpart::new(7, "elsewhere"));
+    log.set_standing(&standing).expect("it is accepted");
+    let id = log.id();
     log.close().expect("it closes");
     let Some(log) = engine.reopen(log) else {
         return;
@@ -758,6 +763,7 @@ pub fn what_is_durable_is_there_after_a_restart(engine: &dyn Engine) {
         before
     );
     assert_eq!((log.epoch(), log.topics()), (epoch, topics));
+    assert_eq!((log.id(), log.standing()), (id, standing));
     assert!(log.now() >= now);
     assert_eq!(log.consumed("o", at(a, 0)), Ok(Some(29)));
     let again = claim(&*log, "o");

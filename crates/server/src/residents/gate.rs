@@ -43,7 +43,7 @@ pub(crate) struct Gate {
 
 impl Work for Gate {
     fn name(&self) -> &'static str {
-        "gate"
+        onhand_flows::GATE
     }
 
     fn input(&self) -> TopicId {

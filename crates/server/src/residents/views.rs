@@ -66,7 +66,7 @@ pub(crate) struct Views {
 
 impl Work for Views {
     fn name(&self) -> &'static str {
-        "views"
+        onhand_flows::VIEWS
     }
 
     fn input(&self) -> TopicId {

@@ -209,6 +209,15 @@ fn partition_of(owner: &str) -> Option<usize> {
 }
 
 impl Log for Seat {
+    fn id(&self) -> u64 {
+        self.table.log.id()
+    }
+    fn standing(&self) -> onhand_log::Standing {
+        self.table.log.standing()
+    }
+    fn set_standing(&self, standing: &onhand_log::Standing) -> Result<(), AppendError> {
+        self.table.log.set_standing(standing)
+    }
     fn epoch(&self) -> u64 {
         self.table.log.epoch()
     }

@@ -1,0 +1,189 @@
+//! The values that hold offsets of the log that they stand in. A copy has other offsets, so these are
+//! expressed anew in it; everything else of a record stays as it is, byte for byte.
+//!
+//! | topic | what |
+//! |---|---|
+//! | `stock.state` | the redo mark: an offset of `stock.decisions`; of a reservation, where each commit under way or waiting stands in `stock.commands` |
+//! | `stock.decisions` | the same of reservation records in decisions |
+//! | `dead-letters` | `origin.offset`, and the key of what could not be read |
+
+use onhand_ledger::StateRecord;
+use onhand_ledger::reservation::{ReservationRecord, Waiting, Wish};
+use onhand_log::{Header, Offset, Record};
+use onhand_streams::REDO_MARK;
+
+use crate::{pack, topics};
+
+/// Says what an offset of that topic and partition is in the other log. `None`: there is no such
+/// partition.
+pub(super) type Translate<'t> = &'t dyn Fn(&str, u16, Offset) -> Option<Offset>;
+
+/// What a record has in place of what it had.
+#[derive(Default, Debug)]
+pub(super) struct Changed {
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) value: Option<Vec<u8>>,
+    /// The value of `origin.offset`.
+    pub(super) origin: Option<Vec<u8>>,
+}
+
+const ORIGIN_OFFSET: &str = "origin.offset";
+
+impl Changed {
+    /// The record as it is with the change, given to `then`.
+    pub(super) fn with<R>(&self, record: &Record<'_>, then: impl FnOnce(&Record<'_>) -> R) -> R {
+        let mut headers = record.headers.clone();
+        if let Some(origin) = &self.origin {
+            // The first is ours. A sender's own of the same name may stand behind it.
+            if let Some(header) = headers.iter_mut().find(|h| h.key == ORIGIN_OFFSET) {
+                header.value = Some(origin);
+            }
+        }
+        then(&Record {
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: self.key.as_deref().or(record.key),
+            value: self.value.as_deref().or(record.value),
+            headers,
+        })
+    }
+}
+
+/// Whether records of this topic can hold offsets.
+pub(super) fn holds_offsets(topic: &str) -> bool {
+    [topics::DECISIONS, topics::STATE, topics::DEAD_LETTERS].contains(&topic)
+}
+
+/// What changes in a record of that topic and partition; `None` when nothing does.
+///
+/// # Errors
+/// What cannot be read, in words.
+pub(super) fn translate(
+    topic: &str,
+    partition: u16,
+    record: &Record<'_>,
+    to: Translate<'_>,
+) -> Result<Option<Changed>, String> {
+    let in_commands = |offset| to(topics::COMMANDS, partition, offset);
+    let value = match (topic, record.value) {
+        (topics::STATE, Some(value)) => state(record.key, value, partition, to)?,
+        (topics::DECISIONS, Some(value)) => decisions(value, &in_commands)?,
+        (topics::DEAD_LETTERS, _) => return Ok(dead_letter(record, to)),
+        _ => None,
+    };
+    Ok(value.map(|value| Changed {
+        value: Some(value),
+        ..Changed::default()
+    }))
+}
+
+fn state(
+    key: Option<&[u8]>,
+    value: &[u8],
+    partition: u16,
+    to: Translate<'_>,
+) -> Result<Option<Vec<u8>>, String> {
+    let key = key.unwrap_or_default();
+    if key == REDO_MARK {
+        let mark = value.try_into().map(Offset::from_be_bytes);
+        let mark = mark.map_err(|_| "a redo mark is not 8 bytes")?;
+        let there = to(topics::DECISIONS, partition, mark).ok_or("there is no stock.decisions")?;
+        return Ok(Some(there.to_be_bytes().to_vec()));
+    }
+    if key.first() != Some(&RESERVATION_KEY) {
+        return Ok(None);
+    }
+    let record = postcard::from_bytes::<StateRecord<'_>>(value);
+    let StateRecord::Reservation(before) = record.map_err(|error| error.to_string())? else {
+        return Err("a record under a reservation's key is none".to_owned());
+    };
+    let mut after = before.clone();
+    let in_commands = |offset| to(topics::COMMANDS, partition, offset);
+    if !told(&mut after, &in_commands) {
+        return Ok(None);
+    }
+    unchanged(value, &encoded(&StateRecord::Reservation(before)))?;
+    Ok(Some(encoded(&StateRecord::Reservation(after))))
+}
+
+/// How keys of reservations begin, see `docs/format.md`.
+const RESERVATION_KEY: u8 = b'r';
+
+fn encoded(record: &StateRecord<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    pack::put(&mut bytes, record);
+    bytes
+}
+
+fn decisions(
+    value: &[u8],
+    in_commands: &dyn Fn(Offset) -> Option<Offset>,
+) -> Result<Option<Vec<u8>>, String> {
+    let words = |error: pack::PackError| error.to_string();
+    let mut changes = false;
+    let (mut before, mut after) = (pack::DecisionPack::default(), pack::DecisionPack::default());
+    for decision in pack::decisions(value).map_err(words)? {
+        let mut decision = decision.map_err(words)?;
+        before.push(&decision);
+        for record in &mut decision.reservations {
+            changes |= told(record, in_commands);
+        }
+        after.push(&decision);
+    }
+    if !changes {
+        return Ok(None);
+    }
+    unchanged(value, &before.take())?;
+    Ok(Some(after.take()))
+}
+
+/// What is written anew must be what was written, but for the offsets.
+fn unchanged(was: &[u8], would_be: &[u8]) -> Result<(), String> {
+    if was == would_be {
+        return Ok(());
+    }
+    Err("this version writes it in another way; copy with the version that wrote it".to_owned())
+}
+
+/// Where the commits of a reservation that have no outcome yet stand. True when there is one.
+fn told(record: &mut ReservationRecord<'_>, to: &dyn Fn(Offset) -> Option<Offset>) -> bool {
+    let running = record.step.iter_mut().filter_map(|step| step.by.as_mut());
+    let waiting = record.queue.iter_mut().filter_map(|waiting| match waiting {
+        Waiting::Command(taken) => Some(taken),
+        _ => None,
+    });
+    let mut any = false;
+    for taken in running.chain(waiting) {
+        if let Wish::Commit { told, .. } = &mut taken.wish
+            && let Some(there) = to(told.offset)
+        {
+            told.offset = there;
+            any = true;
+        }
+    }
+    any
+}
+
+fn dead_letter(record: &Record<'_>, to: Translate<'_>) -> Option<Changed> {
+    let header = |name: &str| {
+        let found = record.headers.iter().find(|h: &&Header<'_>| h.key == name);
+        std::str::from_utf8(found?.value?).ok()
+    };
+    let topic = header("origin.topic")?;
+    let partition = header("origin.partition")?.parse().ok()?;
+    let offset: Offset = header(ORIGIN_OFFSET)?.parse().ok()?;
+    let there = to(topic, partition, offset)?;
+    // Of what could be read the key is a decision's number.
+    let by_offset = topic == topics::COMMANDS
+        && record.key == Some(&offset.unsigned_abs().to_be_bytes()[..])
+        && !is_readable(record.value.unwrap_or_default());
+    Some(Changed {
+        key: by_offset.then(|| there.unsigned_abs().to_be_bytes().to_vec()),
+        value: None,
+        origin: Some(there.to_string().into_bytes()),
+    })
+}
+
+fn is_readable(value: &[u8]) -> bool {
+    pack::inputs(value).is_ok_and(|mut inputs| inputs.all(|input| input.is_ok()))
+}
