@@ -135,7 +135,7 @@ fn what_an_item_with_decimals_has_none_of_takes_no_column() {
 
 #[test]
 fn what_comes_later_is_wrong_usage_and_named() {
-    for words in [&["doctor"][..], &["log", "copy"]] {
+    for words in [&["doctor"][..], &["reservation", "transfer"]] {
         let output = run(words);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         let talk = stderr(&output);
