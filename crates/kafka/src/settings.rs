@@ -51,8 +51,8 @@ pub struct KafkaSettings {
     /// four may be late, as when a broker's place is taken by another. 2 to 100.
     pub silent_after: u32,
     /// How long a claim waits for a live member to give a name up before it fences it, which disturbs
-    /// all that this member has. Default 4 s: a transaction that was begun ends in it, also while a
-    /// broker is being replaced.
+    /// all that this member has. Default 15 s: a member under load finishes what it began in it, also while
+    /// a broker is being replaced; one that says it lives and does not is rare.
     pub release_timeout: Duration,
     /// How long an append may wait for brokers that do not answer before it ends
     /// [`Aborted`](onhand_log::Ending::Aborted), and how long a commit without an answer is asked
@@ -146,7 +146,7 @@ impl KafkaSettings {
             transactional_ids: 4,
             heartbeat: Duration::from_millis(300),
             silent_after: 5,
-            release_timeout: Duration::from_secs(4),
+            release_timeout: Duration::from_secs(15),
             append_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(10),
             transaction_bytes: 8 << 20,

@@ -4,6 +4,7 @@
 //! membership among the instances that share the log. One that was silent for too long has lost what it
 //! had to others: its life ends, and a new one begins, as another member, while the listener stays.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -123,6 +124,7 @@ pub async fn run_on(
     let serving = tokio::spawn(listen::serve(listener, Arc::clone(&door), stopped));
     ready(address);
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut restarts = Restarts::default();
     let replaced = loop {
         // Cancellation: neither loses anything.
         let end = tokio::select! {
@@ -139,9 +141,23 @@ pub async fn run_on(
                 break None;
             }
             End::Replaced => break Some(RunError::Replaced(life.app.engine.instance.to_string())),
-            End::Silent => {}
+            End::Silent => {
+                tracing::error!("the others heard nothing from this instance and took what it had");
+            }
+            End::Fenced(why) => {
+                if !restarts.is_allowed(Instant::now()) {
+                    tracing::error!(
+                        why,
+                        "that happened too often in a short time; the node ends"
+                    );
+                    break None;
+                }
+                tracing::error!(
+                    why,
+                    "the owners here stopped; their partitions are opened anew"
+                );
+            }
         }
-        tracing::error!("the other instances heard nothing from this one and took what it had");
         door.lead_to(None);
         life.abandon().await;
         // Cancellation: a life that was half begun owns nothing yet.
@@ -191,8 +207,11 @@ enum End {
     Asked,
     /// The log or the owners stopped by themselves; says why.
     Stopped(String),
-    /// Others have what it had.
+    /// The others gave it up, and have what it had.
     Silent,
+    /// The owners here stopped though the others know this instance as alive: one of them fenced it, as
+    /// it did not give a partition up in time, or a round panicked. Says which.
+    Fenced(String),
     /// Another process has its name.
     Replaced,
 }
@@ -206,6 +225,24 @@ struct Life {
     /// Where the log is shared.
     moving: Option<Running>,
     stop: watch::Sender<bool>,
+}
+
+/// How often a node whose owners stopped begins anew within that time.
+const RESTARTS_MAX: usize = 5;
+const RESTARTS_WITHIN: Duration = Duration::from_secs(120);
+
+/// When the owners stopped.
+#[derive(Default)]
+struct Restarts(VecDeque<Instant>);
+
+impl Restarts {
+    /// Notes one more; whether that is not too often.
+    fn is_allowed(&mut self, now: Instant) -> bool {
+        self.0
+            .retain(|at| now.duration_since(*at) < RESTARTS_WITHIN);
+        self.0.push_back(now);
+        self.0.len() <= RESTARTS_MAX
+    }
 }
 
 /// Between two tries to begin anew, and how long it is tried.
@@ -309,16 +346,16 @@ impl Life {
         let mut ended = app.placement.ended();
         let stopped = tokio::select! {
             end = told(&mut ended) => return end,
-            () = failed(&app) => "the log stopped".to_owned(),
-            why = owners_stopped(&app) => why,
+            () = failed(&app) => End::Stopped("the log stopped".to_owned()),
+            why = owners_stopped(&app) => End::Fenced(why),
         };
-        if self.moving.is_none() {
-            return End::Stopped(stopped);
-        }
-        // Whoever was fenced hears a moment before or after that its run has ended.
-        match tokio::time::timeout(HEARD, told(&mut ended)).await {
-            Ok(end) => end,
-            Err(_) => End::Stopped(stopped),
+        match (stopped, self.moving.is_some()) {
+            (End::Fenced(why), false) => End::Stopped(why),
+            // Whoever was fenced hears a moment before or after that its run has ended.
+            (stopped, true) => tokio::time::timeout(HEARD, told(&mut ended))
+                .await
+                .unwrap_or(stopped),
+            (stopped, false) => stopped,
         }
     }
 

@@ -224,7 +224,46 @@ impl Node {
                 ..Setup::default()
             }));
         }
+        node.await_companions();
         node
+    }
+
+    /// Waits until every companion has its share of the partitions, so that nothing moves afterwards.
+    fn await_companions(&self) {
+        let begin = Instant::now();
+        while !self.is_shared_out() {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "the partitions are not shared out: {}",
+                self.words()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn is_shared_out(&self) -> bool {
+        let instances = self.companions.len() + 1;
+        let all = self.companions.iter().chain([self]);
+        self.companions.is_empty()
+            || all.clone().all(|node| {
+                let asked = Http::connect(node.address);
+                let Ok(cluster) = asked.and_then(|mut http| http.get("/v1/cluster")) else {
+                    return false;
+                };
+                let cluster = cluster.json();
+                let places = cluster["partitions"].as_array().expect("partitions");
+                let holders: std::collections::BTreeSet<_> = places
+                    .iter()
+                    .filter_map(|place| place["holder"].as_str())
+                    .collect();
+                let settled = places
+                    .iter()
+                    .all(|place| place["holder"] == place["assigned"]);
+                let ready = Http::connect(node.address).and_then(|mut http| http.get("/readyz"));
+                settled
+                    && holders.len() == instances
+                    && ready.is_ok_and(|answer| answer.status() == 200)
+            })
     }
 
     /// Starts a stopped or killed node on the same directory and returns when it is ready.
@@ -235,6 +274,7 @@ impl Node {
             .iter_mut()
             .filter(|node| node.child.is_none());
         stopped.for_each(Node::start_again);
+        self.await_companions();
     }
 
     /// Starts it and returns when that path answers 200.
