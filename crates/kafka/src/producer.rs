@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use onhand_log::{Header, Offset, Timestamp};
+use onhand_log::{Header, Offset, RecordBatch, Timestamp};
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -240,18 +240,62 @@ impl TransactionalProducer {
         partition: u16,
         record: &Outgoing<'_>,
     ) -> Result<(), Failed> {
-        let number = {
-            let mut state = self.producer.context().lock();
-            if let Some(error) = &state.failed {
-                return Err(self.unsent(error));
+        let number = self.expect(1)?;
+        self.put(topic, partition, record, number)
+            .inspect_err(|_| self.context().lock().outstanding -= 1)
+    }
+
+    /// Queues all records of a batch, of the part that was begun last.
+    pub(crate) fn send_batch(
+        &self,
+        topic: &str,
+        partition: u16,
+        batch: &RecordBatch,
+    ) -> Result<(), Failed> {
+        let first = self.expect(batch.count())?;
+        for (queued, record) in batch.records().enumerate() {
+            let outgoing = Outgoing {
+                timestamp: record.timestamp,
+                key: record.key,
+                value: record.value,
+                headers: &record.headers,
+            };
+            if let Err(failed) = self.put(topic, partition, &outgoing, first + queued) {
+                self.context().lock().outstanding -= batch.count() - queued;
+                return Err(failed);
             }
-            state.placed.push(UNPLACED);
-            state.outstanding += 1;
-            if let Some(part) = state.parts.last_mut() {
-                part.outstanding += 1;
-            }
-            state.placed.len() - 1
-        };
+        }
+        Ok(())
+    }
+
+    fn context(&self) -> &Reports {
+        self.producer.context()
+    }
+
+    /// So many records are sent next; the number of the first. Counted before, as reports may come at
+    /// once.
+    fn expect(&self, count: usize) -> Result<usize, Failed> {
+        let mut state = self.context().lock();
+        if let Some(error) = &state.failed {
+            return Err(self.unsent(error));
+        }
+        let first = state.placed.len();
+        state.placed.resize(first + count, UNPLACED);
+        state.outstanding += count;
+        if let Some(part) = state.parts.last_mut() {
+            part.outstanding += count;
+        }
+        Ok(first)
+    }
+
+    /// Queues the record of that number, which is expected.
+    fn put(
+        &self,
+        topic: &str,
+        partition: u16,
+        record: &Outgoing<'_>,
+        number: usize,
+    ) -> Result<(), Failed> {
         let mut message = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, number)
             .partition(i32::from(partition))
             .timestamp(times::stored(record.timestamp));
@@ -266,21 +310,19 @@ impl TransactionalProducer {
                 })
             }));
         }
-        let until = Instant::now() + self.step;
+        let mut until = None;
         loop {
             match self.producer.send(message) {
                 Ok(()) => return Ok(()),
                 // The queue is as large as a transaction; this is for what was not reckoned with.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
-                    if Instant::now() < until =>
+                    if *until.get_or_insert_with(|| Instant::now() + self.step)
+                        > Instant::now() =>
                 {
                     message = back;
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err((error, _)) => {
-                    self.producer.context().lock().outstanding -= 1;
-                    return Err(self.unsent(&error));
-                }
+                Err((error, _)) => return Err(self.unsent(&error)),
             }
         }
     }

@@ -79,7 +79,8 @@ pub struct KafkaSettings {
     /// How long a transaction waits for a flush that nobody asks for, once all in it was acknowledged
     /// and shown to who works on. Default 2 ms.
     pub linger: Duration,
-    /// The producer's `batch.size`. Default 1 MiB: Kafka compresses and writes whole batches.
+    /// The producer's `batch.size`. Default 4 MiB: Kafka compresses and writes whole batches, and what
+    /// a transaction sends to one partition at a time should be one.
     pub batch_bytes: usize,
     /// The producer's `linger.ms`. Default 0: a transaction's first records wait for their
     /// partitions to be registered anyway, which gathers them; more would only be latency.
@@ -154,7 +155,7 @@ impl KafkaSettings {
             pending_bytes_max: 64 << 20,
             transaction_age: Duration::from_millis(50),
             linger: Duration::from_millis(2),
-            batch_bytes: 1 << 20,
+            batch_bytes: 4 << 20,
             batch_linger: Duration::ZERO,
             compression: "lz4".into(),
             fetch_bytes: 8 << 20,
@@ -296,6 +297,8 @@ impl KafkaSettings {
             .set("compression.type", &self.compression)
             .set("linger.ms", millis(self.batch_linger))
             .set("batch.size", self.batch_bytes.to_string())
+            // Only bytes bound a batch.
+            .set("batch.num.messages", "1000000")
             .set("message.max.bytes", self.message_bytes_max().to_string())
             // One transaction is in the producer's queue at a time; the log's own bound holds.
             .set("queue.buffering.max.messages", "0")

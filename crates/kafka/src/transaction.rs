@@ -17,6 +17,11 @@ use crate::runs;
 /// The writer looks up at least this often.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
 
+/// With more records unacknowledged nothing more is sent: what waits gathers in the queue instead. The
+/// client has one large request of a partition on its way at a time, and while more of that partition waits
+/// in the client its thread asks in a loop, without a pause, whether it may go.
+const UNACKNOWLEDGED_MAX: usize = 500;
+
 /// See the module's text.
 pub(crate) struct Transaction {
     pub(crate) producer: TransactionalProducer,
@@ -104,6 +109,12 @@ impl Transaction {
         most.saturating_sub(self.bytes)
     }
 
+    /// So much is on its way that more would only wait in the client.
+    pub(crate) fn is_busy(&self) -> bool {
+        let outstanding = self.producer.outstanding();
+        outstanding.is_ok_and(|records| records > UNACKNOWLEDGED_MAX)
+    }
+
     /// What waits does not fit.
     pub(crate) fn close(&mut self) {
         self.full = true;
@@ -129,15 +140,7 @@ impl Transaction {
             }
             for (at, batch) in &one.queued.batches {
                 let topic = topic_name(inner, *at)?;
-                for record in batch.records() {
-                    let outgoing = Outgoing {
-                        timestamp: record.timestamp,
-                        key: record.key,
-                        value: record.value,
-                        headers: &record.headers,
-                    };
-                    self.producer.send(&topic, at.partition, &outgoing)?;
-                }
+                self.producer.send_batch(&topic, at.partition, batch)?;
                 self.sent.records += batch.count();
             }
             for consumed in &one.queued.consumed {

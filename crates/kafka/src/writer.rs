@@ -139,6 +139,9 @@ impl Writer {
             let most = self.inner.settings.transaction_bytes;
             return self.inner.queue.take(most, true).0;
         };
+        if open.is_busy() {
+            return Vec::new();
+        }
         let (taken, left) = self.inner.queue.take(open.room(&self.inner), false);
         if left {
             open.close();

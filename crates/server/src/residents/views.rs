@@ -11,13 +11,14 @@
 //! it had never stopped. A change's position speaks of its partition, not of all as a feed's does: each
 //! partition is published by its own owner.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use onhand_flows::pack;
-use onhand_ledger::{Decision, Time};
-use onhand_log::{BatchBuilder, Offset, RecordBatch, TopicId, TopicPartition};
+use onhand_ledger::Decision;
+use onhand_log::{BatchBuilder, Offset, RecordBatch, Timestamp, TopicId, TopicPartition};
 use percent_encoding::utf8_percent_encode;
 
 use super::lanes::{Made, Work, WorkError};
@@ -156,10 +157,11 @@ impl Views {
                 sheet.outcome(&said, first);
             }
             for record in &decision.reservations {
-                let mut json = Vec::with_capacity(512);
-                reservation::write(&mut json, record, origin);
-                let key = record.id.as_str().as_bytes().to_vec();
-                sheet.reservations.insert(key, (decision.at, json));
+                sheet.reservations.push(
+                    decision.at.0,
+                    |key| key.extend_from_slice(record.id.as_str().as_bytes()),
+                    |json| reservation::write(json, record, origin),
+                );
             }
         }
         Ok(())
@@ -223,11 +225,48 @@ impl Firsts<'_> {
 struct Sheet {
     changes: BatchBuilder,
     outcomes: BatchBuilder,
-    /// The newest of each key. One append holds one record of a key at most.
-    levels: BTreeMap<Vec<u8>, (Time, Vec<u8>)>,
-    reservations: BTreeMap<Vec<u8>, (Time, Vec<u8>)>,
+    levels: Newest,
+    reservations: Newest,
+    key: Vec<u8>,
     json: Vec<u8>,
     token: Vec<u8>,
+}
+
+/// Of records of a compacted topic the newest of each key: one append holds one record of a key at most.
+#[derive(Default)]
+struct Newest {
+    /// Keys and values, one after the other: most stay, so none is thrown away before the end.
+    bytes: Vec<u8>,
+    records: Vec<(Timestamp, Range<usize>, Range<usize>)>,
+}
+
+impl Newest {
+    fn push(
+        &mut self,
+        at: Timestamp,
+        key: impl FnOnce(&mut Vec<u8>),
+        value: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let start = self.bytes.len();
+        key(&mut self.bytes);
+        let middle = self.bytes.len();
+        value(&mut self.bytes);
+        let record = (at, start..middle, middle..self.bytes.len());
+        self.records.push(record);
+    }
+
+    /// In the order in which they were pushed, without those that a later one replaces.
+    fn finish(self) -> BatchBuilder {
+        let part = |range: &Range<usize>| self.bytes.get(range.clone()).unwrap_or_default();
+        let mut seen = HashSet::with_capacity(self.records.len());
+        let mut newest: Vec<_> = self.records.iter().rev().collect();
+        newest.retain(|(_, key, _)| seen.insert(part(key)));
+        let mut batch = BatchBuilder::with_capacity(self.bytes.len());
+        for (at, key, value) in newest.into_iter().rev() {
+            batch.push(*at, Some(part(key)), Some(part(value)), &[]);
+        }
+        batch
+    }
 }
 
 impl Sheet {
@@ -245,33 +284,29 @@ impl Sheet {
         change.write(&mut self.json, Some(&self.token));
         let key = Some(change.sku.as_bytes());
         self.changes.push(decision.at.0, key, Some(&self.json), &[]);
-        let mut level = Vec::with_capacity(320);
-        change.level_view().write(&mut level, origin.epoch);
-        let key = pair(change.sku, change.location);
-        self.levels.insert(key, (decision.at, level));
+        self.levels.push(
+            decision.at.0,
+            |key| pair(key, change.sku, change.location),
+            |json| change.level_view().write(json, origin.epoch),
+        );
     }
 
     fn outcome(&mut self, said: &Said<'_, '_>, first: Option<&First>) {
         self.json.clear();
         outcome::write(&mut self.json, said, first, None, Detail::Whole);
-        let key = pair(said.source(), said.id());
+        self.key.clear();
+        pair(&mut self.key, said.source(), said.id());
         let at = said.decision.at.0;
-        self.outcomes.push(at, Some(&key), Some(&self.json), &[]);
+        self.outcomes
+            .push(at, Some(&self.key), Some(&self.json), &[]);
     }
 
     fn finish(self, topics: ViewTopics, partition: u16) -> Vec<(TopicPartition, RecordBatch)> {
-        let newest = |records: BTreeMap<Vec<u8>, (Time, Vec<u8>)>| {
-            let mut batch = BatchBuilder::new();
-            for (key, (at, json)) in &records {
-                batch.push(at.0, Some(key), Some(json), &[]);
-            }
-            batch
-        };
         let all = [
             (topics.changes, self.changes),
             (topics.outcomes, self.outcomes),
-            (topics.levels, newest(self.levels)),
-            (topics.reservations, newest(self.reservations)),
+            (topics.levels, self.levels.finish()),
+            (topics.reservations, self.reservations.finish()),
         ];
         let at = |topic| TopicPartition { topic, partition };
         all.into_iter()
@@ -281,11 +316,8 @@ impl Sheet {
 }
 
 /// Two names as one key, each percent-encoded as one segment of a path, so that it reads back as two.
-fn pair(first: &str, second: &str) -> Vec<u8> {
-    format!(
-        "{}/{}",
-        utf8_percent_encode(first, SEGMENT),
-        utf8_percent_encode(second, SEGMENT)
-    )
-    .into_bytes()
+fn pair(out: &mut Vec<u8>, first: &str, second: &str) {
+    out.extend(utf8_percent_encode(first, SEGMENT).flat_map(str::bytes));
+    out.push(b'/');
+    out.extend(utf8_percent_encode(second, SEGMENT).flat_map(str::bytes));
 }

@@ -25,11 +25,14 @@ impl<'o> Object<'o> {
     }
 
     /// Writes the key and gives the buffer for its value.
+    #[inline]
     pub(crate) fn key(&mut self, key: &str) -> &mut Vec<u8> {
         if !self.empty {
             self.out.push(b',');
         }
         self.empty = false;
+        // Once for all of it and for what is short behind it.
+        self.out.reserve(key.len() + 32);
         self.out.push(b'"');
         self.out.extend_from_slice(key.as_bytes());
         self.out.extend_from_slice(b"\":");
@@ -189,8 +192,61 @@ pub(crate) fn amount(out: &mut Vec<u8>, units: i64, decimals: u8) {
 /// RFC 3339 in UTC, with its quotes; milliseconds only where there are any.
 pub(crate) fn time(out: &mut Vec<u8>, at: Time) {
     out.push(b'"');
-    out.extend_from_slice(rfc3339(at).as_bytes());
+    if !common(out, at) {
+        out.extend_from_slice(rfc3339(at).as_bytes());
+    }
     out.push(b'"');
+}
+
+/// Writes a time of the years 1970 to 9891 as [`rfc3339`] does, without what it costs to serve all
+/// others. Whether it is such a time.
+fn common(out: &mut Vec<u8>, at: Time) -> bool {
+    const DAY_MS: u64 = 86_400_000;
+    /// Days of 400 years.
+    const ERA: u64 = 146_097;
+    const LAST_MS: u64 = 250_000_000_000_000;
+    let ms = match u64::try_from(at.0) {
+        Ok(ms) if ms <= LAST_MS => ms,
+        _ => return false,
+    };
+    // From 1 March 1600, so that a leap day ends its year and its 400 years.
+    let day = ms / DAY_MS + 135_080;
+    let (era, of_era) = (day / ERA, day % ERA);
+    let of_years = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / (ERA - 1)) / 365;
+    let of_year = of_era - (365 * of_years + of_years / 4 - of_years / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let (month, later) = match month_from_march {
+        0..=9 => (month_from_march + 3, 0),
+        _ => (month_from_march - 9, 1),
+    };
+    digits(out, 1600 + era * 400 + of_years + later, 4);
+    out.push(b'-');
+    digits(out, month, 2);
+    out.push(b'-');
+    digits(out, of_month, 2);
+    let rest = ms % DAY_MS;
+    for (mark, value) in [
+        (b'T', rest / 3_600_000),
+        (b':', rest / 60_000 % 60),
+        (b':', rest / 1_000 % 60),
+    ] {
+        out.push(mark);
+        digits(out, value, 2);
+    }
+    let mut fraction = rest % 1_000;
+    if fraction > 0 {
+        // As many digits as it has.
+        let mut width = 3;
+        while fraction % 10 == 0 {
+            fraction /= 10;
+            width -= 1;
+        }
+        out.push(b'.');
+        digits(out, fraction, width);
+    }
+    out.push(b'Z');
+    true
 }
 
 /// RFC 3339 in UTC. Times beyond the calendar's ends show as its ends.
@@ -245,6 +301,17 @@ mod tests {
             written(|o| time(o, Time(1))),
             "\"1970-01-01T00:00:00.001Z\""
         );
+    }
+
+    #[test]
+    fn times_are_written_as_the_calendar_has_them() {
+        let days = (0..160_000).map(|day| day * 86_400_000 + day % 997 * 86_381);
+        let last = 250_000_000_000_000;
+        let ends = [i64::MIN, -1, 0, 1, 10, 120, last, last + 1, i64::MAX];
+        for at in days.chain(ends).map(Time) {
+            let text = written(|o| time(o, at));
+            assert_eq!(text, format!("\"{}\"", rfc3339(at)));
+        }
     }
 
     #[test]
