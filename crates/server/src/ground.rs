@@ -138,6 +138,7 @@ fn open_kafka(kafka: &KafkaConfig) -> Result<Arc<KafkaLog>, RunError> {
     tracing::info!(
         brokers = kafka.brokers,
         instance = kafka.instance,
+        epoch = log.epoch(),
         "log on Kafka opened"
     );
     Ok(Arc::new(log))

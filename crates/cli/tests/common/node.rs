@@ -129,7 +129,7 @@ pub(crate) fn kafka() -> Option<String> {
 }
 
 /// A log of its own on the brokers: no two nodes of the tests share a prefix.
-fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
+pub(crate) fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
     static LOGS: AtomicU32 = AtomicU32::new(0);
     let number = LOGS.fetch_add(1, Ordering::Relaxed);
     let mut args = vec![
