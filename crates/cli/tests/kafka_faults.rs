@@ -549,8 +549,13 @@ fn a_second_process_of_a_name_takes_over_and_the_first_says_why_it_ends() {
             .contains(&twin.address().to_string())
             .then_some(())
     });
+    // What was in the middle of its commit is not known to who handed it over: to be sent again.
     let told = sender.finish();
-    assert!(told.iter().all(|status| *status == 200), "{told:?}");
+    assert!(
+        told.iter().all(|status| matches!(status, 200 | 503)),
+        "{told:?}"
+    );
+    assert_eq!(told.last(), Some(&200), "{told:?}");
 
     let mut twin = twin;
     twin.kill();

@@ -330,7 +330,12 @@ impl Placement {
             .iter()
             .rev()
             .for_each(|one| one.close(partition));
-        if let Err(error) = self.partitions.close(partition) {
+        let closed = self.partitions.close(partition);
+        if self.ended.borrow().is_some() {
+            // Others have everything already.
+            return;
+        }
+        if let Err(error) = closed {
             tracing::warn!(
                 partition,
                 error,
