@@ -67,7 +67,7 @@ pub(crate) fn stopped(error: RunError) -> anyhow::Error {
 }
 
 /// As [`stopped`], for a log that is only read: what else is wrong is in what was asked for.
-pub(crate) fn unopened(error: RunError) -> anyhow::Error {
+pub(crate) fn unopened(error: &RunError) -> anyhow::Error {
     let is_unreachable = error.is_unreachable();
     let end = if is_unreachable {
         stop::unreachable

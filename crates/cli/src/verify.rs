@@ -86,7 +86,7 @@ fn instance() -> String {
 pub(crate) fn check_on_kafka(kafka: KafkaConfig, window: &Window) -> Result<Report> {
     let brokers = kafka.brokers.clone();
     let log = onhand_server::open_log(&LogEngine::Kafka(kafka), Path::new(""));
-    let log = log.map_err(on_kafka::unopened)?;
+    let log = log.map_err(|error| on_kafka::unopened(&error))?;
     let report = shown(|progress| onhand_verify::verify_log(log.as_ref(), window, progress));
     report.map_err(|error| stop::usage(format!("the log on {brokers} cannot be checked: {error}")))
 }
