@@ -1,16 +1,19 @@
 //! Naming a log on Apache Kafka: what every command takes that reads or writes one.
 
 use clap::Args;
-use onhand_server::KafkaConfig;
+use onhand_server::{KafkaConfig, RunError};
+
+use crate::stop;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On Kafka")]
 pub(crate) struct KafkaArgs {
-    /// The log is on Apache Kafka: brokers as host:port, comma-separated
+    /// The log is on Apache Kafka: brokers as host:port, comma-separated; any of a cluster is enough
     #[arg(long, env = "ONHAND_KAFKA", value_name = "BROKERS")]
     kafka: Option<String>,
-    /// This process's own name on the cluster [default: from the machine's name]. A second one of the
-    /// same name takes the first one's place, which then stops
+    /// This process's own name on the cluster [default: from the machine's name]. Processes of different
+    /// names share the log. One that starts under the name of another takes its place and what it owns,
+    /// and the other stops with exit code 1: so a restart is quick, and two must not have one name
     #[arg(long, env = "ONHAND_INSTANCE", value_name = "NAME", requires = "kafka")]
     instance: Option<String>,
     /// What stands before the names of topics, groups and transactional ids
@@ -79,6 +82,26 @@ impl KafkaArgs {
         }
         words.join(" ")
     }
+}
+
+/// What a node or a log that could not be opened, or stopped, ends the process with: exit code 3 where
+/// no broker answers.
+pub(crate) fn stopped(error: RunError) -> anyhow::Error {
+    if error.is_unreachable() {
+        return stop::unreachable(error.to_string());
+    }
+    error.into()
+}
+
+/// As [`stopped`], for a log that is only read: what else is wrong is in what was asked for.
+pub(crate) fn unopened(error: &RunError) -> anyhow::Error {
+    let is_unreachable = error.is_unreachable();
+    let end = if is_unreachable {
+        stop::unreachable
+    } else {
+        stop::usage
+    };
+    end(error.to_string())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

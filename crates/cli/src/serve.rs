@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::duration::{self, Milliseconds};
-use crate::on_kafka::{KafkaArgs, host_name};
+use crate::on_kafka::{self, KafkaArgs, host_name};
 
 /// Threads that serve connections, at most. Half of the cores: the rest decide, write and sync, and the
 /// kernel's work on sockets takes its share too. On two cores a second one made each command 20 us
@@ -94,6 +94,12 @@ pub(crate) struct ServeArgs {
         value_name = "FILTER"
     )]
     log: String,
+    /// How long a start waits for brokers: none answers yet, or fewer than --kafka-replication. It says so
+    /// each time it has asked, answers no request meanwhile, and ends with exit code 3 where none came.
+    /// 0s: it does not wait
+    #[arg(long, env = "ONHAND_KAFKA_WAIT", default_value = "60s", value_parser = kafka_wait,
+          value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
+    kafka_wait: Milliseconds,
     // Last: its heading would stand over what follows.
     #[command(flatten)]
     on_kafka: KafkaArgs,
@@ -135,6 +141,10 @@ fn answer_timeout(text: &str) -> Result<Milliseconds, String> {
     duration::parse(text, duration::SECOND, 30 * duration::SECOND)
 }
 
+fn kafka_wait(text: &str) -> Result<Milliseconds, String> {
+    duration::parse(text, 0, duration::DAY)
+}
+
 /// `sync`, `interval:MS` or `os`.
 fn durability(text: &str) -> Result<Durability, String> {
     match text.split_once(':') {
@@ -161,6 +171,7 @@ impl ServeArgs {
             None => LogEngine::Journal(self.durability),
             Some(kafka) => LogEngine::Kafka(kafka),
         };
+        config.start_wait = self.kafka_wait.into();
         config.partitions = self.partitions;
         config.workers = self.workers;
         config.truth.clone_from(&self.truth);
@@ -200,6 +211,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
             println!("listening on http://{address}");
         })
         .await
+        .map_err(on_kafka::stopped)
         .with_context(|| format!("the node on {} stopped", args.data.display()))
     })
 }

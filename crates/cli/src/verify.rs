@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::duration::Milliseconds;
 use crate::log::journal_in;
-use crate::on_kafka::{KafkaArgs, host_name};
+use crate::on_kafka::{self, KafkaArgs, host_name};
 use crate::output::{Output, thousands};
 use crate::{serve, stop};
 
@@ -87,7 +87,7 @@ fn instance() -> String {
 pub(crate) fn check_on_kafka(kafka: KafkaConfig, window: &Window) -> Result<Report> {
     let brokers = kafka.brokers.clone();
     let log = onhand_server::open_log(&LogEngine::Kafka(kafka), Path::new(""), Opening::AsItIs);
-    let log = log.map_err(|error| stop::usage(error.to_string()))?;
+    let log = log.map_err(|error| on_kafka::unopened(&error))?;
     let report = shown(|progress| onhand_verify::verify_log(log.as_ref(), window, progress));
     report.map_err(|error| stop::usage(format!("the log on {brokers} cannot be checked: {error}")))
 }

@@ -108,7 +108,7 @@ impl Stock {
         if decision.gap {
             step.stop(format!(
                 "partition {}: an internal record is missing before the one at offset {} of {}; \
-                 run `onhand verify` on this directory",
+                 run `onhand verify`",
                 self.partition,
                 record.offset,
                 topics::COMMANDS

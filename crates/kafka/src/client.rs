@@ -32,6 +32,12 @@ impl ConsumerContext for Quiet {}
 
 pub(crate) fn log(level: RDKafkaLogLevel, fac: &str, message: &str) {
     match level {
+        // Of settings that were chosen knowing what they do.
+        _ if fac == "CONFWARN" => debug!(fac, message, "kafka client"),
+        // Of one transactional id; whoever wrote under it is told by the call, and says what follows.
+        _ if ["ADDPARTS", "TXNERR", "FATAL"].contains(&fac) => {
+            debug!(fac, message, "kafka client");
+        }
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             warn!(fac, message, "kafka client");
         }

@@ -375,8 +375,8 @@ pub(crate) fn gone_or(topic: &str, error: &KafkaError) -> String {
     let words = words(error);
     if is_gone(error) {
         return format!(
-            "topic {topic} is not on the cluster any more ({words}); somebody deleted it: open the \
-             log again to read what to do"
+            "topic {topic} is not on the cluster any more ({words}); somebody deleted it: start on \
+             this log again to read what to do"
         );
     }
     words

@@ -47,6 +47,14 @@ pub enum OpenError {
     Cluster(String),
 }
 
+impl OpenError {
+    /// Whether the same may succeed a while later, without anybody changing a setting or a topic: no
+    /// broker answers, or too few do, as while a cluster starts.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TooFewBrokers { .. })
+    }
+}
+
 /// The client's words on an error, without its layers.
 pub(crate) fn words(error: &KafkaError) -> String {
     match error {

@@ -1,7 +1,7 @@
 //! What the log, its writer and its follower share.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Mutex<Registry>,
     pub(crate) topics: RwLock<BTreeMap<u16, (Topic, Arc<str>)>>,
     pub(crate) partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+    /// Something failed as it does on a topic that is gone.
+    pub(crate) suspects: AtomicBool,
 }
 
 impl Inner {
@@ -157,7 +159,7 @@ impl Inner {
             // Counted before it is asked: a claim in between makes the answer stale.
             let fresh = self.claims.load(Ordering::Acquire);
             let ends = self.pool.ends(&partition.topic, partition.number);
-            let (low, stable) = ends.map_err(|why| unreachable(partition, &why))?;
+            let (low, stable) = ends.map_err(|why| self.unreachable(partition, &why))?;
             if partition.settle(low, stable, fresh, Instant::now() >= until) {
                 break;
             }
@@ -246,7 +248,9 @@ impl Inner {
                                 end,
                             });
                         }
-                        Err(ColdError::Failed(why)) => return Err(unreachable(&partition, &why)),
+                        Err(ColdError::Failed(why)) => {
+                            return Err(self.unreachable(&partition, &why));
+                        }
                     }
                 }
             }
@@ -268,7 +272,7 @@ impl Inner {
             let found = self
                 .pool
                 .offset_at(&partition.topic, partition.number, time);
-            match found.map_err(|why| unreachable(&partition, &why))? {
+            match found.map_err(|why| self.unreachable(&partition, &why))? {
                 Some(offset) => offset.max(bounds.start),
                 None => return Ok(None),
             }
@@ -300,9 +304,10 @@ impl Inner {
         let found = self.positions.at(owner, &topic, at);
         found.map_err(|why| ReadError::Io(format!("the position of {owner}: {why}")))
     }
-}
 
-fn unreachable(partition: &Partition, why: &str) -> ReadError {
-    let (topic, number) = (&partition.topic, partition.number);
-    ReadError::Io(format!("partition {number} of {topic}: {why}"))
+    fn unreachable(&self, partition: &Partition, why: &str) -> ReadError {
+        self.suspects.store(true, Ordering::Relaxed);
+        let (topic, number) = (&partition.topic, partition.number);
+        ReadError::Io(format!("partition {number} of {topic}: {why}"))
+    }
 }

@@ -86,6 +86,7 @@ mod settings;
 mod times;
 mod topics;
 mod transaction;
+mod watch;
 mod writer;
 
 use std::fmt;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Deref as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use onhand_log::{
     AppendError, Glimpse, Opening, Progress, Standing, StandingError, TopicError, TopicId,
     TopicSpec,
 };
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::KafkaLog;
 use crate::catalog::{Catalog, Entry};
@@ -28,6 +28,7 @@ use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::settings::KafkaSettings;
 use crate::topics::{Existing, Topics, Wanted};
+use crate::watch;
 use crate::writer::Writer;
 
 pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
@@ -98,15 +99,17 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
         registry: Mutex::new(registry),
         topics: RwLock::new(BTreeMap::new()),
         partitions: RwLock::new(HashMap::new()),
+        suspects: AtomicBool::new(false),
         settings,
     });
     inner.learn_topics(topics);
+    watch::start(&inner)?;
     let writer = Writer::new(Arc::clone(&inner), producers);
     let thread = std::thread::Builder::new()
         .name("kafka-writer".into())
         .spawn(move || writer.run())
         .map_err(|error| OpenError::Cluster(format!("a thread could not be started: {error}")))?;
-    info!(
+    debug!(
         incarnation = inner.ids.incarnation(),
         epoch, "opened the log on Kafka"
     );
@@ -327,6 +330,23 @@ fn check_topics(
         findings.extend(admin.findings(&wanted, found.get(name)));
     }
     judge(settings, findings)
+}
+
+/// What is wrong where topics of a log that runs are not there any more. Nothing else is looked at.
+pub(crate) fn gone(inner: &Inner) -> Result<Vec<String>, String> {
+    let settings = &inner.settings;
+    let mut specs = vec![catalog(), cluster(), positions::spec()];
+    {
+        let known = inner.topics.read().expect("no holder of the topics panics");
+        specs.extend(known.values().map(|(topic, _)| topic.spec.clone()));
+    }
+    let there = inner.admin.names()?;
+    let gone = specs
+        .iter()
+        .filter(|spec| !there.contains(&settings.topic(&spec.name)));
+    Ok(gone
+        .flat_map(|spec| inner.admin.findings(&wanted(settings, spec, false), None))
+        .collect())
 }
 
 fn judge(settings: &KafkaSettings, findings: Vec<String>) -> Result<(), OpenError> {

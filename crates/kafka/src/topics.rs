@@ -1,6 +1,6 @@
 //! Topics on the cluster: creating them so that they lose nothing, and finding those that could.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use onhand_log::TopicSpec;
@@ -106,6 +106,20 @@ impl Topics {
     /// A little longer than the client itself waits: its own words are better.
     fn patience(&self) -> Duration {
         self.settings.request_timeout + Duration::from_secs(2)
+    }
+
+    /// The topics of the cluster.
+    pub(crate) fn names(&self) -> Result<BTreeSet<String>, String> {
+        let metadata = self
+            .admin
+            .inner()
+            .fetch_metadata(None, self.settings.request_timeout)
+            .map_err(|error| words(&error))?;
+        let there = metadata
+            .topics()
+            .iter()
+            .filter(|t| !t.partitions().is_empty());
+        Ok(there.map(|topic| topic.name().to_owned()).collect())
     }
 
     /// How these topics exist; those that do not are absent.

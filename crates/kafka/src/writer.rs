@@ -257,6 +257,7 @@ impl Writer {
         let Some(open) = self.open.take() else { return };
         let (producer, sent) = open.end(&self.inner);
         warn!(why = failed.why(), "a transaction was given up");
+        self.inner.suspects.store(true, Ordering::Relaxed);
         // Not confirmed, it is ended by the next id that is taken. It has no commit in either case.
         let passing = match failed {
             Failed::Aborted {

@@ -45,6 +45,10 @@ pub struct Config {
     /// Write the JSON views of what was decided, for other programs to read. `None`: on Kafka, where
     /// others can read. On a journal it creates the topics; feeds and history need none of it.
     pub views: Option<bool>,
+    /// How long a start waits for the brokers, which may start beside it: none answers yet, or too few
+    /// for the copies that are wanted. It says so meanwhile, and then ends. Default 60 s; zero: it ends
+    /// at once. A journal is never waited for.
+    pub start_wait: Duration,
     /// What the node takes at once.
     pub limits: Limits,
 }
@@ -63,8 +67,8 @@ pub enum LogEngine {
 pub struct KafkaConfig {
     /// `host:port`, comma-separated; any broker of the cluster is enough.
     pub brokers: String,
-    /// The node's own name on the cluster: 1 to 100 of `[a-zA-Z0-9._-]`. A second node of that name
-    /// takes the first one's place, which then stops.
+    /// The node's own name on the cluster: 1 to 100 of `[a-zA-Z0-9._-]`. Nodes of different names share
+    /// the log; one that starts under the name of another takes its place, which then stops.
     pub instance: String,
     /// Stands before the names of topics, groups and transactional ids. Default empty.
     pub prefix: String,
@@ -184,6 +188,7 @@ impl Config {
             answer_timeout: ms(ledger.ask_timeout_ms),
             inbox: None,
             views: None,
+            start_wait: Duration::from_secs(60),
             limits: Limits::default(),
         }
     }

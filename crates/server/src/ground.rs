@@ -171,6 +171,7 @@ fn open_kafka(kafka: &KafkaConfig, opening: Opening) -> Result<Arc<KafkaLog>, Ru
     tracing::info!(
         brokers = kafka.brokers,
         instance = kafka.instance,
+        epoch = log.epoch(),
         "log on Kafka opened"
     );
     Ok(Arc::new(log))

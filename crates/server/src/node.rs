@@ -57,6 +57,8 @@ pub enum RunError {
          of its own with --instance"
     )]
     Replaced(String),
+    #[error("the node ended by itself: {0}")]
+    Ended(String),
     #[error("cannot use {}: {error}; check its owner and its space", path.display())]
     Directory {
         path: PathBuf,
@@ -66,6 +68,16 @@ pub enum RunError {
     Thread(std::io::Error),
     #[error("the node did not end cleanly: {0}; what was acknowledged is in the log")]
     Stop(#[from] SubmitError),
+}
+
+impl RunError {
+    /// Whether nobody who stores the log could be reached.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::OpenKafka(onhand_kafka::OpenError::Unreachable { .. })
+        )
+    }
 }
 
 /// Runs a node until `shutdown` resolves, then ends it cleanly: it takes no more, finishes what it
@@ -117,15 +129,17 @@ pub async fn run_on(
         address,
         open: Arc::new(open),
     };
-    let mut life = begin.life().await?;
+    let mut shutdown = std::pin::pin!(shutdown);
+    let Some(mut life) = begin.first_life(shutdown.as_mut()).await? else {
+        return Ok(());
+    };
     let door = Arc::new(Door::new(config.limits));
     door.lead_to(Some(Arc::clone(&life.app)));
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(listen::serve(listener, Arc::clone(&door), stopped));
     ready(address);
-    let mut shutdown = std::pin::pin!(shutdown);
     let mut restarts = Restarts::default();
-    let replaced = loop {
+    let failed = loop {
         // Cancellation: neither loses anything.
         let end = tokio::select! {
             () = shutdown.as_mut() => End::Asked,
@@ -138,7 +152,7 @@ pub async fn run_on(
             }
             End::Stopped(why) => {
                 tracing::error!(why, "the node ends");
-                break None;
+                break Some(RunError::Ended(why));
             }
             End::Replaced => break Some(RunError::Replaced(life.app.engine.instance.to_string())),
             End::Silent => {
@@ -150,7 +164,7 @@ pub async fn run_on(
                         why,
                         "that happened too often in a short time; the node ends"
                     );
-                    break None;
+                    break Some(RunError::Ended(why));
                 }
                 tracing::error!(
                     why,
@@ -186,7 +200,9 @@ pub async fn run_on(
     }
     door.lead_to(None);
     let ended = life.finish().await;
-    match replaced {
+    match failed {
+        // How it ended says more than that it did.
+        Some(RunError::Ended(_)) if ended.is_err() => ended,
         Some(error) => Err(error),
         None => ended,
     }
@@ -315,6 +331,31 @@ impl Begin {
         })
     }
 
+    /// Waits for brokers that start beside this process. `None`: it was told to stop meanwhile.
+    async fn first_life(
+        &self,
+        mut shutdown: impl Future<Output = ()> + Unpin,
+    ) -> Result<Option<Life>, RunError> {
+        let until = Instant::now() + self.config.start_wait;
+        loop {
+            let error = match self.life().await {
+                Ok(life) => return Ok(Some(life)),
+                Err(RunError::OpenKafka(error)) if error.may_pass() => error,
+                Err(error) => return Err(error),
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(error.into());
+            }
+            tracing::warn!(%error, left_s = left.as_secs(), "waiting for Kafka");
+            // Cancellation: nothing is begun.
+            tokio::select! {
+                () = &mut shutdown => return Ok(None),
+                () = tokio::time::sleep(AGAIN.min(left)) => {}
+            }
+        }
+    }
+
     /// Tries for a while: what kept this instance silent may not have passed yet.
     async fn life_again(&self) -> Result<Life, RunError> {
         let until = Instant::now() + AGAIN_MAX;
@@ -346,7 +387,7 @@ impl Life {
         let mut ended = app.placement.ended();
         let stopped = tokio::select! {
             end = told(&mut ended) => return end,
-            () = failed(&app) => End::Stopped("the log stopped".to_owned()),
+            () = failed(&app) => End::Stopped(why_stopped(&app)),
             why = owners_stopped(&app) => End::Fenced(why),
         };
         match (stopped, self.moving.is_some()) {
@@ -451,6 +492,13 @@ async fn failed(app: &App) {
         // The log is gone with its listeners, which only happens once the node has ended.
         std::future::pending::<()>().await;
     }
+}
+
+/// What a log that stopped by itself says.
+fn why_stopped(app: &App) -> String {
+    // It is closed already, and says why.
+    let closed = app.engine.log.close();
+    closed.map_or_else(|why| why.to_string(), |()| "the log stopped".to_owned())
 }
 
 /// How often it is looked whether the owners of the partitions still work.

@@ -63,10 +63,20 @@ struct State {
     /// What failed: when to try again, and the pause after that.
     failed: BTreeMap<u16, (Instant, Duration)>,
     moves: u64,
+    /// What is said of once it is done.
+    spell: Spell,
     joined: bool,
     /// Nothing is opened any more.
     leaving: bool,
     stop: bool,
+}
+
+/// The moves since everything was last where it is assigned.
+#[derive(Default)]
+struct Spell {
+    since: Option<Instant>,
+    opened: u64,
+    closed: u64,
 }
 
 enum Move {
@@ -87,6 +97,28 @@ impl State {
             is_wanted(partition) && !self.open.contains(partition) && !waits(partition)
         });
         missing.next().copied().map(Move::Open)
+    }
+
+    /// Says once what all the moves of a change came to: there may be a thousand.
+    fn say(&mut self) {
+        let is_there = if self.leaving {
+            self.open.is_empty()
+        } else {
+            self.open == self.wanted
+        };
+        if !is_there || !self.busy.is_empty() {
+            return;
+        }
+        let Spell {
+            since: Some(since),
+            opened,
+            closed,
+        } = std::mem::take(&mut self.spell)
+        else {
+            return;
+        };
+        let (open, took) = (self.open.len(), since.elapsed());
+        tracing::info!(open, opened, closed, ?took, "partitions moved");
     }
 }
 
@@ -204,6 +236,7 @@ impl Placement {
 
     fn follow(&self) {
         let mut seen = None;
+        let mut names: Vec<Arc<str>> = Vec::new();
         loop {
             let membership = match seen {
                 None => self.cluster.membership(),
@@ -219,6 +252,12 @@ impl Placement {
                 self.note(&mut state, &membership);
                 drop(state);
                 self.changed.notify_all();
+                let members = membership.members.iter();
+                let now: Vec<_> = members.map(|one| Arc::clone(&one.name)).collect();
+                if now != names {
+                    tracing::info!(instances = now.join(" "), "these share the log");
+                    names = now;
+                }
             }
         }
     }
@@ -234,6 +273,7 @@ impl Placement {
             };
             let (Move::Open(partition) | Move::Close(partition)) = next;
             state.busy.insert(partition);
+            state.spell.since.get_or_insert_with(Instant::now);
             drop(state);
             let began = Instant::now();
             let moved = match next {
@@ -249,9 +289,10 @@ impl Placement {
             match (next, moved) {
                 (Move::Open(_), Ok(())) => {
                     state.moves += 1;
+                    state.spell.opened += 1;
                     state.open.insert(partition);
                     state.failed.remove(&partition);
-                    tracing::info!(partition, ?took, "partition opened");
+                    tracing::debug!(partition, ?took, "partition opened");
                 }
                 (Move::Open(_), Err(error)) => {
                     let last = state.failed.get(&partition).map(|(_, pause)| *pause);
@@ -263,10 +304,12 @@ impl Placement {
                 }
                 (Move::Close(_), _) => {
                     state.moves += 1;
+                    state.spell.closed += 1;
                     state.open.remove(&partition);
-                    tracing::info!(partition, ?took, "partition closed");
+                    tracing::debug!(partition, ?took, "partition closed");
                 }
             }
+            state.say();
             self.changed.notify_all();
         }
     }
@@ -287,7 +330,12 @@ impl Placement {
             .iter()
             .rev()
             .for_each(|one| one.close(partition));
-        if let Err(error) = self.partitions.close(partition) {
+        let closed = self.partitions.close(partition);
+        if self.ended.borrow().is_some() {
+            // Others have everything already.
+            return;
+        }
+        if let Err(error) = closed {
             tracing::warn!(
                 partition,
                 error,

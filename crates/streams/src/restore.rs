@@ -36,9 +36,7 @@ pub struct Restored {
 #[derive(Debug, Error)]
 pub enum RestoreError {
     /// What the log or a snapshot holds does not fit the processor.
-    #[error(
-        "partition {partition} cannot be restored: {what}; run `onhand verify` on this directory"
-    )]
+    #[error("partition {partition} cannot be restored: {what}; run `onhand verify`")]
     Unfit {
         /// The partition that cannot be restored.
         partition: u16,
@@ -185,12 +183,14 @@ fn apply_redo<P: Processor>(
     let redo = spec.at(spec.topics.redo);
     each_batch(log, redo, Some(from), &mut |batch| {
         for record in batch.records().filter(|r| r.offset >= from) {
-            let value = record.value.ok_or("a redo record has no value")?;
+            let unfit = |what: String| format!("redo record at offset {}: {what}", record.offset);
+            let value = record.value;
+            let value = value.ok_or_else(|| unfit("it has no value".to_owned()))?;
             if record.offset >= counted {
                 restored.redo_records += 1;
                 restored.redo_bytes += value.len();
             }
-            processor.redo(value)?;
+            processor.redo(value).map_err(unfit)?;
         }
         Ok(())
     })

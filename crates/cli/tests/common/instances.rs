@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::feed::{Form, Since, ask};
 use super::http::Http;
-use super::node::{Node, Setup, kafka};
+use super::node::{Node, Setup, finish, kafka, said};
 use super::stock::{Levels, encode, fact, judged, levels, line};
 use super::{PATIENCE, Rng, until};
 
@@ -105,6 +105,16 @@ impl Instances {
         even && counts.iter().sum::<usize>() == holders.len()
     }
 
+    /// The runs of all members, as that one knows them: who was given up has another one.
+    pub(crate) fn runs(&self, asked: usize) -> Vec<String> {
+        let answer = Http::connect(self.addresses[asked])
+            .and_then(|mut http| http.get("/v1/cluster"))
+            .unwrap();
+        let members = answer.json()["members"].as_array().unwrap().clone();
+        let run = |member: &Value| member["incarnation"].as_str().unwrap().to_owned();
+        members.iter().map(run).collect()
+    }
+
     /// How many partitions that one holds, as `asked` knows it.
     pub(crate) fn held(&self, asked: usize, by: usize) -> usize {
         let holders = self.holders(asked).unwrap_or_default();
@@ -123,7 +133,7 @@ impl Instances {
 }
 
 /// A port that nobody else of this process gets.
-fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {
         let at = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -156,6 +166,41 @@ impl Brokers {
     fn state(&self) -> Value {
         let text = std::fs::read_to_string(self.0.join("brokers.json")).expect("brokers.json");
         serde_json::from_str(&text).expect("it is JSON")
+    }
+
+    /// The node numbers.
+    pub(crate) fn all(&self) -> std::ops::RangeInclusive<u16> {
+        1..=self.count()
+    }
+
+    /// Runs one of Kafka's own programs to its end and gives what it printed.
+    pub(crate) fn tool(&self, class: &str, args: &[&str]) -> String {
+        let state = self.state();
+        let text = |name: &str| state[name].as_str().unwrap().to_owned();
+        let mut command = Command::new("java");
+        command
+            .args(["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp"])
+            .arg(format!("{}/*", text("jars")))
+            .args([class, "--bootstrap-server", &text("bootstrap")])
+            .args(args)
+            .stdin(std::process::Stdio::null());
+        let output = finish(&mut command, PATIENCE);
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The node that coordinates most of the transactional ids with that prefix.
+    pub(crate) fn coordinator(&self, prefix: &str) -> u16 {
+        let class = "org.apache.kafka.tools.TransactionsCommand";
+        let listed = self.tool(class, &["list"]);
+        let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
+        for line in listed.lines().filter(|line| line.starts_with(prefix)) {
+            let node = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            *counts.entry(node).or_default() += 1;
+        }
+        let most = counts.iter().max_by_key(|(_, count)| **count);
+        *most.unwrap_or_else(|| panic!("no ids: {listed}")).0
     }
 
     /// Sends a signal to node 1, 2 or 3.

@@ -44,6 +44,8 @@ pub(crate) struct View {
     assignment: Assignment,
     /// By name, the last incarnation that an assignment dropped. It has ended, whatever it says.
     dropped: BTreeMap<Arc<str>, Arc<str>>,
+    /// By name, the run that said that it goes.
+    left: BTreeMap<Arc<str>, Arc<str>>,
     part: Option<Part>,
     ended: Option<Ended>,
     is_sealed: bool,
@@ -60,6 +62,7 @@ impl View {
             beats: BTreeMap::new(),
             assignment: Assignment::default(),
             dropped: BTreeMap::new(),
+            left: BTreeMap::new(),
             part: None,
             ended: None,
             is_sealed: false,
@@ -80,6 +83,9 @@ impl View {
                 if *name == *name_of(&self.me) && self.part.is_some() && incarnation != self.me {
                     self.ended.get_or_insert(Ended::Replaced);
                 }
+                if self.left.get(&name).is_some_and(|run| *run != incarnation) {
+                    self.left.remove(&name);
+                }
                 self.newest.insert(name, incarnation);
             }
             Some(Note::Ids(incarnation, Some(ids))) => {
@@ -90,7 +96,9 @@ impl View {
             }
             Some(Note::Claim(claim, stands)) => self.fold_claim(claim, stands, offset),
             Some(Note::Beat(name, None)) => {
-                self.beats.remove(&name);
+                if let Some(beat) = self.beats.remove(&name) {
+                    self.left.insert(name, beat.incarnation);
+                }
             }
             Some(Note::Beat(name, Some((incarnation, address)))) => {
                 self.fold_beat(name, incarnation, address, offset);
@@ -264,15 +272,22 @@ impl View {
         self.ended.is_none() && self.assignment.of(partition) == Some(&self.me)
     }
 
-    /// Whether a member of the last assignment other than this one holds a claim of that owner.
+    /// Whether somebody other than this one holds a claim of that owner who is going to give it up: a
+    /// member of the last assignment, or one that leaves.
     pub(crate) fn is_held_by_member(&self, owner: &str) -> bool {
         self.claims(owner).any(|(claim, _)| {
-            claim.incarnation != self.me && self.assignment.members.contains_key(&claim.incarnation)
+            let run = &claim.incarnation;
+            *run != self.me && (self.assignment.members.contains_key(run) || self.leaves(run))
         })
     }
 
-    /// Incarnations that are no members any more and hold claims of partitions that are to be this
-    /// one's.
+    /// Whether that incarnation has said that it goes. It finishes what it has.
+    fn leaves(&self, run: &Arc<str>) -> bool {
+        self.left.get(name_of(run)) == Some(run)
+    }
+
+    /// Incarnations that are no members any more, did not say that they go, and hold claims of
+    /// partitions that are to be this one's.
     pub(crate) fn inherited_from(&self) -> BTreeSet<Arc<str>> {
         let mut dead = BTreeSet::new();
         for (owner, claims) in &self.claims {
@@ -283,7 +298,8 @@ impl View {
                 continue;
             }
             for (run, _) in claims.keys() {
-                if *run != self.me && !self.assignment.members.contains_key(run) {
+                let is_there = self.assignment.members.contains_key(run) || self.leaves(run);
+                if *run != self.me && !is_there {
                     dead.insert(Arc::clone(run));
                 }
             }
@@ -433,6 +449,34 @@ mod tests {
             };
             self.then(Note::Claim(claim, stands));
             self.0.next() - 1
+        }
+    }
+
+    #[test]
+    fn who_leaves_is_waited_for_and_who_is_silent_is_inherited_from() {
+        let leave = |story: &mut Story| {
+            story.then(Note::Beat("b".into(), None));
+        };
+        let silent = |story: &mut Story| {
+            for _ in 0..SILENT {
+                story.beat("a.1");
+            }
+        };
+        let goes: [(&dyn Fn(&mut Story), bool); 2] = [(&leave, true), (&silent, false)];
+        for (go, is_polite) in goes {
+            let mut a = Story::of("a.1");
+            a.opened("a.1").opened("b.1").beat("a.1").beat("b.1");
+            a.propose();
+            a.claim("task/2", "b.1", 1, true);
+            assert!(a.0.inherited_from().is_empty());
+            go(&mut a);
+            assert_eq!(a.propose(), ["a.1"]);
+            assert_eq!(a.0.is_held_by_member("task/2"), is_polite);
+            assert_eq!(a.0.inherited_from().is_empty(), is_polite);
+            // It has come again, so the run before it has ended.
+            a.opened("b.2");
+            assert!(!a.0.is_held_by_member("task/2"));
+            assert!(!a.0.inherited_from().is_empty());
         }
     }
 

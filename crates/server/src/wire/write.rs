@@ -238,7 +238,7 @@ fn common(out: &mut Vec<u8>, at: Time) -> bool {
     if fraction > 0 {
         // As many digits as it has.
         let mut width = 3;
-        while fraction % 10 == 0 {
+        while fraction.is_multiple_of(10) {
             fraction /= 10;
             width -= 1;
         }
