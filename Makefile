@@ -16,7 +16,7 @@ phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - beg
 # On three brokers: the tests of the main job with two instances asked in turn, and those of one node and of
 # several that are killed and paused. One test at a time: they share the machine with the brokers.
 MAIN_JOB = --test import --test last_unit --test random_reservations --test feed
-INSTANCES = --test instances --test others --test log_copy --test kills --test kafka_faults
+INSTANCES = --test instances --test others --test log_copy --test kafka_faults
 BESIDE_BROKERS = ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli
 
 .PHONY: help build demo demo-kafka kafka test soak bench bench-kafka ci fmt clippy doc deny
