@@ -543,10 +543,11 @@ fn a_name_that_was_given_up_is_claimed_without_fencing_anybody() {
             .count()
     };
     assert_eq!(ids("a"), 1, "it took no new id");
-    // One that was not given up is fenced, and goes on with its other names under a new id.
+    // One that was not given up is fenced, and goes on with its other names under new ids, which it takes one
+    // after another.
     assert!(b.claim("kept").unwrap().generation > kept.generation);
     assert_eq!(write(&a, &kept), Ending::Fenced);
-    assert_eq!(ids("a"), 2);
+    assert!(ids("a") > 1);
     // A clean end gives up all.
     b.close().unwrap();
     let last: BTreeMap<_, _> = cluster_records(&BROKERS.bootstrap, &prefix)
