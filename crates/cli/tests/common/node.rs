@@ -143,6 +143,10 @@ pub(crate) fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
     args
 }
 
+/// Baskets that fight for few SKUs wait for each other; with each hop a commit on brokers that share the
+/// machine, 10 s can pass, and the refusal after it is right and not what is tested.
+const PATIENT: [&str; 2] = ["--answer-timeout", "30s"];
+
 /// How many instances stand for one node on Kafka; `ONHAND_TEST_INSTANCES`, else one.
 fn instances_of_a_node() -> usize {
     let told = std::env::var("ONHAND_TEST_INSTANCES").ok();
@@ -215,11 +219,14 @@ impl Node {
             node.setup
                 .args
                 .extend(["--instance", "first"].map(str::to_owned));
+            node.setup.args.extend(PATIENT.map(str::to_owned));
         }
         node.start_again();
         for number in 1..if alone { 1 } else { instances_of_a_node() } {
+            let mut args = vec!["--instance".to_owned(), format!("companion-{number}")];
+            args.extend(PATIENT.map(str::to_owned));
             node.companions.push(Node::start(Setup {
-                args: vec!["--instance".to_owned(), format!("companion-{number}")],
+                args,
                 log: Some(node.log()),
                 ..Setup::default()
             }));
