@@ -21,7 +21,6 @@ outcome, of the last four fifths.
 Each sample has a broker, topics and a directory of its own. Needs Java 17 (a JDK) and Maven."""
 
 import contextlib
-import datetime
 import json
 import os
 import pathlib
@@ -30,20 +29,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 
 sys.dont_write_bytecode = True  # nothing is left in the checkout
 
-from measure import Failed, Probe, Skipped, commit, machine, server
+from measure import Failed, Skipped, server
 from onhand import BINARY
 from peers.streams import PARTITIONS, KafkaStreams, broker, client, cpu_seconds, java
 from questions import Contestant, Line, Question
-from run import play
-from tables import table
+from run import perform
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SKUS = 100_000
 WARM = 300_000
 COUNT = 1_000_000
@@ -180,66 +176,43 @@ def rate(contestant, work, probe):
     return sample
 
 
-def main():
-    wanted = sys.argv[1:]
-    rounds = int(os.environ.get("ONHAND_REPEAT", 3))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    began = datetime.datetime.now(datetime.timezone.utc)
-    report = {"commit": commit(ROOT), "began": began.isoformat(timespec="seconds"), "rounds": rounds}
-    samples = []
-    work = pathlib.Path(tempfile.mkdtemp(prefix="onhand-bench.", dir=os.environ.get("ONHAND_DIR", "/tmp")))
+def prepare(work, probe, report):
     try:
-        report["machine"] = machine(work)
-        print(f"commit {report['commit']}, {report['began']}\n{report['machine']}", flush=True)
-        try:
-            java()
-        except Skipped as why:
-            sys.exit(f"skipped: Kafka Streams: {why}")
-        probe = Probe(work)
-        quick, often, rocks = KafkaStreams(), KafkaStreams(commit_ms=10), KafkaStreams(store="rocksdb")
-        bare, views = OnhandOnKafka(False), OnhandOnKafka(True)
-        for one in (bare, views, quick):
-            print(f"{one.name}: {one.settings}")
-        asked = [
-            Question(
-                "drain",
-                "A million commands that lie in a topic, exactly once: records/s for each core of the process",
-                "per_core",
-                [
-                    Contestant(bare.name, drain(bare, work, probe)),
-                    Contestant(views.name, drain(views, work, probe)),
-                    Contestant("Kafka Streams, memory store", drain(quick, work, probe)),
-                    Contestant("Kafka Streams, RocksDB store", drain(rocks, work, probe)),
-                ],
-                [Line("records/s in all", "rate"), Line("cores used", "cores")],
-            ),
-            Question(
-                "rate",
-                "10,000 commands/s, from due to a read_committed consumer: p99 in ms, less is better",
-                "p99_ms",
-                [
-                    Contestant(views.name, rate(views, work, probe)),
-                    Contestant("Kafka Streams, commit every 100 ms", rate(quick, work, probe)),
-                    Contestant("Kafka Streams, commit every 10 ms", rate(often, work, probe)),
-                ],
-                [Line("p50 ms", "p50_ms"), Line("max ms", "max_ms")],
-            ),
-        ]
-        if unknown := set(wanted) - {question.name for question in asked}:
-            sys.exit(f"no such question: {', '.join(unknown)}; there are drain and rate")
-        asked = [question for question in asked if not wanted or question.name in wanted]
-        failed = play(asked, rounds, samples)
-        for question in asked:
-            print(f"\n{table(question, samples)}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        if samples:
-            raw = ROOT / "target" / "bench" / f"kafka-{began:%Y%m%dT%H%M%SZ}-{report['commit']}.json"
-            raw.parent.mkdir(parents=True, exist_ok=True)
-            raw.write_text(json.dumps({**report, "samples": samples}, indent=1) + "\n")
-            print(f"\nall samples: {raw}")
-    return 1 if failed else 0
+        java()
+    except Skipped as why:
+        sys.exit(f"skipped: Kafka Streams: {why}")
+    quick, often, rocks = KafkaStreams(), KafkaStreams(commit_ms=10), KafkaStreams(store="rocksdb")
+    bare, views = OnhandOnKafka(False), OnhandOnKafka(True)
+    report["settings"] = {one.name: one.settings for one in (bare, views, quick)}
+    return [
+        Question(
+            "drain",
+            "A million commands that lie in a topic, exactly once: records/s for each core of the process",
+            "per_core",
+            [
+                Contestant(bare.name, drain(bare, work, probe)),
+                Contestant(views.name, drain(views, work, probe)),
+                Contestant("Kafka Streams, memory store", drain(quick, work, probe)),
+                Contestant("Kafka Streams, RocksDB store", drain(rocks, work, probe)),
+            ],
+            [Line("records/s in all", "rate"), Line("cores used", "cores")],
+        ),
+        Question(
+            "rate",
+            "10,000 commands/s, from due to a read_committed consumer: p99 in ms, less is better",
+            "p99_ms",
+            [
+                Contestant(views.name, rate(views, work, probe)),
+                Contestant("Kafka Streams, commit every 100 ms", rate(quick, work, probe)),
+                Contestant("Kafka Streams, commit every 10 ms", rate(often, work, probe)),
+            ],
+            [Line("p50 ms", "p50_ms"), Line("max ms", "max_ms")],
+        ),
+    ]
+
+
+def main():
+    return perform(int(os.environ.get("ONHAND_REPEAT", 3)), prepare, "kafka-")
 
 
 if __name__ == "__main__":

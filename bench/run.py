@@ -79,10 +79,10 @@ def play(asked, rounds, samples):
     return failed
 
 
-def main():
+def perform(rounds, prepare, name=""):
+    """All of a run: `prepare` gives the questions, of a directory, its probe and the report, to which it adds what
+    was set. Prints the tables and keeps every sample; gives the process's exit code."""
     wanted = sys.argv[1:]
-    rounds = int(os.environ.get("ONHAND_REPEAT", 5))
-    data = pathlib.Path(os.environ.get("ONHAND_TEST_DATA", ROOT.parent / "shared" / "data")) / "online-retail"
     # Ended by a signal is ended like any other way: what stands in `finally` still runs.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -94,16 +94,9 @@ def main():
         work.chmod(0o711)  # PostgreSQL's user passes through to its own directory
         report["machine"] = machine(work)
         print(f"commit {report['commit']}, {report['began']}\n{report['machine']}", flush=True)
-        probe = Probe(work)
-        ours = Onhand(work, probe)
-        peers = available(PostgreSQL, work, probe), available(Redis, work, probe)
-        report["settings"] = {one.name: one.settings for one in (ours, *peers) if one}
-        for name, settings in report["settings"].items():
-            print(f"{name}: {settings}")
-        retail = sorted(data.glob("*.csv.gz"))
-        if not retail:
-            print(f"skipped: import: {data} is not there")
-        asked = questions(ours, *peers, retail)
+        asked = prepare(work, Probe(work), report)
+        for one, settings in report["settings"].items():
+            print(f"{one}: {settings}", flush=True)
         if unknown := set(wanted) - {question.name for question in asked}:
             sys.exit(f"no such question: {', '.join(unknown)}; there are {', '.join(q.name for q in asked)}")
         asked = [question for question in asked if not wanted or question.name in wanted]
@@ -115,11 +108,26 @@ def main():
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if samples:
-            raw = ROOT / "target" / "bench" / f"{began:%Y%m%dT%H%M%SZ}-{report['commit']}.json"
+            raw = ROOT / "target" / "bench" / f"{name}{began:%Y%m%dT%H%M%SZ}-{report['commit']}.json"
             raw.parent.mkdir(parents=True, exist_ok=True)
             raw.write_text(json.dumps({**report, "samples": samples}, indent=1) + "\n")
             print(f"\nall samples: {raw}")
     return 1 if failed else 0
+
+
+def main():
+    data = pathlib.Path(os.environ.get("ONHAND_TEST_DATA", ROOT.parent / "shared" / "data")) / "online-retail"
+
+    def prepare(work, probe, report):
+        ours = Onhand(work, probe)
+        peers = available(PostgreSQL, work, probe), available(Redis, work, probe)
+        report["settings"] = {one.name: one.settings for one in (ours, *peers) if one}
+        retail = sorted(data.glob("*.csv.gz"))
+        if not retail:
+            print(f"skipped: import: {data} is not there")
+        return questions(ours, *peers, retail)
+
+    return perform(int(os.environ.get("ONHAND_REPEAT", 5)), prepare)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,17 @@ pub(crate) fn run(args: &CopyArgs, out: &Output) -> Result<()> {
     let into = target.look()?;
     match plan(&from, into.as_ref(), &source, &target)? {
         Plan::Done => {
+            // On Kafka the seal stands in two places, and the second may be missing after a kill.
+            let sealed = source.open(Opening::AsItIs)?;
+            sealed.set_standing(&from.standing).with_context(|| {
+                format!(
+                    "{} could not be sealed; run the same command again",
+                    source.place
+                )
+            })?;
+            sealed
+                .close()
+                .with_context(|| format!("{} did not end cleanly", source.place))?;
             eprintln!("this copy is finished, and the source is sealed");
             said_next(&target);
             Ok(())

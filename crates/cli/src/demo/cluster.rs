@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::node::{Home, Node};
 use super::shops::{ARTICLES, PLACE, Shops, Told};
-use super::stage::{figure, text};
+use super::stage::{Sequences, figure, text};
 use crate::client::feed::{Feed, Message, Start};
 use crate::client::{Client, Query, encode, problem};
 use crate::output::thousands;
@@ -276,8 +276,7 @@ async fn balance(asked: &Client, told: &Told) -> Result<()> {
 
 #[derive(Debug, Default)]
 struct Heard {
-    /// The newest sequence by (SKU, location).
-    sequences: BTreeMap<(String, String), u64>,
+    sequences: Sequences,
     changes: u64,
     resumed: u64,
     trouble: Option<String>,
@@ -352,20 +351,8 @@ impl Listener {
 
 impl Heard {
     fn take(&mut self, change: &Value) {
-        let key = (
-            text(change, "/sku").to_owned(),
-            text(change, "/location").to_owned(),
-        );
-        let sequence = change
-            .get("sequence")
-            .and_then(Value::as_u64)
-            .unwrap_or_default();
-        let last = self.sequences.insert(key, sequence).unwrap_or_default();
-        if sequence != last + 1 {
-            self.trouble.get_or_insert(format!(
-                "it went from sequence {last} to {sequence} of {}",
-                text(change, "/sku")
-            ));
+        if let Err(error) = self.sequences.take(change) {
+            self.trouble.get_or_insert(error.to_string());
         }
         self.changes += 1;
         self.last = Some(Instant::now());

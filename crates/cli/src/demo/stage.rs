@@ -26,8 +26,7 @@ pub(crate) struct Stage {
     pub(crate) client: Client,
     changes: mpsc::Receiver<Value>,
     pace: Duration,
-    /// The newest sequence of each (SKU, location): the feed must rise by one.
-    sequences: BTreeMap<(String, String), u64>,
+    sequences: Sequences,
     /// Changes heard in all.
     pub(crate) heard: u64,
     /// Outcomes by their word, of everything that was sent.
@@ -71,7 +70,7 @@ impl Stage {
             client,
             changes,
             pace,
-            sequences: BTreeMap::new(),
+            sequences: Sequences::default(),
             heard: 0,
             outcomes: BTreeMap::new(),
         }
@@ -144,7 +143,7 @@ impl Stage {
     pub(crate) async fn listen(&mut self, aloud: bool) -> Result<u64> {
         let mut heard = 0;
         while let Ok(Some(change)) = timeout(QUIET, self.changes.recv()).await {
-            self.check_sequence(&change)?;
+            self.sequences.take(&change)?;
             heard += 1;
             if aloud {
                 self.say(format!("  feed: {}", change_in_words(&change)))
@@ -154,9 +153,15 @@ impl Stage {
         self.heard += heard;
         Ok(heard)
     }
+}
 
+/// The newest sequence of each (SKU, location): a feed must rise by one.
+#[derive(Debug, Default)]
+pub(crate) struct Sequences(BTreeMap<(String, String), u64>);
+
+impl Sequences {
     /// Each change of a level must carry the next number.
-    fn check_sequence(&mut self, change: &Value) -> Result<()> {
+    pub(crate) fn take(&mut self, change: &Value) -> Result<()> {
         let key = (
             text(change, "/sku").to_owned(),
             text(change, "/location").to_owned(),
@@ -165,11 +170,11 @@ impl Stage {
             .get("sequence")
             .and_then(Value::as_u64)
             .unwrap_or_default();
-        let last = self.sequences.insert(key, sequence).unwrap_or_default();
+        let last = self.0.insert(key, sequence).unwrap_or_default();
         if sequence != last + 1 {
             bail!(
-                "the feed went from sequence {last} to {sequence} of {} at {}; run `onhand log \
-                 verify` on the data directory",
+                "the feed went from sequence {last} to {sequence} of {} at {}; check the log with \
+                 `onhand verify`",
                 text(change, "/sku"),
                 text(change, "/location")
             );

@@ -33,6 +33,8 @@ const LETTER_BYTES_MAX: usize = 15 << 20;
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) log: Arc<dyn Log>,
+    /// Stands in the names of commands without one: in a copy of this log the offsets are others.
+    pub(crate) log_id: u64,
     pub(crate) inbox: TopicId,
     pub(crate) commands: TopicId,
     pub(crate) dead_letters: TopicId,
@@ -76,7 +78,7 @@ impl Work for Gate {
             if made.records == APPEND_RECORDS || made.records > 0 && bytes > APPEND_BYTES {
                 break;
             }
-            let place = format!("{partition}-{}", record.offset);
+            let place = format!("{:016x}-{partition}-{}", self.log_id, record.offset);
             match self.read(&record, &place) {
                 Ok(command) => {
                     let to = partition_of(key_of(&command).as_bytes(), self.partitions);

@@ -79,6 +79,7 @@ impl Residents {
         if chosen.inbox {
             let gate = Gate {
                 log: Arc::clone(log),
+                log_id: log.id(),
                 inbox: log.create_topic(&topics::inbox_spec(partitions))?,
                 commands: log.create_topic(&commands)?,
                 dead_letters: log.create_topic(&dead_letters)?,

@@ -47,7 +47,7 @@ pub(crate) enum Way<'a> {
     Http,
     /// As a record of `stock.inbox`: its place there is a name that stays when it is read again.
     Inbox {
-        /// Partition and offset.
+        /// Log, partition and offset.
         place: &'a str,
     },
 }
