@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use onhand_log::Log as _;
 use onhand_log::cluster::Ended;
 use onhand_log::partition_of;
 use serde_json::Value;
@@ -529,6 +530,31 @@ fn an_instance_that_was_given_up_begins_anew_behind_the_same_address() {
         assert_eq!(
             node.get(&format!("/v1/stock/{sku}")).json()["total"]["on_hand"],
             3
+        );
+    }
+}
+
+/// As when it did not give a partition up in time: the others know it as alive all the while.
+#[test]
+fn an_instance_that_was_fenced_though_it_lives_begins_anew() {
+    let (table, a, b) = pair();
+    let sku = key_in(2, "R");
+    assert_eq!(a.command(&receive("1", &sku, 1)).status, 200);
+    let before = a.get("/v1/cluster").json()["members"][1]["incarnation"].clone();
+    table.log.claim("stock/2").unwrap();
+    // Nothing of it is written; whoever asks while it begins anew is told to come again.
+    assert_eq!(b.command(&receive("2", &sku, 1)).status, 503);
+    wait_until("b is another member", || {
+        let members = a.get("/v1/cluster").json()["members"].clone();
+        members[1]["name"] == "b" && members[1]["incarnation"] != before
+    });
+    table.settle();
+    wait_until("b answers", || b.get("/readyz").status == 200);
+    assert_eq!(b.command(&receive("2", &sku, 1)).status, 200);
+    for node in [&a, &b] {
+        assert_eq!(
+            node.get(&format!("/v1/stock/{sku}")).json()["total"]["on_hand"],
+            2
         );
     }
 }
