@@ -232,8 +232,10 @@ const SKUS: u64 = 20;
 /// What shops fight for, and how much of each there is.
 const SCARCE: [&str; 4] = ["scarce-a", "scarce-b", "scarce-c", "scarce-d"];
 const SCARCE_UNITS: i64 = 40;
-/// One try's longest wait; a busy machine with a dead broker is slow.
-const TRY_MAX: Duration = Duration::from_secs(20);
+/// One try's longest wait for a command. An instance that stands still holds whoever asks it that long.
+const TRY_MAX: Duration = Duration::from_secs(5);
+/// The same for a stream of many.
+const STREAM_MAX: Duration = Duration::from_secs(20);
 /// The longest that a command may go unanswered, all its tries together.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
@@ -404,8 +406,9 @@ fn check_levels(levels: &Levels, told: &Told, at: &str) {
 }
 
 impl Client {
-    /// A connection to a random instance; the last one half of the time.
-    fn connect(&mut self) -> Option<(usize, Http)> {
+    /// A connection to a random instance, whose answers are waited for that long; the last one half of
+    /// the time.
+    fn connect(&mut self, wait: Duration) -> Option<(usize, Http)> {
         if let Some(kept) = self.kept.take()
             && self.rng.percent(50)
         {
@@ -413,7 +416,7 @@ impl Client {
         }
         let at = self.rng.index(self.addresses.len());
         let mut http = Http::connect(self.addresses[at]).ok()?;
-        http.stream().set_read_timeout(Some(TRY_MAX)).unwrap();
+        http.stream().set_read_timeout(Some(wait)).unwrap();
         Some((at, http))
     }
 
@@ -426,7 +429,7 @@ impl Client {
         let begin = Instant::now();
         let mut last = String::new();
         loop {
-            if let Some((at, mut http)) = self.connect() {
+            if let Some((at, mut http)) = self.connect(TRY_MAX) {
                 match http.post(path, body) {
                     Ok(answer) if answer.status() < 500 && answer.status() != 429 => {
                         assert!(
@@ -493,7 +496,7 @@ impl Client {
         let begin = Instant::now();
         let mut last = String::new();
         loop {
-            if let Some((at, mut http)) = self.connect() {
+            if let Some((at, mut http)) = self.connect(STREAM_MAX) {
                 match http.bulk("", &body) {
                     Ok(answer) if answer.status() == 200 => {
                         let lines = answer.lines();

@@ -33,7 +33,7 @@ const LETTER_BYTES_MAX: usize = 15 << 20;
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) log: Arc<dyn Log>,
-    /// Stands in the names of commands without one: in a copy of this log the offsets are others.
+    /// [`Log::id`].
     pub(crate) log_id: u64,
     pub(crate) inbox: TopicId,
     pub(crate) commands: TopicId,
@@ -78,8 +78,7 @@ impl Work for Gate {
             if made.records == APPEND_RECORDS || made.records > 0 && bytes > APPEND_BYTES {
                 break;
             }
-            let place = format!("{:016x}-{partition}-{}", self.log_id, record.offset);
-            match self.read(&record, &place) {
+            match self.read(partition, &record) {
                 Ok(command) => {
                     let to = partition_of(key_of(&command).as_bytes(), self.partitions);
                     packs.entry(to).or_default().push(&command);
@@ -120,7 +119,7 @@ impl Work for Gate {
 
 impl Gate {
     /// The command of a record, as HTTP would take it.
-    fn read<'r>(&self, record: &'r Record<'_>, place: &'r str) -> Result<Command<'r>, Refusal> {
+    fn read<'r>(&self, partition: u16, record: &'r Record<'_>) -> Result<Command<'r>, Refusal> {
         let whole = |kind, why: String| Refusal::new(kind, "", why);
         let Some(value) = record.value else {
             let why = "has no value; send one JSON object".to_owned();
@@ -138,7 +137,11 @@ impl Gate {
         let given = Given {
             id: header(record, "id")?,
             source: header(record, "source")?,
-            way: Way::Inbox { place },
+            way: Way::Inbox {
+                log: self.log_id,
+                partition,
+                offset: record.offset,
+            },
             ..Given::default()
         };
         // Anybody may write here, and one record must not keep the others from being taken.

@@ -11,6 +11,7 @@ mod stock;
 use std::borrow::Cow;
 
 use onhand_ledger::{Body, Command, Id, ReservationId, Source};
+use onhand_log::Offset;
 use serde_json::value::RawValue;
 
 pub(crate) use self::members::Kind;
@@ -32,7 +33,7 @@ pub(crate) struct Given<'a> {
     /// From the header that the way in has for it.
     pub(crate) source: Option<&'a str>,
     /// How it came.
-    pub(crate) way: Way<'a>,
+    pub(crate) way: Way,
     /// From the route.
     pub(crate) kind: Option<Kind>,
     /// From the path.
@@ -41,18 +42,20 @@ pub(crate) struct Given<'a> {
 
 /// How a command came in: what stands in for the parts of its name that nobody gave.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) enum Way<'a> {
+pub(crate) enum Way {
     /// Over HTTP: the id is the sender's to give, since only then sending it again is safe.
     #[default]
     Http,
     /// As a record of `stock.inbox`: its place there is a name that stays when it is read again.
     Inbox {
-        /// Log, partition and offset.
-        place: &'a str,
+        /// The log's own id: in a copy of it the offsets are others.
+        log: u64,
+        partition: u16,
+        offset: Offset,
     },
 }
 
-impl Way<'_> {
+impl Way {
     /// The source of commands that name none.
     fn source(self) -> &'static str {
         match self {
@@ -257,7 +260,14 @@ fn id<'a>(fields: &mut Fields<'a>, given: &Given<'a>) -> Result<Cow<'a, str>, Re
     let id = either(fields, Field::Id, given.id, given.way.id_header())?;
     match (id, given.way) {
         (Some(id), _) => Ok(id),
-        (None, Way::Inbox { place }) => Ok(Cow::Borrowed(place)),
+        (
+            None,
+            Way::Inbox {
+                log,
+                partition,
+                offset,
+            },
+        ) => Ok(Cow::Owned(format!("{log:016x}-{partition}-{offset}"))),
         (None, Way::Http) => Err(Refusal::invalid(
             "id",
             "is missing; send your own name for this command, so that sending it again is safe",
