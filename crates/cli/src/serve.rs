@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use onhand_server::{Config, Durability, LogEngine};
+use onhand_server::{Config, Durability, LogEngine, ViewChoice};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -82,10 +82,10 @@ pub(crate) struct ServeArgs {
     /// Take commands that other programs write to the topic stock.inbox [default: on with --kafka]
     #[arg(long, env = "ONHAND_INBOX", value_enum, value_name = "on|off")]
     inbox: Option<Switch>,
-    /// Write JSON topics for other programs to read: stock.changes, stock.outcomes, stock.levels and
-    /// stock.reservations [default: on with --kafka]
-    #[arg(long, env = "ONHAND_VIEWS", value_enum, value_name = "on|off")]
-    views: Option<Switch>,
+    /// Write JSON topics for other programs to read: on for all four, or some of
+    /// changes,outcomes,levels,reservations (stock.changes and so on) [default: on with --kafka]
+    #[arg(long, env = "ONHAND_VIEWS", value_name = "on|off|LIST")]
+    views: Option<ViewChoice>,
     /// What the node says of itself on stderr: error, warn, info, debug, or by part
     #[arg(
         long,
@@ -181,7 +181,7 @@ impl ServeArgs {
         config.horizon = self.horizon.into();
         config.answer_timeout = self.answer_timeout.into();
         config.inbox = self.inbox.map(|switch| switch == Switch::On);
-        config.views = self.views.map(|switch| switch == Switch::On);
+        config.views = self.views;
         config
     }
 }

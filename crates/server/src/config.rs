@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use onhand_ledger::Settings;
@@ -42,15 +43,75 @@ pub struct Config {
     /// Take commands that other programs wrote to `stock.inbox`. `None`: on Kafka, where others can
     /// write. On a journal it creates the topic.
     pub inbox: Option<bool>,
-    /// Write the JSON views of what was decided, for other programs to read. `None`: on Kafka, where
-    /// others can read. On a journal it creates the topics; feeds and history need none of it.
-    pub views: Option<bool>,
+    /// The JSON views of what was decided that are written for other programs to read. `None`: all on
+    /// Kafka, where others can read, and none on a journal; feeds and history need none of them.
+    pub views: Option<ViewChoice>,
     /// How long a start waits for the brokers, which may start beside it: none answers yet, or too few
     /// for the copies that are wanted. It says so meanwhile, and then ends. Default 60 s; zero: it ends
     /// at once. A journal is never waited for.
     pub start_wait: Duration,
     /// What the node takes at once.
     pub limits: Limits,
+}
+
+/// Which JSON views are written. Each costs a record for each change, outcome, level or reservation. One
+/// that is chosen later begins with what is decided from then on, if another was written before.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct ViewChoice {
+    /// `stock.changes`.
+    pub changes: bool,
+    /// `stock.outcomes`.
+    pub outcomes: bool,
+    /// `stock.levels`.
+    pub levels: bool,
+    /// `stock.reservations`.
+    pub reservations: bool,
+}
+
+impl ViewChoice {
+    /// Nothing is written.
+    pub const NONE: Self = Self {
+        changes: false,
+        outcomes: false,
+        levels: false,
+        reservations: false,
+    };
+    /// Everything is written.
+    pub const ALL: Self = Self {
+        changes: true,
+        outcomes: true,
+        levels: true,
+        reservations: true,
+    };
+}
+
+impl FromStr for ViewChoice {
+    type Err = String;
+
+    /// `on`, `off`, or some of `changes,outcomes,levels,reservations`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => return Ok(Self::ALL),
+            "off" => return Ok(Self::NONE),
+            _ => {}
+        }
+        let mut chosen = Self::NONE;
+        for name in text.split(',') {
+            match name {
+                "changes" => chosen.changes = true,
+                "outcomes" => chosen.outcomes = true,
+                "levels" => chosen.levels = true,
+                "reservations" => chosen.reservations = true,
+                other => {
+                    return Err(format!(
+                        "{other:?} is no view; write on, off, or some of \
+                         changes,outcomes,levels,reservations"
+                    ));
+                }
+            }
+        }
+        Ok(chosen)
+    }
 }
 
 /// What keeps the log.

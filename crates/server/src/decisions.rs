@@ -35,11 +35,12 @@ pub(crate) enum DecisionError {
     },
 }
 
-/// The decisions of all partitions.
+/// The decisions of all partitions, as one view shows them.
 #[derive(Debug)]
 pub(crate) struct DecisionLog {
     log: Arc<dyn Log>,
     topic: TopicId,
+    view: View,
     /// First number to offset of packs seen, per partition.
     places: Vec<Mutex<BTreeMap<u64, Offset>>>,
 }
@@ -77,9 +78,16 @@ impl Pack {
 }
 
 impl DecisionLog {
-    pub(crate) fn new(log: Arc<dyn Log>, topic: TopicId, partitions: u16) -> Self {
+    /// What is taken back of [`View::Latest`] leaves the learnt places right: its numbers come again at later
+    /// offsets only.
+    pub(crate) fn new(log: Arc<dyn Log>, topic: TopicId, partitions: u16, view: View) -> Self {
         let places = (0..partitions).map(|_| Mutex::default()).collect();
-        Self { log, topic, places }
+        Self {
+            log,
+            topic,
+            view,
+            places,
+        }
     }
 
     fn at(&self, partition: u16) -> TopicPartition {
@@ -89,16 +97,14 @@ impl DecisionLog {
         }
     }
 
-    /// Durable packs from that offset on, and where to read on.
+    /// Packs from that offset on, and where to read on.
     pub(crate) fn packs(
         &self,
         partition: u16,
         from: Offset,
         bytes: usize,
     ) -> Result<(Vec<Pack>, Offset), DecisionError> {
-        let fetch = self
-            .log
-            .read(self.at(partition), from, bytes, View::Durable)?;
+        let fetch = self.log.read(self.at(partition), from, bytes, self.view)?;
         let mut packs = Vec::new();
         for batch in &fetch.batches {
             for record in batch.records() {
@@ -123,7 +129,7 @@ impl DecisionLog {
 
     /// The offsets held.
     pub(crate) fn bounds(&self, partition: u16) -> Result<(Offset, Offset), DecisionError> {
-        let bounds = self.log.bounds(self.at(partition), View::Durable)?;
+        let bounds = self.log.bounds(self.at(partition), self.view)?;
         Ok((bounds.start, bounds.end))
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use onhand_flows::Stock;
 use onhand_log::cluster::Cluster;
-use onhand_log::{Log, Timestamp, partition_of};
+use onhand_log::{Log, Timestamp, View, partition_of};
 use onhand_streams::{SubmitError, Ticket, WorkerHandle, WorkerStats};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
@@ -69,7 +69,12 @@ impl Engine {
         limits: &Limits,
     ) -> Self {
         let log = Arc::clone(&node.log);
-        let decisions = DecisionLog::new(Arc::clone(&log), node.decisions, node.partitions);
+        let decisions = DecisionLog::new(
+            Arc::clone(&log),
+            node.decisions,
+            node.partitions,
+            View::Durable,
+        );
         Self {
             handle: node.handle.clone(),
             epoch: log.epoch(),

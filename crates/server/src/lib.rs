@@ -34,6 +34,6 @@ mod residents;
 mod routes;
 mod wire;
 
-pub use config::{Config, Durability, KafkaConfig, Limits, LogEngine};
+pub use config::{Config, Durability, KafkaConfig, Limits, LogEngine, ViewChoice};
 pub use ground::{Ground, look_at_log, open_log, who_serves};
 pub use node::{RunError, run, run_on};

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::config::{Config, LogEngine};
+use crate::config::{Config, LogEngine, ViewChoice};
 use crate::door::Door;
 use crate::engine::Engine;
 use crate::feed::hub::Hub;
@@ -455,14 +455,15 @@ fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunErr
     let on_kafka = matches!(config.engine, LogEngine::Kafka(_));
     let chosen = Chosen {
         inbox: config.inbox.unwrap_or(on_kafka),
-        views: config.views.unwrap_or(on_kafka),
+        views: config.views.unwrap_or(match on_kafka {
+            true => ViewChoice::ALL,
+            false => ViewChoice::NONE,
+        }),
         command_bytes: config.limits.body_bytes,
     };
-    Residents::start(&engine.log, &engine.decisions, engine.partitions, chosen).map_err(|error| {
-        match error {
-            ResidentsError::Topic(error) => RunError::Start(error.into()),
-            ResidentsError::Thread(error) => RunError::Thread(error),
-        }
+    Residents::start(&engine.log, engine.partitions, chosen).map_err(|error| match error {
+        ResidentsError::Topic(error) => RunError::Start(error.into()),
+        ResidentsError::Thread(error) => RunError::Thread(error),
     })
 }
 

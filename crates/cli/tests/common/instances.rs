@@ -16,7 +16,10 @@ use super::feed::{Form, Since, ask};
 use super::http::Http;
 use super::node::{Node, Setup, finish, kafka, said};
 use super::stock::{Levels, encode, fact, judged, levels, line};
+use super::views::await_published;
 use super::{PATIENCE, Rng, until};
+
+const PARTITIONS: u64 = 8;
 
 /// Instances on one log. Each has a name, a directory and a port of its own, and keeps them.
 pub(crate) struct Instances {
@@ -40,7 +43,7 @@ impl Instances {
             .collect();
         for name in &names {
             nodes.push(Node::start(Setup {
-                args: ["--instance", name, "--partitions", "8"]
+                args: ["--instance", name, "--partitions", &PARTITIONS.to_string()]
                     .map(str::to_owned)
                     .into(),
                 port: port(),
@@ -373,6 +376,8 @@ impl Load {
         for (levels, name) in seen.iter().zip(&instances.names) {
             check_levels(levels, &told, name);
         }
+        let mut http = Http::connect(instances.addresses[0]).unwrap();
+        await_published(&mut http, PARTITIONS, &seen[0]);
         for (reader, thread) in self.readers {
             reader.await_all(&seen[0]);
             reader.stop.store(true, Ordering::Relaxed);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use onhand_flows::{CommandPack, key_of, topics};
 use onhand_ledger::Command;
 use onhand_log::{
-    BatchBuilder, Header, Log, Offset, Record, RecordBatch, TopicId, TopicPartition, partition_of,
+    BatchBuilder, Header, Log, Offset, Record, RecordBatch, TopicId, TopicPartition, View,
+    partition_of,
 };
 
 use super::lanes::{Made, Work, WorkError};
@@ -50,6 +51,11 @@ impl Work for Gate {
 
     fn input(&self) -> TopicId {
         self.inbox
+    }
+
+    fn view(&self) -> View {
+        // Whoever wrote it may still abort it.
+        View::Durable
     }
 
     fn pace(&self) -> Duration {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use onhand_log::{Ending, Log, Offset, Progress, RecordBatch, TopicId, TopicPartition};
+use onhand_log::{Ending, Log, Offset, Progress, RecordBatch, TopicId, TopicPartition, View};
 
 use self::moving::Moving;
 use super::Resident;
@@ -28,6 +28,9 @@ pub(crate) trait Work: Send + Sync + 'static {
 
     /// The topic that is read.
     fn input(&self) -> TopicId;
+
+    /// How far it reads: [`View::Latest`] where all that is made stays within the log.
+    fn view(&self) -> View;
 
     /// How long what is there may gather before it is made into an append. Zero: at once, and somebody
     /// waits for it.
@@ -149,13 +152,14 @@ impl Lanes {
             closed: Condvar::new(),
         });
         let name = work.name();
+        let view = work.view();
         let moving = Moving::new(Arc::clone(log), work, Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || moving.run())?;
         // The log keeps its listeners for as long as it lives, which may be longer than this.
         let listening = Arc::downgrade(&shared);
-        log.listen(Box::new(move |progress| stir(&listening, progress)));
+        log.listen(Box::new(move |progress| stir(&listening, progress, view)));
         Ok(Self {
             shared,
             name,
@@ -222,8 +226,8 @@ impl Resident for Lanes {
     }
 }
 
-fn stir(shared: &Weak<Shared>, progress: Progress) {
-    if progress == Progress::Appended {
+fn stir(shared: &Weak<Shared>, progress: Progress, view: View) {
+    if progress == Progress::Appended && view == View::Durable {
         return;
     }
     if let Some(shared) = shared.upgrade() {

@@ -18,11 +18,12 @@ pub(crate) mod views;
 use std::sync::Arc;
 
 use onhand_flows::topics;
-use onhand_log::{Log, TopicError, TopicId};
+use onhand_log::{Log, TopicError, View};
 
 use self::gate::Gate;
 use self::lanes::{Figures, Lanes};
 use self::views::{ViewTopics, Views};
+use crate::config::ViewChoice;
 use crate::decisions::DecisionLog;
 
 /// Something that runs beside a partition wherever that is open: opened after it, closed before it. Called on
@@ -57,7 +58,7 @@ pub(crate) struct Residents {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chosen {
     pub(crate) inbox: bool,
-    pub(crate) views: bool,
+    pub(crate) views: ViewChoice,
     /// Bytes of one record of `stock.inbox` that are read as a command.
     pub(crate) command_bytes: usize,
 }
@@ -70,7 +71,6 @@ impl Residents {
     /// When a topic cannot be created, exists otherwise, or a thread cannot be started.
     pub(crate) fn start(
         log: &Arc<dyn Log>,
-        decisions: &Arc<DecisionLog>,
         partitions: u16,
         chosen: Chosen,
     ) -> Result<Self, ResidentsError> {
@@ -88,15 +88,29 @@ impl Residents {
             };
             residents.gate = Some(Lanes::start(log, Box::new(gate))?);
         }
-        if chosen.views {
-            let mut ids = [TopicId(0); 4];
-            for (id, spec) in ids.iter_mut().zip(topics::view_specs(partitions)) {
-                *id = log.create_topic(&spec)?;
+        let views = chosen.views;
+        if views != ViewChoice::NONE {
+            let chosen = [
+                views.changes,
+                views.outcomes,
+                views.levels,
+                views.reservations,
+            ];
+            let mut ids = [None; 4];
+            for ((id, spec), chosen) in ids
+                .iter_mut()
+                .zip(topics::view_specs(partitions))
+                .zip(chosen)
+            {
+                if chosen {
+                    *id = Some(log.create_topic(&spec)?);
+                }
             }
             let [changes, outcomes, levels, reservations] = ids;
+            let input = log.create_topic(&decided)?;
             let views = Views {
-                decisions: Arc::clone(decisions),
-                input: log.create_topic(&decided)?,
+                decisions: DecisionLog::new(Arc::clone(log), input, partitions, View::Latest),
+                input,
                 topics: ViewTopics {
                     changes,
                     outcomes,

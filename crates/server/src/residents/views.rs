@@ -13,12 +13,12 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use onhand_flows::pack;
-use onhand_ledger::Decision;
-use onhand_log::{BatchBuilder, Offset, RecordBatch, Timestamp, TopicId, TopicPartition};
+use onhand_ledger::reservation::ReservationRecord;
+use onhand_ledger::{Decision, Time};
+use onhand_log::{BatchBuilder, Offset, RecordBatch, Timestamp, TopicId, TopicPartition, View};
 use percent_encoding::utf8_percent_encode;
 
 use super::lanes::{Made, Work, WorkError};
@@ -32,7 +32,7 @@ use crate::wire::write::SEGMENT;
 
 /// Bytes of JSON at which an append takes no further pack of decisions. One pack (256 KiB) becomes at most
 /// some 8 MB beside what [`FIRSTS_BYTES`] bounds.
-const APPEND_BYTES: usize = 1 << 20;
+const APPEND_BYTES: usize = 3 << 19;
 
 /// Bytes of first outcomes within the duplicates of one pack: a duplicate takes a few bytes in the pack,
 /// what it repeats may be a reservation of 100 lines. Above it duplicates are written without `first`,
@@ -42,23 +42,24 @@ const FIRSTS_BYTES: usize = 4 << 20;
 /// First outcomes that are looked for at a time: one read often finds several.
 const FIRSTS_AT_A_TIME: usize = 32;
 
-/// Decisions gather for so long. An append of views touches up to four topics in each partition, which
-/// on Kafka lengthens a transaction that decisions may be waiting in.
-const PACE: Duration = Duration::from_millis(50);
+/// Decisions gather for so long under load; the first after a pause is published at once. An append of
+/// views touches up to four topics in each partition, which on Kafka lengthens a transaction that
+/// decisions may be waiting in.
+const PACE: Duration = Duration::from_millis(10);
 
-/// The topics that are written.
-#[derive(Clone, Copy, Debug)]
+/// The topics, as far as they are written.
+#[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct ViewTopics {
-    pub(crate) changes: TopicId,
-    pub(crate) outcomes: TopicId,
-    pub(crate) levels: TopicId,
-    pub(crate) reservations: TopicId,
+    pub(crate) changes: Option<TopicId>,
+    pub(crate) outcomes: Option<TopicId>,
+    pub(crate) levels: Option<TopicId>,
+    pub(crate) reservations: Option<TopicId>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Views {
-    pub(crate) decisions: Arc<DecisionLog>,
+    pub(crate) decisions: DecisionLog,
     /// `stock.decisions`.
     pub(crate) input: TopicId,
     pub(crate) topics: ViewTopics,
@@ -72,6 +73,10 @@ impl Work for Views {
 
     fn input(&self) -> TopicId {
         self.input
+    }
+
+    fn view(&self) -> View {
+        View::Latest
     }
 
     fn pace(&self) -> Duration {
@@ -88,7 +93,10 @@ impl Work for Views {
             next: from,
             ..Made::default()
         };
-        let mut sheet = Sheet::default();
+        let mut sheet = Sheet {
+            topics: self.topics,
+            ..Sheet::default()
+        };
         for record in batches.iter().flat_map(|batch| batch.records()) {
             if record.offset < made.next {
                 continue;
@@ -111,7 +119,7 @@ impl Work for Views {
             made.records += 1;
             made.next = record.offset + 1;
         }
-        made.batches = sheet.finish(self.topics, partition);
+        made.batches = sheet.finish(partition);
         Ok(made)
     }
 }
@@ -128,7 +136,9 @@ impl Views {
         let decisions = pack::decisions(value)
             .and_then(Iterator::collect::<Result<Vec<Decision<'_>>, _>>)
             .map_err(|error| Unrendered::Pack(error.to_string()))?;
-        let repeated = decisions.iter().flat_map(|decision| said(decision, origin));
+        let outcomes = self.topics.outcomes;
+        let repeated = decisions.iter().filter(|_| outcomes.is_some());
+        let repeated = repeated.flat_map(|decision| said(decision, origin));
         let mut firsts = Firsts {
             log: &self.decisions,
             origin,
@@ -147,7 +157,7 @@ impl Views {
                 });
                 sheet.change(&change, place);
             }
-            for said in said(decision, origin) {
+            for said in said(decision, origin).take_while(|_| outcomes.is_some()) {
                 let first = match said.first() {
                     Some(wanted) => firsts
                         .next(wanted)
@@ -157,11 +167,7 @@ impl Views {
                 sheet.outcome(&said, first);
             }
             for record in &decision.reservations {
-                sheet.reservations.push(
-                    decision.at.0,
-                    |key| key.extend_from_slice(record.id.as_str().as_bytes()),
-                    |json| reservation::write(json, record, origin),
-                );
+                sheet.reservation(decision.at, record, origin);
             }
         }
         Ok(())
@@ -220,9 +226,10 @@ impl Firsts<'_> {
     }
 }
 
-/// The records of one append.
+/// The records of one append, of the topics that are written.
 #[derive(Default)]
 struct Sheet {
+    topics: ViewTopics,
     changes: BatchBuilder,
     outcomes: BatchBuilder,
     levels: Newest,
@@ -270,25 +277,41 @@ impl Newest {
 }
 
 impl Sheet {
-    /// Bytes so far, as far as they grow with each decision.
+    /// Bytes so far.
     fn bytes(&self) -> usize {
-        self.changes.len() + self.outcomes.len()
+        let newest = self.levels.bytes.len() + self.reservations.bytes.len();
+        self.changes.len() + self.outcomes.len() + newest
     }
 
+    /// A change and the level behind it.
     fn change(&mut self, change: &Change<'_, '_>, place: Option<Place>) {
         let (origin, decision) = (change.origin, change.decision);
-        self.json.clear();
-        self.token.clear();
-        let number = [(origin.partition, decision.number)];
-        position::write(&mut self.token, origin.epoch, false, &number, place);
-        change.write(&mut self.json, Some(&self.token));
-        let key = Some(change.sku.as_bytes());
-        self.changes.push(decision.at.0, key, Some(&self.json), &[]);
-        self.levels.push(
-            decision.at.0,
-            |key| pair(key, change.sku, change.location),
-            |json| change.level_view().write(json, origin.epoch),
-        );
+        if self.topics.changes.is_some() {
+            self.json.clear();
+            self.token.clear();
+            let number = [(origin.partition, decision.number)];
+            position::write(&mut self.token, origin.epoch, false, &number, place);
+            change.write(&mut self.json, Some(&self.token));
+            let key = Some(change.sku.as_bytes());
+            self.changes.push(decision.at.0, key, Some(&self.json), &[]);
+        }
+        if self.topics.levels.is_some() {
+            self.levels.push(
+                decision.at.0,
+                |key| pair(key, change.sku, change.location),
+                |json| change.level_view().write(json, origin.epoch),
+            );
+        }
+    }
+
+    fn reservation(&mut self, at: Time, record: &ReservationRecord<'_>, origin: Origin) {
+        if self.topics.reservations.is_some() {
+            self.reservations.push(
+                at.0,
+                |key| key.extend_from_slice(record.id.as_str().as_bytes()),
+                |json| reservation::write(json, record, origin),
+            );
+        }
     }
 
     fn outcome(&mut self, said: &Said<'_, '_>, first: Option<&First>) {
@@ -301,7 +324,8 @@ impl Sheet {
             .push(at, Some(&self.key), Some(&self.json), &[]);
     }
 
-    fn finish(self, topics: ViewTopics, partition: u16) -> Vec<(TopicPartition, RecordBatch)> {
+    fn finish(self, partition: u16) -> Vec<(TopicPartition, RecordBatch)> {
+        let topics = self.topics;
         let all = [
             (topics.changes, self.changes),
             (topics.outcomes, self.outcomes),
@@ -310,7 +334,7 @@ impl Sheet {
         ];
         let at = |topic| TopicPartition { topic, partition };
         all.into_iter()
-            .filter_map(|(topic, batch)| Some((at(topic), batch.finish()?)))
+            .filter_map(|(topic, batch)| Some((at(topic?), batch.finish()?)))
             .collect()
     }
 }

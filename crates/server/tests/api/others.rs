@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn with_both(config: &mut Config) {
     config.partitions = Some(PARTITIONS);
     config.inbox = Some(true);
-    config.views = Some(true);
+    config.views = Some(onhand_server::ViewChoice::ALL);
 }
 
 /// A record of a topic: key and value.

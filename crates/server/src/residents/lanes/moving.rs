@@ -277,7 +277,7 @@ impl Moving {
             return false;
         }
         let from = next;
-        let fetch = match self.log.read(lane.at, from, READ_BYTES, View::Durable) {
+        let fetch = match self.log.read(lane.at, from, READ_BYTES, self.work.view()) {
             Ok(fetch) => fetch,
             Err(error) => {
                 self.unread(partition, &error);
@@ -288,7 +288,7 @@ impl Moving {
             lane.lag = 0;
             return false;
         }
-        lane.look(self.log.as_ref(), from);
+        lane.look(self.log.as_ref(), from, self.work.view());
         let mut moved = false;
         while let Some(lane) = self.lanes.get_mut(&partition)
             && let Standing::Running { next } = &mut lane.standing
@@ -340,11 +340,6 @@ impl Moving {
             let why = format!("nothing was made of what follows offset {from}");
             self.stop_lane(partition, &why);
             return false;
-        }
-        if made.batches.is_empty() {
-            // Nothing has an effect yet: the position moves with what comes next.
-            *next = made.next;
-            return true;
         }
         let bytes = made.batches.iter().map(|(_, b)| b.bytes().len()).sum();
         let (shared, records, aside) = (Arc::clone(&self.shared), made.records, made.aside);
@@ -474,12 +469,12 @@ impl Lane {
     }
 
     /// Looks how far it is behind, where the last look is not fresh.
-    fn look(&mut self, log: &dyn Log, from: Offset) {
+    fn look(&mut self, log: &dyn Log, from: Offset, view: View) {
         if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
             return;
         }
         self.looked = Some(Instant::now());
-        if let Ok(bounds) = log.bounds(self.at, View::Durable) {
+        if let Ok(bounds) = log.bounds(self.at, view) {
             self.lag = bounds.end.saturating_sub(from).unsigned_abs();
         }
     }

@@ -9,7 +9,7 @@ fn through_the_gate(records: &[Seen]) -> Arc<dyn Log> {
     let (_, log) = memory(MemoryLog::new());
     create(log.as_ref(), PARTITIONS);
     write(log.as_ref(), records);
-    let residents = start(&log, PARTITIONS, true, false);
+    let residents = start(&log, PARTITIONS, true, ViewChoice::NONE);
     eventually("all is taken", || {
         has_read(log.as_ref(), "gate", topics::INBOX, PARTITIONS)
     });

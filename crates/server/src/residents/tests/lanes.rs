@@ -54,7 +54,7 @@ fn every_record_has_its_effect_once_through_every_ending() {
         let (memory, log) = memory(MemoryLog::new());
         create(log.as_ref(), PARTITIONS);
         write(log.as_ref(), &records(0, 60));
-        let residents = start(&log, PARTITIONS, true, false);
+        let residents = start(&log, PARTITIONS, true, ViewChoice::NONE);
         memory.script((0..12).map(|_| match dice.below(4) {
             0 => Some(Fault::Aborted),
             1 => Some(Fault::UnknownWritten),
@@ -77,10 +77,10 @@ fn a_lane_whose_name_is_somebody_elses_stops_and_the_heir_goes_on() {
     create(log.as_ref(), PARTITIONS);
     write(log.as_ref(), &records(0, 30));
     memory.script([None, Some(Fault::Fenced)]);
-    let residents = start(&log, PARTITIONS, true, false);
+    let residents = start(&log, PARTITIONS, true, ViewChoice::NONE);
     eventually("one lane stopped", || residents.figures()[0].1.stopped == 1);
     assert!(!has_read(log.as_ref(), "gate", topics::INBOX, PARTITIONS));
-    let heir = start(&log, PARTITIONS, true, false);
+    let heir = start(&log, PARTITIONS, true, ViewChoice::NONE);
     eventually("all is taken", || {
         has_read(log.as_ref(), "gate", topics::INBOX, PARTITIONS)
     });
@@ -106,7 +106,7 @@ fn a_node_that_is_killed_takes_each_record_once() {
             let more = u32::try_from(dice.below(20)).unwrap();
             write(log.as_ref(), &records(written, written + more));
             written += more;
-            let residents = start(&log, PARTITIONS, true, false);
+            let residents = start(&log, PARTITIONS, true, ViewChoice::NONE);
             std::thread::sleep(Duration::from_millis(dice.below(10)));
             memory_log.hold();
             // What follows is not durable when the process is gone.
@@ -116,7 +116,7 @@ fn a_node_that_is_killed_takes_each_record_once() {
             residents.stop();
             (memory_log, log) = memory(reopened);
         }
-        let residents = start(&log, PARTITIONS, true, false);
+        let residents = start(&log, PARTITIONS, true, ViewChoice::NONE);
         eventually("all is taken", || {
             has_read(log.as_ref(), "gate", topics::INBOX, PARTITIONS)
         });
@@ -129,7 +129,7 @@ fn a_node_that_is_killed_takes_each_record_once() {
 fn a_partition_that_moves_to_and_fro_takes_each_record_once() {
     let (_, log) = memory(MemoryLog::new());
     create(log.as_ref(), PARTITIONS);
-    let [one, other] = [(); 2].map(|()| start(&log, PARTITIONS, true, false));
+    let [one, other] = [(); 2].map(|()| start(&log, PARTITIONS, true, ViewChoice::NONE));
     (0..PARTITIONS).for_each(|partition| one.close(partition));
     (0..PARTITIONS).for_each(|partition| other.close(partition));
     let mut dice = Dice(9);
@@ -164,7 +164,7 @@ fn a_close_returns_when_what_was_appended_has_ended_and_the_name_is_given_up() {
     create(log.as_ref(), PARTITIONS);
     write(log.as_ref(), &records(0, 12));
     memory.hold();
-    let residents = Arc::new(start(&log, PARTITIONS, true, false));
+    let residents = Arc::new(start(&log, PARTITIONS, true, ViewChoice::NONE));
     eventually("something is appended", || log.stats().pending > 0);
     let notes = Notes::default();
     let closing = {
@@ -205,7 +205,7 @@ fn new_work_waits_while_there_is_no_space_and_is_taken_then() {
     create(log.as_ref(), PARTITIONS);
     write(log.as_ref(), &records(0, 12));
     memory.set_out_of_space(true);
-    let residents = start(&log, PARTITIONS, true, false);
+    let residents = start(&log, PARTITIONS, true, ViewChoice::NONE);
     eventually("it is seen", || residents.figures()[0].1.retries > 2);
     let lag = residents.figures()[0].1.lag;
     assert_eq!(lag, 12);

@@ -18,7 +18,7 @@ use onhand_log::{
 };
 
 use super::{Chosen, Residents};
-use crate::decisions::DecisionLog;
+use crate::config::ViewChoice;
 
 /// Above all pauses together, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -159,16 +159,14 @@ fn taken(log: &dyn Log) -> Vec<(u16, String, String, String)> {
 }
 
 /// Residents on that log, with all partitions open.
-fn start(log: &Arc<dyn Log>, partitions: u16, inbox: bool, views: bool) -> Residents {
+fn start(log: &Arc<dyn Log>, partitions: u16, inbox: bool, views: ViewChoice) -> Residents {
     use super::Resident as _;
-    let decisions = topic_of(log.as_ref(), topics::DECISIONS);
-    let decisions = Arc::new(DecisionLog::new(Arc::clone(log), decisions, partitions));
     let chosen = Chosen {
         inbox,
         views,
         command_bytes: 512 << 10,
     };
-    let residents = Residents::start(log, &decisions, partitions, chosen).unwrap();
+    let residents = Residents::start(log, partitions, chosen).unwrap();
     (0..partitions).for_each(|partition| residents.open(partition));
     residents
 }

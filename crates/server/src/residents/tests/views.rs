@@ -96,7 +96,7 @@ fn views_written_through_every_ending_are_those_written_through_none() {
     let decided = decided();
     let (_, plain) = memory(decided.reopened());
     let flusher = Flusher::on(&plain);
-    let residents = start(&plain, PARTITIONS, false, true);
+    let residents = start(&plain, PARTITIONS, false, ViewChoice::ALL);
     eventually("all is published", || {
         has_read(plain.as_ref(), "views", topics::DECISIONS, PARTITIONS)
     });
@@ -110,7 +110,7 @@ fn views_written_through_every_ending_are_those_written_through_none() {
         let (mut memory_log, mut log) = memory(decided.reopened());
         for turn in 0..4 {
             let flusher = Flusher::on(&log);
-            let residents = start(&log, PARTITIONS, false, true);
+            let residents = start(&log, PARTITIONS, false, ViewChoice::ALL);
             memory_log.script((0..6).map(|_| match dice.below(4) {
                 0 => Some(Fault::Aborted),
                 1 => Some(Fault::UnknownWritten),
@@ -141,10 +141,64 @@ fn views_written_through_every_ending_are_those_written_through_none() {
 }
 
 #[test]
+fn views_that_were_not_chosen_are_not_written() {
+    let decided = decided();
+    let written = |chosen: ViewChoice| {
+        let (_, log) = memory(decided.reopened());
+        let flusher = Flusher::on(&log);
+        let residents = start(&log, PARTITIONS, false, chosen);
+        eventually("all is published", || {
+            has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
+        });
+        residents.stop();
+        drop(flusher);
+        log
+    };
+    let whole = written(ViewChoice::ALL);
+    for (chosen, wanted) in ["changes", "outcomes", "levels", "reservations"]
+        .iter()
+        .zip(ALL)
+    {
+        let log = written(chosen.parse().unwrap());
+        let there = log.topics();
+        let there = there.iter().map(|topic| topic.spec.name.as_str());
+        assert_eq!(
+            there.filter(|name| ALL.contains(name)).collect::<Vec<_>>(),
+            [wanted]
+        );
+        let pairs = |log: &dyn Log| -> Vec<_> {
+            let seen = all(log, wanted).into_iter();
+            seen.map(|seen| (seen.partition, seen.key, seen.value))
+                .collect()
+        };
+        if *chosen == "changes" || *chosen == "outcomes" {
+            assert!(
+                pairs(log.as_ref()) == pairs(whole.as_ref()),
+                "{chosen} differ"
+            );
+        } else {
+            assert_eq!(
+                newest(&pairs(log.as_ref())),
+                newest(&pairs(whole.as_ref())),
+                "{chosen}"
+            );
+        }
+    }
+    assert_eq!("on".parse(), Ok(ViewChoice::ALL));
+    assert_eq!("off".parse(), Ok(ViewChoice::NONE));
+    assert!(
+        "levels,stock"
+            .parse::<ViewChoice>()
+            .unwrap_err()
+            .contains("\"stock\" is no view")
+    );
+}
+
+#[test]
 fn keys_read_back_as_the_names_they_are_made_of() {
     let (_, log) = memory(decided());
     let flusher = Flusher::on(&log);
-    let residents = start(&log, PARTITIONS, false, true);
+    let residents = start(&log, PARTITIONS, false, ViewChoice::ALL);
     eventually("all is published", || {
         has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
     });
