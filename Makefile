@@ -13,11 +13,16 @@ KAFKA_DIR ?= data/kafka-$(BROKERS)
 # Prints how long a phase took: $(call phase,name,command)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
-# On three brokers: the tests of the main job with two instances asked in turn, and those of one node and of
-# several that are killed and paused. One test at a time: they share the machine with the brokers.
+# Tests on Kafka, each group on brokers of its own: the engine; the main job with two instances asked in turn;
+# instances and brokers that are killed and paused, and what else goes wrong; other programs and moving a log. Within
+# the last two one test at a time: they share the machine with the brokers.
 MAIN_JOB = --test import --test last_unit --test random_reservations --test feed
-INSTANCES = --test instances --test others --test log_copy --test kafka_faults
+FAULTS = --test instances --test kafka_faults
+OTHERS = --test others --test log_copy
 BESIDE_BROKERS = ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli
+ON_KAFKA = ./tools/at_once.py \
+	engine '$(CARGO) test $(RELEASE) -p onhand-kafka; $(BESIDE_BROKERS) $(OTHERS) -- --test-threads 1' \
+	instances 'ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB); $(BESIDE_BROKERS) $(FAULTS) -- --test-threads 1'
 
 .PHONY: help build demo demo-kafka kafka test soak bench bench-kafka ci fmt clippy doc deny
 
@@ -38,14 +43,12 @@ demo: build
 	@./target/release/onhand demo
 
 test: build
-	$(call phase,tests,ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
-	$(call phase,the main job on Kafka,ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB))
-	$(call phase,instances and brokers that die,$(BESIDE_BROKERS) $(INSTANCES) -- --test-threads 1)
+	$(call phase,tests,ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace --exclude onhand-kafka)
+	$(call phase,tests on Kafka,$(CARGO) test $(RELEASE) -p onhand-kafka --no-run; $(ON_KAFKA))
 
 soak: build
-	$(call phase,soak,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace)
-	$(call phase,soak of the main job on Kafka,ONHAND_SOAK=1 ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB))
-	$(call phase,soak of instances and brokers that die,ONHAND_SOAK=1 $(BESIDE_BROKERS) $(INSTANCES) -- --test-threads 1)
+	$(call phase,soak,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace --exclude onhand-kafka)
+	$(call phase,soak on Kafka,export ONHAND_SOAK=1; $(ON_KAFKA))
 
 bench: build
 	$(call phase,example,$(CARGO) build $(RELEASE) -p onhand-flows --example facts)
