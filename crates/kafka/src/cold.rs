@@ -1,6 +1,6 @@
 //! Reading from the brokers: what is no longer, or not yet, in memory.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use onhand_log::{Fetch, Offset, Timestamp};
@@ -12,6 +12,7 @@ use tracing::debug;
 
 use crate::client::Quiet;
 use crate::error::words;
+use crate::labels::Labels;
 use crate::runs::Runs;
 use crate::settings::KafkaSettings;
 
@@ -37,6 +38,7 @@ pub(crate) enum ColdError {
 /// A few consumers, each used by one caller at a time.
 pub(crate) struct Pool {
     settings: KafkaSettings,
+    labels: Arc<Labels>,
     idle: Mutex<Vec<Reader>>,
     freed: Condvar,
     /// For questions without records: where partitions begin and end.
@@ -50,7 +52,7 @@ struct Reader {
 }
 
 impl Pool {
-    pub(crate) fn open(settings: &KafkaSettings) -> Result<Self, String> {
+    pub(crate) fn open(settings: &KafkaSettings, labels: &Arc<Labels>) -> Result<Self, String> {
         let consumer = || {
             BaseConsumer::from_config_and_context(&settings.consumer(FETCH_WAIT), Quiet)
                 .map_err(|error| words(&error))
@@ -64,6 +66,7 @@ impl Pool {
         }
         Ok(Self {
             settings: settings.clone(),
+            labels: Arc::clone(labels),
             idle: Mutex::new(idle),
             freed: Condvar::new(),
             asker: consumer()?,
@@ -110,7 +113,8 @@ impl Pool {
     ) -> Result<Fetch, ColdError> {
         let until = Instant::now() + self.settings.request_timeout;
         let mut reader = self.borrow(topic, partition, from, until)?;
-        let result = reader.read(topic, partition, from, stable, bytes_max, until);
+        let runs = Runs::new(&self.labels, topic);
+        let result = reader.read(topic, partition, from, stable, bytes_max, runs, until);
         if result.is_err() {
             reader.let_go();
         }
@@ -197,6 +201,7 @@ impl Reader {
         from: Offset,
         stable: Offset,
         bytes_max: usize,
+        mut runs: Runs,
         until: Instant,
     ) -> Result<Fetch, ColdError> {
         let bytes_max = bytes_max.max(READ_BYTES_MIN);
@@ -205,7 +210,6 @@ impl Reader {
         if anew {
             self.assign(topic, partition, from)?;
         }
-        let mut runs = Runs::default();
         let mut ended = false;
         let mut last = "nothing was heard from the brokers".to_owned();
         loop {

@@ -32,6 +32,11 @@ pub struct KafkaSettings {
     /// Names, without the prefix, of topics whose records get the broker's time instead of their
     /// own (`message.timestamp.type=LogAppendTime`). None by default.
     pub append_time_topics: BTreeSet<String>,
+    /// Names, without the prefix, of topics that only instances of this log write. Their records bear a
+    /// label, and what bears none is left out by all who read the log: told of, counted
+    /// ([`Stats::strangers`](onhand_log::Stats::strangers)), and otherwise as if it was not there. None by
+    /// default. Written down when a log is begun, and read from there ever after.
+    pub own_topics: BTreeSet<String>,
     /// After this the cluster aborts a transaction whose instance went away
     /// (`transaction.timeout.ms`). Default 10 s: far above what a commit takes. What a dead instance
     /// left open is ended by its heirs long before; this is for when nobody is left, because an open
@@ -143,6 +148,7 @@ impl KafkaSettings {
             insync_min: 2,
             allow_unsafe_topics: false,
             append_time_topics: BTreeSet::new(),
+            own_topics: BTreeSet::new(),
             transaction_timeout: Duration::from_secs(10),
             transactional_ids: 4,
             heartbeat: Duration::from_millis(300),

@@ -214,6 +214,9 @@ pub struct Stats {
     /// How many milliseconds the wall clock is ahead of [`Log::now`] while that is above a minute,
     /// else 0. Somebody set the clock: the log follows slowly, and an operator should look.
     pub clock_step_ms: i64,
+    /// Records met in the log's own topics that this log did not write, and that are left out for it.
+    /// Each counts once while it is among the first 10,000. Always 0 where nobody else can write.
+    pub strangers: u64,
 }
 
 /// An ordered, partitioned, durable log with atomic appends.

@@ -188,6 +188,11 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
             log.syncs,
         ),
         (
+            "log_strangers",
+            "Records in the log's own topics that it did not write, and that are left out",
+            log.strangers,
+        ),
+        (
             "worker_rounds",
             "Rounds of the owners' threads",
             worker.rounds,
