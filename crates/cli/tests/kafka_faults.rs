@@ -492,6 +492,110 @@ fn topic_of(instances: &Instances, name: &str) -> String {
     instances.nodes[0].topic_on_kafka(name)
 }
 
+/// `stock.inbox` may drop old records where that is stated. What it dropped before it was taken is told of with
+/// how much it is, and the rest is taken; a topic that keeps its records for another time than stated is
+/// refused with the command that mends it, and read by who only reads.
+#[test]
+fn an_inbox_that_drops_records_before_they_are_taken_says_how_many() {
+    let (Some(others), Some(brokers)) = (Others::find(), Brokers::ours()) else {
+        return;
+    };
+    let args = ["--partitions", "4", "--inbox-retention", "1h"];
+    let mut node = Node::start(Setup {
+        args: args.map(str::to_owned).into(),
+        ..Setup::default()
+    });
+    let inbox = node.topic_on_kafka("stock.inbox");
+    let write = |source: &str, count: u32| {
+        let records: Vec<_> = (0..count)
+            .map(|id| {
+                let fact = fact("receive", source, &id.to_string(), "A", 1);
+                ("k".to_owned(), fact.to_string())
+            })
+            .collect();
+        others.kcat_writes(&inbox, &records, &["-p", "1"]);
+    };
+    let await_units = |node: &Node, units: i64| {
+        until("all is taken", || {
+            let answer = node.get("/v1/stock/A/main");
+            (answer.status() == 200 && answer.json()["on_hand"] == units).then_some(())
+        });
+    };
+    write("first", 3);
+    await_units(&node, 3);
+    let configs = "kafka.admin.ConfigCommand";
+    let described = [
+        "--describe",
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        &inbox,
+    ];
+    let described = brokers.tool(configs, &described);
+    for setting in [
+        "retention.ms=3600000",
+        "message.timestamp.type=LogAppendTime",
+    ] {
+        assert!(described.contains(setting), "{described}");
+    }
+    node.stop();
+    write("second", 10);
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("offsets.json");
+    let deleted = serde_json::json!({
+        "version": 1,
+        "partitions": [{ "topic": inbox, "partition": 1, "offset": 7 }],
+    });
+    std::fs::write(&file, deleted.to_string()).unwrap();
+    let class = "org.apache.kafka.tools.DeleteRecordsCommand";
+    brokers.tool(class, &["--offset-json-file", file.to_str().unwrap()]);
+    node.start_again();
+    await_units(&node, 9);
+    let words = node.words();
+    let told = words
+        .lines()
+        .find(|line| line.contains("were deleted before"));
+    let told = told.unwrap_or_else(|| panic!("it is told: {words}"));
+    for part in ["partition=1", "from=3", "to=7", "missed=4", "ERROR"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let metrics = node.get("/metrics").text();
+    assert!(
+        metrics.contains("onhand_gate_missed_total 4\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("onhand_gate_partitions_stopped 0\n"),
+        "{metrics}"
+    );
+    node.stop_and_verify();
+
+    for (stated, mends) in [
+        ("7d", "retention.ms=604800000"),
+        ("forever", "retention.ms=-1"),
+    ] {
+        let mut serve = command();
+        serve
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--inbox-retention",
+                stated,
+                "--data",
+            ])
+            .arg(node.dir())
+            .args(node.log());
+        let output = finish(&mut serve, PATIENCE);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let words = stderr(&output);
+        assert!(
+            words.contains(&format!("--entity-name {inbox} --add-config {mends}")),
+            "{words}"
+        );
+    }
+}
+
 /// What is too large is refused by whichever instance hears it, as on the journal.
 #[test]
 fn what_is_too_large_is_413() {

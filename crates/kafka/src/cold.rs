@@ -38,7 +38,6 @@ pub(crate) enum ColdError {
 /// A few consumers, each used by one caller at a time.
 pub(crate) struct Pool {
     settings: KafkaSettings,
-    labels: Arc<Labels>,
     idle: Mutex<Vec<Reader>>,
     freed: Condvar,
     /// For questions without records: where partitions begin and end.
@@ -48,6 +47,7 @@ pub(crate) struct Pool {
 /// A consumer and where it stands, so that reading on does not start anew.
 struct Reader {
     consumer: BaseConsumer<Quiet>,
+    labels: Arc<Labels>,
     stands: Option<(String, u16, Offset)>,
 }
 
@@ -61,12 +61,12 @@ impl Pool {
         for _ in 0..settings.readers {
             idle.push(Reader {
                 consumer: consumer()?,
+                labels: Arc::clone(labels),
                 stands: None,
             });
         }
         Ok(Self {
             settings: settings.clone(),
-            labels: Arc::clone(labels),
             idle: Mutex::new(idle),
             freed: Condvar::new(),
             asker: consumer()?,
@@ -113,8 +113,7 @@ impl Pool {
     ) -> Result<Fetch, ColdError> {
         let until = Instant::now() + self.settings.request_timeout;
         let mut reader = self.borrow(topic, partition, from, until)?;
-        let runs = Runs::new(&self.labels, topic);
-        let result = reader.read(topic, partition, from, stable, bytes_max, runs, until);
+        let result = reader.read(topic, partition, from, stable, bytes_max, until);
         if result.is_err() {
             reader.let_go();
         }
@@ -201,7 +200,6 @@ impl Reader {
         from: Offset,
         stable: Offset,
         bytes_max: usize,
-        mut runs: Runs,
         until: Instant,
     ) -> Result<Fetch, ColdError> {
         let bytes_max = bytes_max.max(READ_BYTES_MIN);
@@ -210,6 +208,7 @@ impl Reader {
         if anew {
             self.assign(topic, partition, from)?;
         }
+        let mut runs = Runs::new(&self.labels, topic);
         let mut ended = false;
         let mut last = "nothing was heard from the brokers".to_owned();
         loop {

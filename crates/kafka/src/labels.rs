@@ -147,9 +147,9 @@ mod tests {
         let labels = labels();
         let sent = header(KEY, b"sent");
         let label = header(KEY, b"00000000000000ab");
-        let mut headers = vec![sent.clone(), label.clone()];
+        let mut headers = vec![sent, label];
         assert_eq!(labels.take_off(&mut headers), Ok(()));
-        assert_eq!(headers, [sent.clone()], "a sender may call a header so");
+        assert_eq!(headers, [sent], "a sender may call a header so");
         for (mut strange, why) in [
             (vec![], "no label"),
             (vec![sent], "another log, sent"),

@@ -28,7 +28,7 @@ use crate::positions::{self, Positions};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::settings::KafkaSettings;
-use crate::topics::{Existing, Topics, Wanted};
+use crate::topics::{Existing, Keep, Topics, Wanted};
 use crate::watch;
 use crate::writer::Writer;
 
@@ -313,6 +313,7 @@ fn open_internal(
     let wanted = Wanted {
         spec,
         append_time: false,
+        keep: Keep::Forever,
         filling: false,
         brief: *spec == cluster(),
     };
@@ -376,6 +377,11 @@ fn wanted<'a>(settings: &KafkaSettings, spec: &'a TopicSpec, filling: bool) -> W
     Wanted {
         spec,
         append_time: settings.append_time_topics.contains(&spec.name),
+        keep: match settings.retention.get(&spec.name) {
+            None => Keep::Forever,
+            Some(_) if settings.opening != Opening::Serve => Keep::AsIs,
+            Some(time) => Keep::Stated(*time),
+        },
         filling,
         brief: false,
     }

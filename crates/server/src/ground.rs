@@ -191,6 +191,7 @@ fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
         client: kafka.client.clone(),
         // Log time is the brokers': instances have clocks of their own.
         append_time_topics: [topics::COMMANDS.to_owned()].into(),
+        retention: [(topics::INBOX.to_owned(), kafka.inbox_retention)].into(),
         own_topics: OWN.map(str::to_owned).into(),
         ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
     }

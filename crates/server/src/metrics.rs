@@ -328,6 +328,11 @@ fn render_residents(registry: &mut Registry, app: &App) {
                 "Times that something failed and was tried again",
                 of.retries,
             ),
+            (
+                "missed",
+                "Offsets that were deleted before they were read; not each holds a record",
+                of.missed,
+            ),
         ] {
             registry.register(name, help, ConstCounter::new(value));
         }
