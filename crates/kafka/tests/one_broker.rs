@@ -13,9 +13,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use common::others::{Other, incarnation, say};
-use common::{Brokers, Fresh, eventually, prefix};
+use common::{Brokers, Fresh, eventually, place, prefix};
 use onhand_kafka::{Join, KafkaLog, KafkaSettings, OpenError};
-use onhand_log::testing::{append, append_and_wait, batch, batch_of, contract, read_all, topic};
+use onhand_log::testing::{append, append_and_wait, batch, batch_of, contract, read_all};
 use onhand_log::{
     Append, AppendError, BatchBuilder, Consumed, Counterpart, Ending, Header, Log, Offset, Opening,
     Purpose, ReadError, RecordBatch, Standing, TopicPartition, View,
@@ -26,14 +26,6 @@ static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(1));
 #[test]
 fn the_contract_holds_on_one_broker() {
     contract(&Fresh::on(&BROKERS));
-}
-
-fn place(log: &KafkaLog, name: &str) -> TopicPartition {
-    let topic = topic(log, name, 1);
-    TopicPartition {
-        topic,
-        partition: 0,
-    }
 }
 
 fn values(log: &KafkaLog, at: TopicPartition) -> Vec<String> {
