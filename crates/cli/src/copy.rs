@@ -22,7 +22,7 @@ use onhand_log::{Counterpart, Fill, Glimpse, Log, Opening, Standing};
 use onhand_server::{Durability, KafkaConfig, LogEngine};
 use serde_json::{Map, Value, json};
 
-use crate::on_kafka::{KafkaArgs, host_name};
+use crate::on_kafka::{self, KafkaArgs, LogArgs, Place, host_name};
 use crate::output::{Output, thousands};
 use crate::stop;
 use progress::Shown;
@@ -51,21 +51,12 @@ pub(crate) struct CopyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UnsealArgs {
-    /// The data directory whose journal is sealed
-    #[arg(
-        long,
-        env = "ONHAND_DATA",
-        value_name = "DIR",
-        required_unless_present = "kafka",
-        conflicts_with = "kafka"
-    )]
-    data: Option<PathBuf>,
     /// Says that you know what it risks: two nodes would each sell the same stock. Type new-epoch
     #[arg(long, value_name = "new-epoch")]
     confirm: Option<String>,
     // Last: its heading would stand over what follows.
     #[command(flatten)]
-    on_kafka: KafkaArgs,
+    log: LogArgs,
 }
 
 /// One end of a copy.
@@ -263,6 +254,7 @@ fn copy(source: &End, target: &End, out: &Output) -> Result<()> {
     let filled = copy::fill(from.as_ref(), into.as_ref(), &mut |at| shown.tell(at));
     shown.end();
     let filled = filled.map_err(|error| stop::refused(error.to_string()))?;
+    on_kafka::tell_of_strangers(from.as_ref());
     // What this process wrote may still be in its memory: another opening reads what is stored.
     let closed = into.close();
     closed.with_context(|| format!("{} did not end cleanly", target.place))?;
@@ -420,17 +412,9 @@ It begins a new epoch: readers of feeds are told that their positions mean nothi
 begin anew.";
 
 pub(crate) fn unseal(args: &UnsealArgs) -> Result<()> {
-    let end = match (
-        &args.data,
-        args.on_kafka.config(&format!("{}-copy", host_name())),
-    ) {
-        (_, Some(kafka)) => End::kafka(kafka, &args.on_kafka.words(), None),
-        (Some(data), None) => End::journal(data),
-        (None, None) => {
-            return Err(stop::usage(
-                "name a directory with --data, or a cluster with --kafka",
-            ));
-        }
+    let end = match args.log.place("copy")? {
+        Place::Cluster(kafka) => End::kafka(kafka, &args.log.on_kafka.words(), None),
+        Place::Directory(data) => End::journal(data),
     };
     let Some(found) = end.look()? else {
         return Err(stop::usage(format!("there is no log: {}", end.place)));

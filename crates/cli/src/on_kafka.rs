@@ -1,6 +1,10 @@
 //! Naming a log on Apache Kafka: what every command takes that reads or writes one.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
 use clap::Args;
+use onhand_log::Log;
 use onhand_server::{KafkaConfig, RunError};
 
 use crate::stop;
@@ -81,6 +85,59 @@ impl KafkaArgs {
             words.push("--kafka-allow-unsafe".to_owned());
         }
         words.join(" ")
+    }
+}
+
+/// The log of a stopped node, in a directory or on a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// The data directory of a stopped node, or a copy of one
+    #[arg(
+        long,
+        env = "ONHAND_DATA",
+        value_name = "DIR",
+        required_unless_present = "kafka",
+        conflicts_with = "kafka"
+    )]
+    data: Option<PathBuf>,
+    // Last: its heading would stand over what follows.
+    #[command(flatten)]
+    pub(crate) on_kafka: KafkaArgs,
+}
+
+/// Where a log is.
+#[derive(Debug)]
+pub(crate) enum Place<'a> {
+    Directory(&'a Path),
+    Cluster(KafkaConfig),
+}
+
+impl LogArgs {
+    /// The place that was named. On a cluster it is asked under a name of its own, from the machine's and that
+    /// of the command: under a node's name it would take the node's place.
+    ///
+    /// # Errors
+    /// Usage, when none was.
+    pub(crate) fn place(&self, command: &str) -> Result<Place<'_>> {
+        let kafka = self.on_kafka.config(&format!("{}-{command}", host_name()));
+        match (&self.data, kafka) {
+            (_, Some(kafka)) => Ok(Place::Cluster(kafka)),
+            (Some(data), None) => Ok(Place::Directory(data)),
+            (None, None) => Err(stop::usage(
+                "name a directory with --data, or a cluster with --kafka",
+            )),
+        }
+    }
+}
+
+/// Tells of records that were met in the log and are not its own, if there were any.
+pub(crate) fn tell_of_strangers(log: &dyn Log) {
+    let strangers = log.stats().strangers;
+    if strangers > 0 {
+        eprintln!(
+            "{strangers} records in its topics were not written by this log, and are left out; a \
+             running node names them in its log"
+        );
     }
 }
 

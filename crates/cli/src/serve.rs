@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use onhand_server::{Config, Durability, LogEngine, ViewChoice};
+use onhand_server::{Config, Durability, KafkaConfig, LogEngine, ViewChoice};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -100,6 +100,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "ONHAND_KAFKA_WAIT", default_value = "60s", value_parser = kafka_wait,
           value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
     kafka_wait: Milliseconds,
+    /// How long the brokers keep records of stock.inbox, 1h or longer, or forever. What they drop before it is
+    /// taken is lost: choose longer than onhand may ever be down
+    #[arg(long, env = "ONHAND_INBOX_RETENTION", default_value = "forever", value_parser = retention,
+          value_name = "DURATION|forever", requires = "kafka", help_heading = "On Kafka")]
+    inbox_retention: Retention,
     // Last: its heading would stand over what follows.
     #[command(flatten)]
     on_kafka: KafkaArgs,
@@ -110,6 +115,19 @@ pub(crate) struct ServeArgs {
 enum Switch {
     On,
     Off,
+}
+
+/// How long something is kept; `None`: without end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Retention(Option<Milliseconds>);
+
+fn retention(text: &str) -> Result<Retention, String> {
+    if text == "forever" {
+        return Ok(Retention(None));
+    }
+    let time = duration::parse(text, duration::HOUR, 3_660 * duration::DAY);
+    time.map(|time| Retention(Some(time)))
+        .map_err(|why| format!("{why}, or forever"))
 }
 
 /// `host:port`, as other instances will connect to it.
@@ -169,7 +187,10 @@ impl ServeArgs {
         config.advertise.clone_from(&self.advertise);
         config.engine = match self.on_kafka.config(&host_name()) {
             None => LogEngine::Journal(self.durability),
-            Some(kafka) => LogEngine::Kafka(kafka),
+            Some(kafka) => LogEngine::Kafka(KafkaConfig {
+                inbox_retention: self.inbox_retention.0.map(Into::into),
+                ..kafka
+            }),
         };
         config.start_wait = self.kafka_wait.into();
         config.partitions = self.partitions;
@@ -256,6 +277,16 @@ mod tests {
             "a b:1",
         ] {
             assert!(advertised(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_a_time_is_kept_for_an_hour_at_least() {
+        let kept = |text: &str| retention(text).map(|kept| kept.0.map(Milliseconds::get));
+        assert_eq!(kept("forever"), Ok(None));
+        assert_eq!(kept("7d"), Ok(Some(7 * duration::DAY)));
+        for wrong in ["59m", "0", "-1", "Forever", ""] {
+            assert!(kept(wrong).is_err(), "{wrong}");
         }
     }
 

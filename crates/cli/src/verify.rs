@@ -1,7 +1,7 @@
 //! `onhand verify`: everything the log promises, recomputed by code that shares nothing with the
 //! ledger.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::duration::Milliseconds;
 use crate::log::journal_in;
-use crate::on_kafka::{self, KafkaArgs, host_name};
+use crate::on_kafka::{self, LogArgs, Place};
 use crate::output::{Output, thousands};
 use crate::{serve, stop};
 
@@ -22,15 +22,6 @@ const SHOWN_MAX: usize = 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The data directory of a stopped node, or a copy of one
-    #[arg(
-        long,
-        env = "ONHAND_DATA",
-        value_name = "DIR",
-        required_unless_present = "kafka",
-        conflicts_with = "kafka"
-    )]
-    data: Option<PathBuf>,
     /// The node's --ids-age, the shortest it ever had: a repeat after that may count as new
     #[arg(long, env = "ONHAND_IDS_AGE", default_value = "7d", value_parser = serve::ids_age,
           value_name = "DURATION")]
@@ -45,7 +36,7 @@ pub(crate) struct VerifyArgs {
     ids_max: u32,
     // Last: its heading would stand over what follows.
     #[command(flatten)]
-    on_kafka: KafkaArgs,
+    log: LogArgs,
 }
 
 pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
@@ -53,14 +44,9 @@ pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
         ids_max: u64::from(args.ids_max),
         ids_age_ms: args.ids_age.get(),
     };
-    let report = match (&args.data, args.on_kafka.config(&instance())) {
-        (_, Some(kafka)) => check_on_kafka(kafka, &window)?,
-        (Some(data), None) => check(data, &window)?,
-        (None, None) => {
-            return Err(stop::usage(
-                "name a directory with --data, or a cluster with --kafka",
-            ));
-        }
+    let report = match args.log.place("verify")? {
+        Place::Cluster(kafka) => check_on_kafka(kafka, &window)?,
+        Place::Directory(data) => check(data, &window)?,
     };
     let mut facts = serde_json::to_value(&report)?;
     if let Value::Object(facts) = &mut facts {
@@ -74,11 +60,6 @@ pub(crate) fn run(args: &VerifyArgs, out: &Output) -> Result<()> {
     conclude(&report)
 }
 
-/// A name of its own: under a node's name it would take the node's place.
-fn instance() -> String {
-    format!("{}-verify", host_name())
-}
-
 /// Checks what is committed on a cluster. A node may go on writing meanwhile, and is then checked up to
 /// about the present.
 ///
@@ -89,6 +70,7 @@ pub(crate) fn check_on_kafka(kafka: KafkaConfig, window: &Window) -> Result<Repo
     let log = onhand_server::open_log(&LogEngine::Kafka(kafka), Path::new(""), Opening::AsItIs);
     let log = log.map_err(|error| on_kafka::unopened(&error))?;
     let report = shown(|progress| onhand_verify::verify_log(log.as_ref(), window, progress));
+    on_kafka::tell_of_strangers(log.as_ref());
     report.map_err(|error| stop::usage(format!("the log on {brokers} cannot be checked: {error}")))
 }
 

@@ -13,6 +13,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Output;
@@ -21,11 +22,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use common::feed::{self, Form, Since};
 use common::http::Http;
 use common::instances::{Brokers, Instances, Load, port};
 use common::node::{Node, Setup, command, finish, fresh_log_on_kafka, kafka, said};
 use common::others::Others;
-use common::stock::{fact, judged, level};
+use common::stock::{fact, judged, level, levels};
 use common::{PATIENCE, Rng, soak, until};
 use serde_json::Value;
 
@@ -307,41 +309,31 @@ fn a_deleted_topic_ends_the_instances_and_is_named() {
     }
 }
 
-/// Bytes that no instance wrote: among the commands they are parked, among the decisions they are named,
-/// and the other partitions go on.
+/// Facts about 40 SKUs, which lie in all partitions, to both instances in turn. All are applied.
+fn receive_everywhere(instances: &Instances, source: &str) {
+    for number in 0..40 {
+        let address = instances.addresses()[number % 2];
+        let sku = format!("sku-{number:02}");
+        let body = fact("receive", source, &number.to_string(), &sku, 1);
+        let answer = Http::connect(address)
+            .unwrap()
+            .post("/v1/commands", &body)
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+}
+
+/// Bytes that are no commands among the commands are parked, and all go on.
 #[test]
-fn records_of_garbage_are_named_and_harm_their_partition_at_most() {
+fn garbage_among_the_commands_becomes_a_dead_letter() {
     let Some(others) = Others::find() else { return };
     let Some(mut instances) = Instances::start(2) else {
         return;
     };
     let (garbage, place) = ([("key".to_owned(), "no pack".to_owned())], ["-p", "3"]);
-    let applied = |instances: &Instances, source: &str| {
-        let mut stopped = 0;
-        for number in 0..40 {
-            let address = instances.addresses()[number % 2];
-            let body = fact(
-                "receive",
-                source,
-                &number.to_string(),
-                &format!("sku-{number}"),
-                1,
-            );
-            let answer = Http::connect(address)
-                .unwrap()
-                .post("/v1/commands", &body)
-                .unwrap();
-            match answer.status() {
-                200 => {}
-                503 => stopped += 1,
-                other => panic!("{other}: {}", answer.text()),
-            }
-        }
-        stopped
-    };
     let commands = instances.nodes[0].topic_on_kafka("stock.commands");
     others.kcat_writes(&commands, &garbage, &place);
-    assert_eq!(applied(&instances, "first"), 0, "all go on");
+    receive_everywhere(&instances, "first");
     let dead = instances.nodes[0].topic_on_kafka("dead-letters");
     let parked = until("it is parked", || {
         let parked = others.kcat_prints(&dead, "%p %s\n");
@@ -349,83 +341,259 @@ fn records_of_garbage_are_named_and_harm_their_partition_at_most() {
     });
     println!("parked: {parked:?}");
     assert!(parked[0].starts_with("3 "), "{parked:?}");
+    instances.stop_and_verify();
+}
+
+/// Every change of the feed from the earliest on, from each instance: none is missing, none comes twice.
+fn feeds_tell(instances: &Instances, rounds: u64) {
+    for address in instances.addresses() {
+        let since = Since::Earliest;
+        let mut feed = feed::open(address, Form::Ndjson, &since, "").unwrap();
+        feed.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut told: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut count = 0;
+        feed.read(|event| {
+            if event.is_change() {
+                let sku = event.data["sku"].as_str().unwrap().to_owned();
+                let sequence = event.data["sequence"].as_u64().unwrap();
+                told.entry(sku).or_default().push(sequence);
+                count += 1;
+            }
+            count < 40 * rounds
+        })
+        .unwrap();
+        assert_eq!(told.len(), 40);
+        let in_order: Vec<u64> = (1..=rounds).collect();
+        assert!(told.values().all(|told| *told == in_order), "{told:?}");
+    }
+}
+
+/// What a stranger writes among what the instances decided, while they run and while none does, is left
+/// out by whoever reads: owners that restore, feeds from the earliest, the JSON views, history, `verify`,
+/// a copy. Garbage, and what could be ours: an own record without its label, in its own partition and in
+/// others.
+#[test]
+fn what_strangers_write_among_the_decisions_is_left_out_by_all_who_read() {
+    let Some(others) = Others::find() else { return };
+    let Some(mut instances) = Instances::start(2) else {
+        return;
+    };
+    let temp = tempfile::tempdir().unwrap();
+    let topic = |name: &str| topic_of(&instances, name);
+    let (decisions, state, dead) = (
+        topic("stock.decisions"),
+        topic("stock.state"),
+        topic("dead-letters"),
+    );
+    let positions = topic("onhand.positions");
+    let own = temp.path().join("own");
+    let garbage = [("key".to_owned(), "no pack".to_owned())];
+    let write = |own: Option<&std::path::Path>| {
+        for partition in 0..8 {
+            let place = ["-p", &partition.to_string()];
+            for topic in [&decisions, &state, &dead] {
+                others.kcat_writes(topic, &garbage, &place);
+            }
+            if let Some(own) = own {
+                others.kcat_writes_file(&decisions, own, &place);
+            }
+        }
+        others.kcat_writes(&positions, &garbage, &[]);
+    };
+    // Before anything was decided, too.
+    write(None);
+    receive_everywhere(&instances, "first");
+    std::fs::write(
+        &own,
+        others.kcat_takes(&decisions, &["-p", "3", "-o", "1", "-c", "1"]),
+    )
+    .unwrap();
+    write(Some(&own));
+    receive_everywhere(&instances, "second");
+    write(Some(&own));
+    feeds_tell(&instances, 2);
+
+    // Whoever takes the partitions over restores them.
+    let holder = instances.holders(0).unwrap()[&3].clone();
+    let mut names = instances.names.iter();
+    let at = names.position(|name| *name == holder).unwrap();
+    instances.nodes[at].kill();
+    instances.await_shared(&[1 - at]);
+    instances.nodes[at].start_again();
+    instances.await_shared(&[0, 1]);
+    receive_everywhere(&instances, "third");
+    feeds_tell(&instances, 3);
+    let words = instances.nodes[1 - at].words();
+    let told = words
+        .lines()
+        .filter(|line| line.contains("left out, as no instance"));
+    for part in [&*decisions, "partition=3", "offset=0", "it bears no label"] {
+        assert!(
+            told.clone().any(|line| line.contains(part)),
+            "{part}: {words}"
+        );
+    }
+    let metrics = instances.nodes[1 - at].get("/metrics").text();
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("onhand_log_strangers_total "));
+    println!("strangers: {counted:?}");
+    assert!(counted.unwrap().parse::<u64>().unwrap() >= 8, "{counted:?}");
+
     for node in &mut instances.nodes {
         node.stop();
     }
+    write(Some(&own));
     instances.nodes[0].verify_clean();
     instances.nodes.iter_mut().for_each(Node::start_again);
     instances.await_shared(&[0, 1]);
-
-    let decisions = instances.nodes[0].topic_on_kafka("stock.decisions");
-    others.kcat_writes(&decisions, &garbage, &place);
-    let place_of = others.kcat_prints(&decisions, "%p %o %s\n");
-    let offset = place_of
-        .iter()
-        .find_map(|line| {
-            line.strip_prefix("3 ")?
-                .strip_suffix(" no pack")
-                .map(str::to_owned)
-        })
-        .unwrap_or_else(|| panic!("it is there: {place_of:?}"));
-    applied(&instances, "second");
-    // Whoever restores the partition meets it.
-    let holder = instances.holders(0).unwrap()[&3].clone();
-    let at = instances
-        .names
-        .iter()
-        .position(|name| *name == holder)
-        .unwrap();
-    instances.nodes[at].kill();
-    instances.await_shared(&[1 - at]);
-    let words = until("the partition's new owner names it", || {
-        let words = instances.nodes[1 - at].words();
-        words.contains("cannot be restored").then_some(words)
+    receive_everywhere(&instances, "fourth");
+    feeds_tell(&instances, 4);
+    let all = levels(&mut instances.nodes[0].http());
+    assert_eq!(all.len(), 40);
+    assert!(all.values().all(|level| level.on_hand == 4), "{all:?}");
+    let history = instances.nodes[1].get("/v1/history?sku=sku-07").json();
+    assert_eq!(
+        history["items"].as_array().map(Vec::len),
+        Some(4),
+        "{history}"
+    );
+    let changes = topic_of(&instances, "stock.changes");
+    let published = until("the views have all", || {
+        let published = others.kcat_prints(&changes, "%k %s\n");
+        (published.len() >= 160).then_some(published)
     });
+    assert_eq!(published.len(), 160);
+    instances.stop_and_verify();
+
+    // A copy has what the instances wrote, and serves it.
+    let data = temp.path().join("copy");
+    let mut copy = command();
+    copy.args(["log", "copy", "-o", "json", "--to", "journal", "--data"]);
+    let output = finish(copy.arg(&data).args(instances.nodes[0].log()), PATIENCE * 4);
+    assert!(output.status.success(), "{}", said(&output));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["source_digest"], summary["target_digest"]);
+    common::node::verify_clean(&data);
+    let copied = Node::start(Setup {
+        dir: Some(data),
+        log: Some(Vec::new()),
+        args: ["--partitions", "8"].map(str::to_owned).into(),
+        ..Setup::default()
+    });
+    let there = levels(&mut copied.http());
+    assert!(
+        there.values().map(|level| level.on_hand).eq([4; 40]),
+        "{there:?}"
+    );
+}
+
+fn topic_of(instances: &Instances, name: &str) -> String {
+    instances.nodes[0].topic_on_kafka(name)
+}
+
+/// `stock.inbox` may drop old records where that is stated. What it dropped before it was taken is told of with
+/// how much it is, and the rest is taken; a topic that keeps its records for another time than stated is
+/// refused with the command that mends it, and read by who only reads.
+#[test]
+fn an_inbox_that_drops_records_before_they_are_taken_says_how_many() {
+    let (Some(others), Some(brokers)) = (Others::find(), Brokers::ours()) else {
+        return;
+    };
+    let args = ["--partitions", "4", "--inbox-retention", "1h"];
+    let mut node = Node::start(Setup {
+        args: args.map(str::to_owned).into(),
+        ..Setup::default()
+    });
+    let inbox = node.topic_on_kafka("stock.inbox");
+    let write = |source: &str, count: u32| {
+        let records: Vec<_> = (0..count)
+            .map(|id| {
+                let fact = fact("receive", source, &id.to_string(), "A", 1);
+                ("k".to_owned(), fact.to_string())
+            })
+            .collect();
+        others.kcat_writes(&inbox, &records, &["-p", "1"]);
+    };
+    let await_units = |node: &Node, units: i64| {
+        until("all is taken", || {
+            let answer = node.get("/v1/stock/A/main");
+            (answer.status() == 200 && answer.json()["on_hand"] == units).then_some(())
+        });
+    };
+    write("first", 3);
+    await_units(&node, 3);
+    let configs = "kafka.admin.ConfigCommand";
+    let described = [
+        "--describe",
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        &inbox,
+    ];
+    let described = brokers.tool(configs, &described);
+    for setting in [
+        "retention.ms=3600000",
+        "message.timestamp.type=LogAppendTime",
+    ] {
+        assert!(described.contains(setting), "{described}");
+    }
+    node.stop();
+    write("second", 10);
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("offsets.json");
+    let deleted = serde_json::json!({
+        "version": 1,
+        "partitions": [{ "topic": inbox, "partition": 1, "offset": 7 }],
+    });
+    std::fs::write(&file, deleted.to_string()).unwrap();
+    let class = "org.apache.kafka.tools.DeleteRecordsCommand";
+    brokers.tool(class, &["--offset-json-file", file.to_str().unwrap()]);
+    node.start_again();
+    await_units(&node, 9);
+    let words = node.words();
     let told = words
         .lines()
-        .find(|line| line.contains("cannot be restored"))
-        .unwrap();
-    println!("{told}");
-    assert!(
-        told.contains("partition 3") && told.contains(&format!("offset {offset}")),
-        "{told}"
-    );
-    let address = instances.addresses()[1 - at];
-    let ready = Http::connect(address).unwrap().get("/readyz").unwrap();
-    assert_eq!(ready.status(), 503, "{}", ready.text());
-    assert!(
-        ready.text().contains("a partition stopped"),
-        "{}",
-        ready.text()
-    );
-    let mut stopped = 0;
-    for number in 0..40 {
-        let body = fact(
-            "receive",
-            "third",
-            &number.to_string(),
-            &format!("sku-{number}"),
-            1,
-        );
-        let answer = Http::connect(address)
-            .unwrap()
-            .post("/v1/commands", &body)
-            .unwrap();
-        assert!(matches!(answer.status(), 200 | 503), "{}", answer.text());
-        stopped += u64::from(answer.status() == 503);
+        .find(|line| line.contains("were deleted before"));
+    let told = told.unwrap_or_else(|| panic!("it is told: {words}"));
+    for part in ["partition=1", "from=3", "to=7", "missed=4", "ERROR"] {
+        assert!(told.contains(part), "{part}: {told}");
     }
-    println!("of 40 SKUs over 8 partitions {stopped} are not served");
-    assert!((1..20).contains(&stopped), "{stopped}");
-    instances.nodes[1 - at].stop();
-    let mut verify = command();
-    verify
-        .args(["verify", "-o", "json"])
-        .args(instances.nodes[0].log());
-    let output = finish(&mut verify, PATIENCE);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    let report = String::from_utf8_lossy(&output.stdout);
-    println!("verify: {report}");
-    assert!(report.contains("cannot be read"), "{report}");
+    let metrics = node.get("/metrics").text();
+    assert!(
+        metrics.contains("onhand_gate_missed_total 4\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("onhand_gate_partitions_stopped 0\n"),
+        "{metrics}"
+    );
+    node.stop_and_verify();
+
+    for (stated, mends) in [
+        ("7d", "retention.ms=604800000"),
+        ("forever", "retention.ms=-1"),
+    ] {
+        let mut serve = command();
+        serve
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--inbox-retention",
+                stated,
+                "--data",
+            ])
+            .arg(node.dir())
+            .args(node.log());
+        let output = finish(&mut serve, PATIENCE);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let words = stderr(&output);
+        assert!(
+            words.contains(&format!("--entity-name {inbox} --add-config {mends}")),
+            "{words}"
+        );
+    }
 }
 
 /// What is too large is refused by whichever instance hears it, as on the journal.

@@ -7,11 +7,12 @@
 //! |---|---|
 //! | `log` | epoch |
 //! | `id` | the log's own number |
+//! | `labels` | names of the topics whose records all bear that number, as only instances write them (`labels`) |
 //! | `standing` | `own`, or `filling`, `copy` or `sealed` with the other log's number and where it lies |
 //! | `clock` | the time that the log showed last when it was closed |
 //! | `topic NAME` | number, partitions, `compacted` or `plain` |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use onhand_log::{
     Counterpart, Standing, TOPICS_MAX, Timestamp, Topic, TopicError, TopicId, TopicSpec,
@@ -23,6 +24,8 @@ pub(crate) struct Catalog {
     pub(crate) epoch: u64,
     /// 0: it has none yet.
     pub(crate) id: u64,
+    /// Topics whose records bear a label, from the first on.
+    pub(crate) labelled: BTreeSet<String>,
     pub(crate) standing: Standing,
     pub(crate) clock: Timestamp,
     topics: BTreeMap<u16, TopicSpec>,
@@ -33,6 +36,7 @@ pub(crate) struct Catalog {
 pub(crate) enum Entry {
     Log(u64),
     Id(u64),
+    Labelled(BTreeSet<String>),
     Standing(Standing),
     Clock(Timestamp),
     Topic(TopicId, TopicSpec),
@@ -57,6 +61,7 @@ impl Entry {
         match self {
             Self::Log(_) => "log".into(),
             Self::Id(_) => "id".into(),
+            Self::Labelled(_) => "labels".into(),
             Self::Standing(_) => "standing".into(),
             Self::Clock(_) => "clock".into(),
             Self::Topic(_, spec) => format!("topic {}", spec.name),
@@ -66,6 +71,11 @@ impl Entry {
     pub(crate) fn value(&self) -> String {
         match self {
             Self::Log(number) | Self::Id(number) => number.to_string(),
+            Self::Labelled(topics) => topics
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(" "),
             Self::Standing(standing) => {
                 let word = STANDINGS.get(usize::from(standing.code()));
                 let word = word.copied().unwrap_or_default();
@@ -91,6 +101,10 @@ impl Entry {
         let entry = match kind {
             "log" => number().map(Self::Log),
             "id" => number().map(Self::Id),
+            "labels" => {
+                let topics = value.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+                (!topics.contains("")).then_some(Self::Labelled(topics))
+            }
             "standing" => standing_of(value).map(Self::Standing),
             "clock" => value.parse().ok().map(Self::Clock),
             "topic" => {
@@ -125,6 +139,7 @@ impl Catalog {
         match entry {
             Entry::Log(epoch) => self.epoch = epoch,
             Entry::Id(id) => self.id = id,
+            Entry::Labelled(topics) => self.labelled = topics,
             Entry::Standing(standing) => self.standing = standing,
             Entry::Clock(time) => self.clock = self.clock.max(time),
             Entry::Topic(id, spec) => {
@@ -187,6 +202,7 @@ mod tests {
         for entry in [
             Entry::Log(u64::MAX),
             Entry::Id(7),
+            Entry::Labelled(["a".to_owned(), "b".to_owned()].into()),
             Entry::Standing(Standing::Own),
             Entry::Standing(Standing::Sealed(Counterpart::new(9, "a place of words"))),
             Entry::Standing(Standing::Filling(Counterpart::new(9, ""))),
@@ -203,6 +219,7 @@ mod tests {
             ("", ""),
             ("log", "x"),
             ("standing", "up"),
+            ("labels", ""),
             ("topic a", "1 2"),
             ("later", "1"),
         ] {

@@ -1,6 +1,6 @@
 //! Reading from the brokers: what is no longer, or not yet, in memory.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use onhand_log::{Fetch, Offset, Timestamp};
@@ -12,6 +12,7 @@ use tracing::debug;
 
 use crate::client::Quiet;
 use crate::error::words;
+use crate::labels::Labels;
 use crate::runs::Runs;
 use crate::settings::KafkaSettings;
 
@@ -46,11 +47,12 @@ pub(crate) struct Pool {
 /// A consumer and where it stands, so that reading on does not start anew.
 struct Reader {
     consumer: BaseConsumer<Quiet>,
+    labels: Arc<Labels>,
     stands: Option<(String, u16, Offset)>,
 }
 
 impl Pool {
-    pub(crate) fn open(settings: &KafkaSettings) -> Result<Self, String> {
+    pub(crate) fn open(settings: &KafkaSettings, labels: &Arc<Labels>) -> Result<Self, String> {
         let consumer = || {
             BaseConsumer::from_config_and_context(&settings.consumer(FETCH_WAIT), Quiet)
                 .map_err(|error| words(&error))
@@ -59,6 +61,7 @@ impl Pool {
         for _ in 0..settings.readers {
             idle.push(Reader {
                 consumer: consumer()?,
+                labels: Arc::clone(labels),
                 stands: None,
             });
         }
@@ -205,7 +208,7 @@ impl Reader {
         if anew {
             self.assign(topic, partition, from)?;
         }
-        let mut runs = Runs::default();
+        let mut runs = Runs::new(&self.labels, topic);
         let mut ended = false;
         let mut last = "nothing was heard from the brokers".to_owned();
         loop {

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use crate::client::Quiet;
 use crate::error::words;
+use crate::labels::Labels;
 use crate::partition::Partition;
 use crate::runs::Runs;
 use crate::settings::KafkaSettings;
@@ -42,6 +43,7 @@ pub(crate) struct Follower {
 /// What the follower needs of the log.
 pub(crate) struct Around {
     pub(crate) settings: KafkaSettings,
+    pub(crate) labels: Arc<Labels>,
     /// Called when something new was read.
     pub(crate) tell: Box<dyn Fn() + Send>,
     pub(crate) born: Instant,
@@ -109,7 +111,7 @@ fn run(
         if !wishes.is_empty() {
             begin(consumer, &mut followed, wishes);
         }
-        if let Err(error) = burst(consumer, &followed, &around.tell) {
+        if let Err(error) = burst(consumer, &followed, around) {
             // The client does not say which partition it speaks of: all begin anew, which costs a
             // question each at their next read.
             warn!(error, "following begins anew");
@@ -169,10 +171,10 @@ struct Run {
 }
 
 impl Run {
-    fn begin(partition: &Arc<Partition>) -> Self {
+    fn begin(partition: &Arc<Partition>, labels: &Arc<Labels>) -> Self {
         Self {
             partition: Arc::clone(partition),
-            records: Runs::default(),
+            records: Runs::new(labels, &partition.topic),
             known: partition.known_behind(),
         }
     }
@@ -190,7 +192,7 @@ impl Run {
 fn burst(
     consumer: &BaseConsumer<Quiet>,
     followed: &Followed,
-    tell: &dyn Fn(),
+    around: &Around,
 ) -> Result<(), String> {
     let mut runs: Vec<Run> = Vec::new();
     let mut patience = POLL;
@@ -213,7 +215,7 @@ fn burst(
                 if let Some(run) = run {
                     run.push(&message);
                 } else {
-                    let mut run = Run::begin(partition);
+                    let mut run = Run::begin(partition, &around.labels);
                     run.push(&message);
                     runs.push(run);
                 }
@@ -251,7 +253,7 @@ fn burst(
         Err(error) => debug!(error = words(&error), "where following stands is not known"),
     }
     if grown {
-        tell();
+        (around.tell)();
     }
     failed.map_or(Ok(()), Err)
 }

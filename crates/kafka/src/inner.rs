@@ -15,6 +15,7 @@ use crate::cluster::Board;
 use crate::cold::{ColdError, Pool};
 use crate::follower::Follower;
 use crate::ids::Ids;
+use crate::labels::Labels;
 use crate::partition::{Look, Partition};
 use crate::positions::Positions;
 use crate::queue::{Limits, Queue};
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) queue: Queue,
     pub(crate) admin: Topics,
     pub(crate) pool: Pool,
+    pub(crate) labels: Arc<Labels>,
     pub(crate) follower: Follower,
     pub(crate) listeners: Arc<Listeners>,
     pub(crate) positions: Positions,

@@ -51,9 +51,13 @@
 //! early (`times`). [`Log::now`] is the wall clock of the instance, and goes on after a clean close from
 //! where it was.
 //!
-//! **What this crate relies on.** Others may read its topics, but must not write them except through
-//! transactions, and must not write `onhand.log` and `onhand.cluster` at all; what is garbage in the
-//! latter is ignored, a forged claim or assignment is believed. Nobody but instances of this log may take
+//! **What strangers write.** Records of topics that only instances write
+//! ([`KafkaSettings::own_topics`], `onhand.positions`) bear a label, and what bears none is left out, told of and
+//! counted (`labels`).
+//!
+//! **What this crate relies on.** Others may read its topics, and write those that are made for it. Nobody
+//! but instances may write `onhand.log` and `onhand.cluster`: garbage in the latter is ignored, in the former it
+//! refuses every start; a forged claim, assignment or label is believed. Nobody but instances of this log may take
 //! transactional ids that begin with `<prefix>onhand.`. Brokers must not create topics on their own
 //! (`auto.create.topics.enable=false`): a topic that somebody deletes could come back with one copy.
 //! Everything read from `onhand.cluster` was acknowledged by `min.insync.replicas` brokers: should it
@@ -62,7 +66,7 @@
 //! Modules in reading order: `settings`, `topics` (creating and checking them), `catalog` and `registry`
 //! (`onhand.log`: the topics' numbers), `cluster` (`onhand.cluster`: who is there and who shall own
 //! what), `ids` (transactional ids), `owner` (claims), `queue`, `writer`, `transaction` and `producer`
-//! (appends), `positions` (consumed positions), `partition`, `follower`, `cold` and `runs` (reads).
+//! (appends), `positions` (consumed positions), `labels` (what is ours), `partition`, `follower`, `cold` and `runs` (reads).
 
 #![warn(missing_docs)]
 
@@ -74,6 +78,7 @@ mod error;
 mod follower;
 mod ids;
 mod inner;
+mod labels;
 mod open;
 mod owner;
 mod partition;
@@ -296,6 +301,7 @@ impl Log for KafkaLog {
             syncs: self.inner.commits.load(Ordering::Relaxed),
             pending,
             clock_step_ms: self.inner.clock.step_ms(),
+            strangers: self.inner.labels.strangers(),
             ..Stats::default()
         }
     }

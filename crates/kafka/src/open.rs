@@ -23,11 +23,12 @@ use crate::error::OpenError;
 use crate::follower::{Around, Follower};
 use crate::ids::{self, Ids};
 use crate::inner::{Inner, Listeners};
+use crate::labels::{self, Labels};
 use crate::positions::{self, Positions};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::settings::KafkaSettings;
-use crate::topics::{Existing, Topics, Wanted};
+use crate::topics::{Existing, Keep, Topics, Wanted};
 use crate::watch;
 use crate::writer::Writer;
 
@@ -40,13 +41,13 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
     registry.refresh().map_err(OpenError::Cluster)?;
     // Before anything is taken from a process that runs.
-    begin(registry.catalog(), &settings.opening).map_err(|why| standing_error(&settings, why))?;
+    begin(registry.catalog(), &settings).map_err(|why| standing_error(&settings, why))?;
     // What is only read, or filled, need not have what a served log needs.
     let filling = settings.opening != Opening::Serve;
     check_topics(&admin, &settings, &registry, filling)?;
     let mut refused = None;
     let written = registry.write::<String>(|catalog| {
-        begin(catalog, &settings.opening).map_err(|why| {
+        begin(catalog, &settings).map_err(|why| {
             let text = why.to_string();
             refused = Some(why);
             text
@@ -65,12 +66,15 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     let (epoch, clock, topics) = (catalog.epoch, catalog.clock, catalog.topics());
     let (log_id, standing) = (catalog.id, catalog.standing.clone());
 
+    let labels = Labels::new(&settings, log_id, &catalog.labelled);
+    let labels = Arc::new(labels);
     let born = Instant::now();
     let listeners = Arc::new(Listeners::default());
     let total = Arc::new(AtomicUsize::new(0));
     let told = Arc::clone(&listeners);
     let follower = Follower::start(Around {
         settings: settings.clone(),
+        labels: Arc::clone(&labels),
         tell: Box::new(move || {
             told.tell(Progress::Appended);
             told.tell(Progress::Durable);
@@ -80,10 +84,11 @@ pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     })
     .map_err(OpenError::Cluster)?;
     let inner = Arc::new(Inner {
-        pool: Pool::open(&settings).map_err(OpenError::Cluster)?,
-        positions: Positions::open(&settings).map_err(OpenError::Cluster)?,
+        pool: Pool::open(&settings, &labels).map_err(OpenError::Cluster)?,
+        positions: Positions::open(&settings, &labels).map_err(OpenError::Cluster)?,
         board,
         ids,
+        labels,
         log_id,
         standing: Mutex::new(standing),
         epoch,
@@ -149,7 +154,8 @@ fn standing_error(settings: &KafkaSettings, why: StandingError) -> OpenError {
 }
 
 /// What is written so that the log is there, as it is to be for what it is opened for.
-fn begin(catalog: &Catalog, opening: &Opening) -> Result<Vec<Entry>, StandingError> {
+fn begin(catalog: &Catalog, settings: &KafkaSettings) -> Result<Vec<Entry>, StandingError> {
+    let opening = &settings.opening;
     let standing = catalog.standing.open(opening, catalog.is_unused())?;
     let mut entries = Vec::new();
     let epoch = match opening {
@@ -163,6 +169,10 @@ fn begin(catalog: &Catalog, opening: &Opening) -> Result<Vec<Entry>, StandingErr
     }
     if catalog.id == 0 {
         entries.push(Entry::Id(random()));
+    }
+    // Records of a log that was begun without bear none.
+    if catalog.labelled.is_empty() && catalog.is_unused() {
+        entries.push(Entry::Labelled(labels::topics(settings)));
     }
     if standing != catalog.standing {
         entries.push(Entry::Standing(standing));
@@ -303,6 +313,7 @@ fn open_internal(
     let wanted = Wanted {
         spec,
         append_time: false,
+        keep: Keep::Forever,
         filling: false,
         brief: *spec == cluster(),
     };
@@ -366,6 +377,11 @@ fn wanted<'a>(settings: &KafkaSettings, spec: &'a TopicSpec, filling: bool) -> W
     Wanted {
         spec,
         append_time: settings.append_time_topics.contains(&spec.name),
+        keep: match settings.retention.get(&spec.name) {
+            None => Keep::Forever,
+            Some(_) if settings.opening != Opening::Serve => Keep::AsIs,
+            Some(time) => Keep::Stated(*time),
+        },
         filling,
         brief: false,
     }

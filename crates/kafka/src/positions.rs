@@ -11,8 +11,8 @@
 //! below that is decided: no longer than a transaction may last.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use onhand_log::{Offset, TopicPartition, TopicSpec};
@@ -26,6 +26,8 @@ use tracing::debug;
 use crate::client::Quiet;
 use crate::cold;
 use crate::error::words;
+use crate::labels::Labels;
+use crate::runs;
 use crate::settings::KafkaSettings;
 
 /// The topic's name, without the prefix.
@@ -120,6 +122,7 @@ pub(crate) struct Positions {
 
 struct Reader {
     topic: String,
+    labels: Arc<Labels>,
     timeout: Duration,
     /// Sees what is committed.
     consumer: BaseConsumer<Quiet>,
@@ -133,7 +136,7 @@ struct Reader {
 
 impl Positions {
     /// The topic must exist.
-    pub(crate) fn open(settings: &KafkaSettings) -> Result<Self, String> {
+    pub(crate) fn open(settings: &KafkaSettings, labels: &Arc<Labels>) -> Result<Self, String> {
         let config = settings.consumer(FETCH_WAIT);
         let consumer = |config: &rdkafka::ClientConfig| {
             BaseConsumer::from_config_and_context(config, Quiet).map_err(|error| words(&error))
@@ -142,6 +145,7 @@ impl Positions {
         uncommitted.set("isolation.level", "read_uncommitted");
         let reader = Reader {
             topic: settings.topic(TOPIC),
+            labels: Arc::clone(labels),
             timeout: settings.request_timeout,
             consumer: consumer(&config)?,
             tail: consumer(&uncommitted)?,
@@ -226,8 +230,10 @@ impl Reader {
                     let text = |bytes: Option<&[u8]>| {
                         String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
                     };
-                    let position = parse(&text(message.key()), &text(message.payload()))?;
-                    self.table.fold(position);
+                    if runs::is_ours(&self.labels, &message) {
+                        let position = parse(&text(message.key()), &text(message.payload()))?;
+                        self.table.fold(position);
+                    }
                     self.next = message.offset() + 1;
                 }
                 // Assigned anew after `end` was decided, so this is an end at or behind it.

@@ -17,6 +17,7 @@ use tracing::debug;
 
 use crate::client;
 use crate::error::{is_fence, words};
+use crate::labels;
 use crate::settings::KafkaSettings;
 use crate::times;
 
@@ -245,12 +246,13 @@ impl TransactionalProducer {
             .inspect_err(|_| self.context().lock().outstanding -= 1)
     }
 
-    /// Queues all records of a batch, of the part that was begun last.
+    /// Queues all records of a batch with this label, of the part that was begun last.
     pub(crate) fn send_batch(
         &self,
         topic: &str,
         partition: u16,
         batch: &RecordBatch,
+        label: Option<&str>,
     ) -> Result<(), Failed> {
         let first = self.expect(batch.count())?;
         for (queued, record) in batch.records().enumerate() {
@@ -259,6 +261,7 @@ impl TransactionalProducer {
                 key: record.key,
                 value: record.value,
                 headers: &record.headers,
+                label,
             };
             if let Err(failed) = self.put(topic, partition, &outgoing, first + queued) {
                 self.context().lock().outstanding -= batch.count() - queued;
@@ -301,14 +304,20 @@ impl TransactionalProducer {
             .timestamp(times::stored(record.timestamp));
         message.key = record.key;
         message.payload = record.value;
-        if !record.headers.is_empty() {
-            let empty = OwnedHeaders::new_with_capacity(record.headers.len());
-            message.headers = Some(record.headers.iter().fold(empty, |headers, header| {
-                headers.insert(rdkafka::message::Header {
+        let label = record.label.map(|label| Header {
+            key: labels::KEY,
+            value: Some(label.as_bytes()),
+        });
+        let count = record.headers.len() + usize::from(label.is_some());
+        if count > 0 {
+            let mut headers = OwnedHeaders::new_with_capacity(count);
+            for header in record.headers.iter().chain(&label) {
+                headers = headers.insert(rdkafka::message::Header {
                     key: header.key,
                     value: header.value,
-                })
-            }));
+                });
+            }
+            message.headers = Some(headers);
         }
         let mut until = None;
         loop {
@@ -444,4 +453,6 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) headers: &'a [Header<'a>],
+    /// Stands behind the headers.
+    pub(crate) label: Option<&'a str>,
 }

@@ -181,6 +181,7 @@ fn commit(
                     key: Some(key.as_bytes()),
                     value: Some(value.as_bytes()),
                     headers: &[],
+                    label: None,
                 },
             )?;
         }

@@ -6,18 +6,22 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use std::sync::Arc;
+
 use onhand_log::{BatchBuilder, Header, Offset, RecordBatch};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tracing::warn;
 
+use crate::labels::Labels;
 use crate::times;
 
 /// A batch is closed here, so that a cache gives up memory in small pieces.
 const RUN_BYTES_MAX: usize = 1 << 20;
 
 /// Gathers records of one partition.
-#[derive(Debug, Default)]
 pub(crate) struct Runs {
+    /// Of a topic that only instances of this log write.
+    labels: Option<Arc<Labels>>,
     done: Vec<RecordBatch>,
     open: BatchBuilder,
     base: Offset,
@@ -26,13 +30,34 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
+    pub(crate) fn new(labels: &Arc<Labels>, topic: &str) -> Self {
+        Self {
+            labels: labels.of(topic).map(|_| Arc::clone(labels)),
+            done: Vec::new(),
+            open: BatchBuilder::new(),
+            base: 0,
+            next: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Takes the next record, or passes over it where it is not ours.
     pub(crate) fn push(&mut self, message: &BorrowedMessage<'_>) {
         let offset = message.offset();
+        let mut headers = headers_of(message);
+        if let Some(labels) = &self.labels
+            && !take_off(labels, message, &mut headers)
+        {
+            self.close();
+            // As much was read, though nothing of it is kept.
+            self.bytes += message.payload_len() + 1;
+            self.next = offset + 1;
+            return;
+        }
         if offset != self.next || self.open.is_empty() || self.open.len() >= RUN_BYTES_MAX {
             self.close();
             self.base = offset;
         }
-        let headers = headers_of(message);
         // Kafka's "no time" is -1, as is what is stored for 0.
         let time = times::given(message.timestamp().to_millis().unwrap_or(-1));
         let before = self.open.len();
@@ -48,12 +73,12 @@ impl Runs {
         }
     }
 
-    /// Bytes gathered.
+    /// Bytes read.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The offset after the last record.
+    /// The offset after the last record read.
     pub(crate) fn next(&self) -> Offset {
         self.next
     }
@@ -62,6 +87,20 @@ impl Runs {
         self.close();
         self.done
     }
+}
+
+/// Whether it was written by an instance of this log, as far as that can be said of its topic. A
+/// stranger's is told of.
+pub(crate) fn is_ours(labels: &Labels, message: &BorrowedMessage<'_>) -> bool {
+    labels.of(message.topic()).is_none() || take_off(labels, message, &mut headers_of(message))
+}
+
+fn take_off(labels: &Labels, message: &BorrowedMessage<'_>, headers: &mut Vec<Header<'_>>) -> bool {
+    let taken = labels.take_off(headers);
+    if let Err(why) = &taken {
+        labels.met(message.topic(), message.partition(), message.offset(), why);
+    }
+    taken.is_ok()
 }
 
 /// The headers that have a form here. Others may write any bytes as a header's key, and the client

@@ -1,6 +1,6 @@
 //! How an instance uses its cluster: every setting with its default and the reason for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use onhand_log::Opening;
@@ -32,6 +32,17 @@ pub struct KafkaSettings {
     /// Names, without the prefix, of topics whose records get the broker's time instead of their
     /// own (`message.timestamp.type=LogAppendTime`). None by default.
     pub append_time_topics: BTreeSet<String>,
+    /// Names, without the prefix, of topics whose records the brokers may drop, and after how long
+    /// (`retention.ms`); `None`: never. Of all others they may drop none. Whoever drops by age goes by
+    /// the time of a record, which its sender sets as it likes: so records of such a topic get the
+    /// broker's time, where they may be dropped at all. Judged only when the log is served. Empty by
+    /// default.
+    pub retention: BTreeMap<String, Option<Duration>>,
+    /// Names, without the prefix, of topics that only instances of this log write. Their records bear a
+    /// label, and what bears none is left out by all who read the log: told of, counted
+    /// ([`Stats::strangers`](onhand_log::Stats::strangers)), and otherwise as if it was not there. None by
+    /// default. Written down when a log is begun, and read from there ever after.
+    pub own_topics: BTreeSet<String>,
     /// After this the cluster aborts a transaction whose instance went away
     /// (`transaction.timeout.ms`). Default 10 s: far above what a commit takes. What a dead instance
     /// left open is ended by its heirs long before; this is for when nobody is left, because an open
@@ -143,6 +154,8 @@ impl KafkaSettings {
             insync_min: 2,
             allow_unsafe_topics: false,
             append_time_topics: BTreeSet::new(),
+            own_topics: BTreeSet::new(),
+            retention: BTreeMap::new(),
             transaction_timeout: Duration::from_secs(10),
             transactional_ids: 4,
             heartbeat: Duration::from_millis(300),

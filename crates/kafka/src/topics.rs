@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use onhand_log::TopicSpec;
+use onhand_log::{COMPACTION_LAG, TopicSpec};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
     TopicReplication,
@@ -16,11 +16,12 @@ use crate::error::{OpenError, words};
 use crate::positions;
 use crate::settings::KafkaSettings;
 
-/// Records younger than this are not compacted: 7 days. A changelog is written in rounds of several
+/// Records younger than [`COMPACTION_LAG`] are not compacted. A changelog is written in rounds of several
 /// appends, and until a round is whole its state is restored from the round before it: whose records the
-/// newer ones of the same keys would take away. So an instance that died in the middle of a round must
-/// be started again within this time.
-const COMPACTION_LAG_MS: i64 = 7 * 24 * 3_600_000;
+/// newer ones of the same keys would take away.
+fn compaction_lag_ms() -> i64 {
+    i64::try_from(COMPACTION_LAG.as_millis()).unwrap_or(i64::MAX)
+}
 /// The same for positions, of which the newest is enough. Not at once, because whether a commit in doubt
 /// is there may be read from one of its positions.
 const POSITIONS_LAG_MS: i64 = 60_000;
@@ -44,11 +45,22 @@ pub(crate) struct Existing {
     pub(crate) configs: BTreeMap<String, String>,
 }
 
+/// How long the brokers keep records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Keep {
+    Forever,
+    /// Whoever serves the log says so.
+    Stated(Option<Duration>),
+    /// As whoever serves the log said: this one only reads or fills it.
+    AsIs,
+}
+
 /// What a topic shall be like.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) spec: &'a TopicSpec,
     pub(crate) append_time: bool,
+    pub(crate) keep: Keep,
     /// It is being filled with a copy: its records keep their own times, and none is compacted away
     /// before what was copied is compared. Both are set when the copy is complete.
     pub(crate) filling: bool,
@@ -257,7 +269,11 @@ impl Topics {
     }
 
     fn desired(&self, wanted: &Wanted<'_>) -> Vec<(&'static str, String)> {
-        let time = if wanted.append_time && !wanted.filling {
+        let kept = match wanted.keep {
+            Keep::Stated(time) => time,
+            Keep::Forever | Keep::AsIs => None,
+        };
+        let time = if (wanted.append_time || kept.is_some()) && !wanted.filling {
             "LogAppendTime"
         } else {
             "CreateTime"
@@ -277,7 +293,10 @@ impl Topics {
             ("message.timestamp.type", time.into()),
             ("message.timestamp.after.max.ms", ANY_TIME.into()),
             ("message.timestamp.before.max.ms", ANY_TIME.into()),
-            ("retention.ms", FOREVER.into()),
+            (
+                "retention.ms",
+                kept.map_or_else(|| FOREVER.into(), |time| time.as_millis().to_string()),
+            ),
             ("retention.bytes", FOREVER.into()),
             ("unclean.leader.election.enable", "false".into()),
         ];
@@ -287,7 +306,7 @@ impl Topics {
             } else if wanted.brief {
                 0
             } else {
-                COMPACTION_LAG_MS
+                compaction_lag_ms()
             };
             settings.push(("min.compaction.lag.ms", lag.to_string()));
         }
@@ -339,7 +358,10 @@ impl Topics {
             ));
         };
         for (key, value) in self.desired(wanted) {
-            if wanted.filling && matches!(key, "cleanup.policy" | "message.timestamp.type") {
+            if wanted.filling && matches!(key, "cleanup.policy" | "message.timestamp.type")
+                || wanted.keep == Keep::AsIs
+                    && matches!(key, "retention.ms" | "message.timestamp.type")
+            {
                 continue;
             }
             let Some(has) = existing.configs.get(key) else {
@@ -357,6 +379,9 @@ impl Topics {
                 "max.message.bytes" => "refuses the largest appends",
                 "min.compaction.lag.ms" => {
                     "drops older values before the round that replaces them is whole"
+                }
+                "retention.ms" if matches!(wanted.keep, Keep::Stated(_)) => {
+                    "keeps records for another time than is stated, here in milliseconds, -1 without end"
                 }
                 "retention.ms" | "retention.bytes" => "drops old records",
                 "unclean.leader.election.enable" => "may elect a leader that lacks records",

@@ -140,7 +140,9 @@ impl Transaction {
             }
             for (at, batch) in &one.queued.batches {
                 let topic = topic_name(inner, *at)?;
-                self.producer.send_batch(&topic, at.partition, batch)?;
+                let label = inner.labels.of(&topic);
+                self.producer
+                    .send_batch(&topic, at.partition, batch, label)?;
                 self.sent.records += batch.count();
             }
             for consumed in &one.queued.consumed {
@@ -163,6 +165,7 @@ impl Transaction {
                 key: Some(key.as_bytes()),
                 value: Some(value.as_bytes()),
                 headers: &[],
+                label: inner.labels.of(&to),
             };
             self.producer.send(&to, 0, &outgoing)?;
         }

@@ -14,11 +14,11 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use common::others::{Other, incarnation};
-use common::{Brokers, eventually, prefix};
+use common::{Brokers, eventually, place, prefix};
 use onhand_flows::{CommandPack, Node, NodeConfig, Stock, key_of, start};
 use onhand_kafka::KafkaLog;
 use onhand_ledger::{Amount, Body, Command, Fact, StateName};
-use onhand_log::testing::{append, append_and_wait, batch_of, read_all, topic};
+use onhand_log::testing::{append, append_and_wait, batch_of, read_all};
 use onhand_log::{
     AppendError, Consumed, Ending, Log, Offset, Progress, TopicPartition, View, partition_of,
 };
@@ -33,14 +33,6 @@ fn patient(prefix: &str, instance: &str) -> KafkaLog {
     settings.linger = PATIENCE;
     settings.transaction_age = PATIENCE;
     KafkaLog::open(settings).unwrap()
-}
-
-fn place(log: &KafkaLog, name: &str) -> TopicPartition {
-    let topic = topic(log, name, 1);
-    TopicPartition {
-        topic,
-        partition: 0,
-    }
 }
 
 /// Ends every id that the newest run of this instance has or takes next.

@@ -12,29 +12,20 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{LazyLock, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use common::member::{PARTITIONS, Running, TOPIC, join};
 use common::others::{Other, cluster_records, incarnation, say};
-use common::{Brokers, eventually, prefix};
+use common::{Brokers, alone, eventually, place, prefix, whole};
 use onhand_kafka::{KafkaLog, KafkaSettings, OpenError};
 use onhand_log::cluster::Ended;
 use onhand_log::testing::{append, append_and_wait, batch_of, read_all, topic};
 use onhand_log::{AppendError, Ending, Log, TopicPartition, View};
 
 static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(3));
-/// Held for writing by the test that stops brokers, for reading by the others.
-static WHOLE: RwLock<()> = RwLock::new(());
-
-fn whole() -> RwLockReadGuard<'static, ()> {
-    WHOLE
-        .read()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
 /// A member that is judged by nobody, however busy the machine is.
 fn patient(prefix: &str, name: &str) -> KafkaSettings {
     let mut settings = BROKERS.settings(prefix, name);
@@ -329,11 +320,8 @@ fn of_two_claimers_at_once_the_later_has_the_name() {
     let _whole = whole();
     let prefix = prefix();
     let (a, b) = (BROKERS.open(&prefix, "a"), BROKERS.open(&prefix, "b"));
-    let at = TopicPartition {
-        topic: topic(&a, TOPIC, 1),
-        partition: 0,
-    };
-    assert_eq!(topic(&b, TOPIC, 1), at.topic);
+    let at = place(&a, TOPIC);
+    assert_eq!(place(&b, TOPIC), at);
     for round in 0..5 {
         let name = format!("o/{round}");
         let (of_a, of_b) = std::thread::scope(|scope| {
@@ -520,11 +508,8 @@ fn a_name_that_was_given_up_is_claimed_without_fencing_anybody() {
     let _whole = whole();
     let prefix = prefix();
     let (a, b) = (BROKERS.open(&prefix, "a"), BROKERS.open(&prefix, "b"));
-    let at = TopicPartition {
-        topic: topic(&a, TOPIC, 1),
-        partition: 0,
-    };
-    assert_eq!(topic(&b, TOPIC, 1), at.topic);
+    let at = place(&a, TOPIC);
+    assert_eq!(place(&b, TOPIC), at);
     let (mine, kept) = (a.claim("o").unwrap(), a.claim("kept").unwrap());
     let write = |log: &KafkaLog, token| append_and_wait(log, token, vec![(at, batch_of(1, b"x"))]);
     assert_eq!(write(&a, &mine), Ending::Durable);
@@ -604,9 +589,7 @@ fn while_no_broker_answers_nothing_moves() {
     if !BROKERS.are_ours() {
         return;
     }
-    let _alone = WHOLE
-        .write()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     let prefix = prefix();
     let a = Running::start(BROKERS.settings(&prefix, "a"));
     let b = Running::start(BROKERS.settings(&prefix, "b"));

@@ -12,13 +12,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use common::others::{Other, incarnation};
-use common::{Brokers, Fresh, eventually, prefix};
+use common::others::{Other, incarnation, say};
+use common::{Brokers, Fresh, eventually, place, prefix};
 use onhand_kafka::{Join, KafkaLog, KafkaSettings, OpenError};
-use onhand_log::testing::{append, append_and_wait, batch, batch_of, contract, read_all, topic};
+use onhand_log::testing::{append, append_and_wait, batch, batch_of, contract, read_all};
 use onhand_log::{
-    Append, AppendError, Consumed, Counterpart, Ending, Log, Offset, Opening, Purpose, ReadError,
-    Standing, TopicPartition, View,
+    Append, AppendError, BatchBuilder, Consumed, Counterpart, Ending, Header, Log, Offset, Opening,
+    Purpose, ReadError, RecordBatch, Standing, TopicPartition, View,
 };
 
 static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(1));
@@ -26,14 +26,6 @@ static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(1));
 #[test]
 fn the_contract_holds_on_one_broker() {
     contract(&Fresh::on(&BROKERS));
-}
-
-fn place(log: &KafkaLog, name: &str) -> TopicPartition {
-    let topic = topic(log, name, 1);
-    TopicPartition {
-        topic,
-        partition: 0,
-    }
 }
 
 fn values(log: &KafkaLog, at: TopicPartition) -> Vec<String> {
@@ -668,4 +660,93 @@ fn a_topic_that_somebody_changed_is_named_with_the_command_that_mends_it() {
     alter("cleanup.policy=delete");
     alter("retention.ms=-1");
     BROKERS.open(&prefix, "a");
+}
+
+/// Whatever a stranger writes into a topic that only instances write is left out by all readers, those that
+/// have the rest in memory and those that ask the brokers; what instances wrote is there, headers and all.
+#[test]
+fn what_strangers_write_into_own_topics_is_left_out() {
+    let prefix = prefix();
+    let open = |instance: &str| {
+        let mut settings = BROKERS.settings(&prefix, instance);
+        settings.own_topics = ["own".to_owned()].into();
+        KafkaLog::open(settings).unwrap()
+    };
+    let a = open("a");
+    let (own, anyones) = (place(&a, "own"), place(&a, "anyones"));
+    let stranger = |topic: &str, value: &[u8]| {
+        say(&BROKERS.bootstrap, &format!("{prefix}{topic}"), b"k", value);
+    };
+    let token = a.claim("o").unwrap();
+    let write = |value: &[u8]| {
+        let mut batch = BatchBuilder::new();
+        let sent = Header {
+            key: "onhand",
+            value: Some(b"sent"),
+        };
+        batch.push(1, None, Some(value), &[sent]);
+        let batch = batch.finish().unwrap();
+        let batches = vec![(own, batch.clone()), (anyones, batch)];
+        assert_eq!(append_and_wait(&a, &token, batches), Ending::Durable);
+    };
+    stranger("own", b"first of all");
+    write(b"1");
+    // Followed from here on.
+    assert_eq!(values(&a, own), ["1"]);
+    stranger("own", b"between");
+    stranger("own", b"");
+    write(b"2");
+    let other = Other::take(&BROKERS.bootstrap, "a stranger's");
+    other.begin(
+        &format!("{prefix}own"),
+        0,
+        &[b"in a transaction", b"of two"],
+    );
+    other.commit().unwrap();
+    stranger("own", b"last of all");
+    stranger("onhand.positions", b"garbage");
+    stranger("anyones", b"welcome");
+    eventually("all is seen", || values(&a, anyones).len() == 3);
+    assert_eq!(values(&a, own), ["1", "2"]);
+    eventually("all is told of", || a.stats().strangers == 6);
+
+    // Nothing in memory; and positions are read.
+    let b = open("b");
+    let of_b = (place(&b, "own"), place(&b, "anyones"));
+    assert_eq!(of_b, (own, anyones));
+    assert_eq!(values(&b, own), ["1", "2"]);
+    assert_eq!(values(&b, anyones), ["1", "2", "welcome"]);
+    for at in [own, anyones] {
+        let fetch = b.read(at, 0, 1 << 20, View::Durable).unwrap();
+        let mine = fetch.batches.iter().flat_map(RecordBatch::records);
+        for record in mine.filter(|record| record.value != Some(b"welcome")) {
+            let headers: Vec<_> = record.headers.iter().map(|h| (h.key, h.value)).collect();
+            assert_eq!(headers, [("onhand", Some(&b"sent"[..]))]);
+        }
+    }
+    let mark = b.claim("o").unwrap();
+    let end = b.bounds(own, View::Latest).unwrap().end;
+    assert!(end > 7, "what is left out has its offset: {end}");
+    assert_eq!(b.read(own, end - 1, 1, View::Latest).unwrap().next, end);
+    assert_eq!(
+        append_and_wait(&b, &mark, vec![(own, batch_of(1, b"3"))]),
+        Ending::Durable
+    );
+    assert_eq!(values(&b, own), ["1", "2", "3"]);
+    eventually("the garbage among the positions too", || {
+        b.stats().strangers == 7
+    });
+    b.close().unwrap();
+
+    // A log that was begun without keeps to that, whoever opens it.
+    let plain = common::prefix();
+    let topic_of = |log: &KafkaLog| place(log, "own");
+    let before = BROKERS.open(&plain, "a");
+    let at = topic_of(&before);
+    say(&BROKERS.bootstrap, &format!("{plain}own"), b"k", b"welcome");
+    before.close().unwrap();
+    let mut settings = BROKERS.settings(&plain, "a");
+    settings.own_topics = ["own".to_owned()].into();
+    let after = KafkaLog::open(settings).unwrap();
+    assert_eq!(values(&after, at), ["welcome"]);
 }

@@ -10,10 +10,10 @@ mod common;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, RwLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Brokers, Fresh, eventually, prefix};
+use common::{Brokers, Fresh, alone, eventually, prefix, whole};
 use onhand_kafka::{KafkaLog, OpenError};
 use onhand_log::testing::{append_and_wait, batch_of, contract, read_all, topic};
 use onhand_log::{
@@ -23,14 +23,9 @@ use onhand_log::{
 
 static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(3));
 
-/// Held for writing by the test that kills brokers, for reading by the others.
-static WHOLE: RwLock<()> = RwLock::new(());
-
 #[test]
 fn the_contract_holds_on_three_brokers() {
-    let _whole = WHOLE
-        .read()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _whole = whole();
     contract(&Fresh::on(&BROKERS));
 }
 
@@ -39,9 +34,7 @@ fn a_topic_with_one_copy_is_named_and_refused() {
     if !BROKERS.are_ours() {
         return;
     }
-    let _whole = WHOLE
-        .read()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _whole = whole();
     let prefix = prefix();
     let name = format!("{prefix}t");
     let class = "org.apache.kafka.tools.TopicCommand";
@@ -174,9 +167,7 @@ fn brokers_killed_and_restarted_under_load_lose_and_repeat_nothing() {
     if !BROKERS.are_ours() {
         return;
     }
-    let _alone = WHOLE
-        .write()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     let prefix = prefix();
     let log = BROKERS.open(&prefix, "a");
     let numbered = topic(&log, "t", 2);
@@ -239,9 +230,7 @@ fn without_any_broker_calls_end_in_time_and_all_goes_on_when_they_return() {
     if !BROKERS.are_ours() {
         return;
     }
-    let _alone = WHOLE
-        .write()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     let prefix = prefix();
     let mut settings = BROKERS.settings(&prefix, "a");
     settings.append_timeout = Duration::from_secs(4);

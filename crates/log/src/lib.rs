@@ -30,6 +30,7 @@ pub mod testing;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -63,9 +64,13 @@ pub struct TopicSpec {
     pub name: String,
     /// 1 to 1,024.
     pub partitions: u16,
-    /// Whether the newest record of each key is enough (`cleanup.policy=compact`).
+    /// Whether the newest record of each key is enough (`cleanup.policy=compact`). An engine may then drop
+    /// what a newer record of the same key stands behind, once that one is older than [`COMPACTION_LAG`].
     pub compacted: bool,
 }
+
+/// For so long a record takes no older one of its key away: 7 days, by its own time.
+pub const COMPACTION_LAG: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// A topic as the log holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -214,6 +219,9 @@ pub struct Stats {
     /// How many milliseconds the wall clock is ahead of [`Log::now`] while that is above a minute,
     /// else 0. Somebody set the clock: the log follows slowly, and an operator should look.
     pub clock_step_ms: i64,
+    /// Records met in the log's own topics that this log did not write, and that are left out for it.
+    /// Each counts once while it is among the first 10,000. Always 0 where nobody else can write.
+    pub strangers: u64,
 }
 
 /// An ordered, partitioned, durable log with atomic appends.

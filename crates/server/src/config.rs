@@ -143,6 +143,9 @@ pub struct KafkaConfig {
     /// More settings of the client, as librdkafka names them (`security.protocol`, `sasl.username` ...).
     /// Those that the promises rest on are refused.
     pub client: Vec<(String, String)>,
+    /// How long the brokers keep records of `stock.inbox`. `None`, the default: without end. What they drop
+    /// before the gate has taken it is lost, and the gate says so.
+    pub inbox_retention: Option<Duration>,
 }
 
 impl KafkaConfig {
@@ -156,6 +159,7 @@ impl KafkaConfig {
             insync_min: 2,
             allow_unsafe_topics: false,
             client: Vec::new(),
+            inbox_retention: None,
         }
     }
 }

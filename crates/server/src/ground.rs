@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use onhand_flows::topics;
 use onhand_kafka::{Join, KafkaLog, KafkaSettings};
 use onhand_log::cluster::{Alone, Cluster};
 use onhand_log::journal::{Journal, JournalConfig, JournalReader, OpenError};
@@ -33,6 +34,10 @@ pub trait Ground: Send + Sync + fmt::Debug {
 
 /// The names whose parts go with the partitions: who has a partition owns each of these of it.
 const SPREAD: [&str; 3] = [onhand_flows::STOCK, onhand_flows::GATE, onhand_flows::VIEWS];
+
+/// Topics of which others may write nothing. To `stock.commands` they may: what they write there is decided
+/// or becomes a dead letter. The JSON views nobody of us reads.
+const OWN: [&str; 3] = [topics::DECISIONS, topics::STATE, topics::DEAD_LETTERS];
 
 /// The name of an instance that has a journal of its own.
 const ALONE: &str = "onhand";
@@ -185,7 +190,9 @@ fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
         allow_unsafe_topics: kafka.allow_unsafe_topics,
         client: kafka.client.clone(),
         // Log time is the brokers': instances have clocks of their own.
-        append_time_topics: [onhand_flows::topics::COMMANDS.to_owned()].into(),
+        append_time_topics: [topics::COMMANDS.to_owned()].into(),
+        retention: [(topics::INBOX.to_owned(), kafka.inbox_retention)].into(),
+        own_topics: OWN.map(str::to_owned).into(),
         ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
     }
 }

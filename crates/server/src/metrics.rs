@@ -188,6 +188,11 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
             log.syncs,
         ),
         (
+            "log_strangers",
+            "Records in the log's own topics that it did not write, and that are left out",
+            log.strangers,
+        ),
+        (
             "worker_rounds",
             "Rounds of the owners' threads",
             worker.rounds,
@@ -322,6 +327,11 @@ fn render_residents(registry: &mut Registry, app: &App) {
                 "retries",
                 "Times that something failed and was tried again",
                 of.retries,
+            ),
+            (
+                "missed",
+                "Offsets that were deleted before they were read; not each holds a record",
+                of.missed,
             ),
         ] {
             registry.register(name, help, ConstCounter::new(value));

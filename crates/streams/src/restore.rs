@@ -1,8 +1,11 @@
 //! How a task gets its state back: snapshot file or changelog, then the redo records behind it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use onhand_log::{AppendError, Log, Offset, ReadError, RecordBatch, TopicPartition, View};
+use onhand_log::{
+    AppendError, COMPACTION_LAG, Log, Offset, ReadError, RecordBatch, TopicPartition, View,
+};
 use thiserror::Error;
 
 use crate::processor::Processor;
@@ -16,6 +19,10 @@ pub const REDO_MARK: &[u8] = b"";
 
 /// How much is read at once.
 const READ_BYTES: usize = 4 << 20;
+
+/// A round that was begun longer ago and is not whole may have cost the rounds before it their records: the
+/// log compacts by times that instances gave, whose clocks may differ by a day.
+const UNFINISHED_MAX: Duration = COMPACTION_LAG.saturating_sub(Duration::from_secs(24 * 3_600));
 
 /// What a restore did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -98,7 +105,7 @@ pub(crate) fn restore<P: Processor>(
             done => return done,
         }
     }
-    from_changelog(log, spec, make(), bounds.start)
+    from_changelog(log, spec, make, bounds.start)
 }
 
 fn from_snapshot<P: Processor>(
@@ -130,9 +137,10 @@ fn from_snapshot<P: Processor>(
 fn from_changelog<P: Processor>(
     log: &dyn Log,
     spec: &TaskSpec,
-    mut processor: P,
+    make: &dyn Fn() -> P,
     start: Offset,
 ) -> Result<(P, Restored), RestoreError> {
+    let mut processor = make();
     let mut restored = Restored::default();
     let mut redo_from = start;
     // Batches are no rounds: an engine may give the end of one and the beginning of the next together.
@@ -160,6 +168,14 @@ fn from_changelog<P: Processor>(
     .map_err(|error| error.into_restore(spec))?;
     // What has no mark behind it is the beginning of a round that did not come to its end. All
     // that it holds was changed by decisions behind the last mark, which are applied now.
+    if taken > Offset::MIN && was_begun_long_ago(log, &round, taken) {
+        tracing::warn!(
+            owner = spec.owner(),
+            "the last round of its changelog was begun long ago and never finished: the state is built \
+             from the first decision on, which takes longer"
+        );
+        (processor, restored, redo_from) = (make(), Restored::default(), start);
+    }
     apply_redo(
         log,
         spec,
@@ -169,6 +185,16 @@ fn from_changelog<P: Processor>(
         &mut restored,
     )?;
     Ok((processor, restored))
+}
+
+/// Whether what lies from `taken` on, of a round without an end, is so old that compaction may have taken
+/// records of earlier rounds away for it.
+fn was_begun_long_ago(log: &dyn Log, round: &[RecordBatch], taken: Offset) -> bool {
+    let records = round.iter().flat_map(RecordBatch::records);
+    let begun = records.filter(|record| record.offset >= taken);
+    let begun = begun.map(|record| record.timestamp).min();
+    let longest = i64::try_from(UNFINISHED_MAX.as_millis()).unwrap_or(i64::MAX);
+    begun.is_some_and(|begun| log.now().saturating_sub(begun) > longest)
 }
 
 /// Gives the processor the redo records from `from` on, and counts those from `counted` on.
@@ -396,10 +422,9 @@ mod tests {
         }
     }
 
-    /// Kafka gives runs of records, and the end of one round may share its batch with the beginning of
-    /// a round that never came to its end.
-    #[test]
-    fn a_round_ends_at_its_mark_wherever_its_batch_ends() {
+    /// A changelog with the beginning of a round, of that age, that never came to its end, and three redo
+    /// records; what is restored from it.
+    fn restored_from(age: Duration) -> Vec<String> {
         let log = MemoryLog::new();
         let topics = Topics {
             input: topic(&log, "in", 1),
@@ -413,10 +438,13 @@ mod tests {
         };
         let token = log.claim("t/0").unwrap();
         let mark = |redo: Offset| (REDO_MARK, redo.to_be_bytes());
+        let begun = log.now() - i64::try_from(age.as_millis()).unwrap();
         let batch = |records: &[(&[u8], &[u8])]| {
             let mut batch = BatchBuilder::new();
             for (key, value) in records {
-                batch.push(0, Some(key), Some(value), &[]);
+                // All but the last value was in the log long before.
+                let time = if *value == b"3" { begun } else { 0 };
+                batch.push(time, Some(key), Some(value), &[]);
             }
             batch.finish().unwrap()
         };
@@ -436,6 +464,25 @@ mod tests {
             append_and_wait(&log, &token, vec![(spec.at(topics.redo), redo)]);
         }
         let (notes, _) = restore(&log, &spec, &Notes::default, None).unwrap();
-        assert_eq!(notes.0, ["a=1", "b=1", "a=2", "c=2", "redo z"]);
+        notes.0
+    }
+
+    /// Kafka gives runs of records, and the end of one round may share its batch with the beginning of
+    /// a round that never came to its end.
+    #[test]
+    fn a_round_ends_at_its_mark_wherever_its_batch_ends() {
+        let restored = ["a=1", "b=1", "a=2", "c=2", "redo z"];
+        assert_eq!(restored_from(Duration::ZERO), restored);
+        let days = |days: u64| Duration::from_secs(days * 24 * 3_600);
+        assert_eq!(restored_from(days(5)), restored);
+    }
+
+    /// What was begun and not finished may by then have cost the rounds before it their records.
+    #[test]
+    fn a_round_begun_long_ago_and_not_finished_is_made_good_by_all_decisions() {
+        for days in [7, 400] {
+            let age = Duration::from_secs(days * 24 * 3_600);
+            assert_eq!(restored_from(age), ["redo x", "redo y", "redo z"]);
+        }
     }
 }

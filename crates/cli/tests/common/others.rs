@@ -91,6 +91,26 @@ impl Others {
         feed(&mut command, lines(records).as_bytes());
     }
 
+    /// The bytes of one committed value, where these arguments say it lies.
+    pub(crate) fn kcat_takes(&self, topic: &str, args: &[&str]) -> Vec<u8> {
+        let mut command = self.kcat(topic);
+        command
+            .args([
+                "-C",
+                "-e",
+                "-q",
+                "-D",
+                "",
+                "-X",
+                "isolation.level=read_committed",
+            ])
+            .args(args)
+            .stdin(Stdio::null());
+        let output = finish(&mut command, PATIENCE);
+        assert!(output.status.success(), "{}", said(&output));
+        output.stdout
+    }
+
     /// Everything committed in a topic, as kcat prints it with this format.
     pub(crate) fn kcat_prints(&self, topic: &str, format: &str) -> Vec<String> {
         let mut command = self.kcat(topic);

@@ -14,12 +14,34 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use onhand_kafka::{KafkaLog, KafkaSettings};
-use onhand_log::Log;
-use onhand_log::testing::Engine;
+use onhand_log::testing::{Engine, topic};
+use onhand_log::{Log, TopicPartition};
+
+static BROKERS_ARE_WHOLE: RwLock<()> = RwLock::new(());
+
+/// Held by a test that needs all brokers, so that no other one of its binary harms them.
+pub(crate) fn whole() -> RwLockReadGuard<'static, ()> {
+    let whole = BROKERS_ARE_WHOLE.read();
+    whole.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that harms brokers.
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+    let alone = BROKERS_ARE_WHOLE.write();
+    alone.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The only partition of a topic, which is made where it is missing.
+pub(crate) fn place(log: &KafkaLog, name: &str) -> TopicPartition {
+    TopicPartition {
+        topic: topic(log, name, 1),
+        partition: 0,
+    }
+}
 
 /// Nodes of one cluster. They end when this process does, however it ends: they watch a pipe.
 pub(crate) struct Brokers {

@@ -657,6 +657,7 @@ impl Log for Journal {
             pending: state.pending,
             out_of_space: shared.out_of_space(),
             clock_step_ms: shared.clock.step_ms(),
+            strangers: 0,
         }
     }
 

@@ -77,6 +77,8 @@ pub(crate) struct Figures {
     /// Offsets between what has its effect and the end of what is there; of a busy lane not older than
     /// a second.
     pub(crate) lag: u64,
+    /// Offsets that were gone before they were read: of so many records at most nothing was made.
+    pub(crate) missed: u64,
     /// Open lanes.
     pub(crate) open: u64,
     /// Of them those that stopped: somebody else has the name, or somebody must look.

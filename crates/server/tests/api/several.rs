@@ -484,6 +484,38 @@ fn a_feed_at_any_instance_shows_all_partitions_and_is_resumed_at_another() {
     assert_eq!(shown, skus.iter().cloned().collect());
 }
 
+/// Whoever asks for what comes from now on, at any instance, is told nothing of before, of no partition.
+#[test]
+fn a_feed_from_the_newest_on_begins_there_in_all_partitions() {
+    let (_table, a, b) = pair();
+    let skus: Vec<String> = (0..PARTITIONS).map(|p| key_in(p, "N")).collect();
+    let all = |sequence: u64| skus.iter().map(|sku| (sku.clone(), sequence)).collect();
+    for round in 1..=3 {
+        for (n, sku) in skus.iter().enumerate() {
+            let told = a.command(&receive(&format!("{round}-{n}"), sku, 1));
+            assert_eq!(told.status, 200);
+        }
+    }
+    let mut live = [a.feed("", &[]), b.feed("", &[])];
+    for (n, sku) in skus.iter().enumerate() {
+        assert_eq!(b.command(&receive(&format!("4-{n}"), sku, 1)).status, 200);
+    }
+    for feed in &mut live {
+        assert_eq!(changes(feed, 4), all(4));
+    }
+    // And no later: what a snapshot says it holds is not told again, and nothing behind it is left out.
+    let mut live = [a.feed("?snapshot=true", &[]), b.feed("?snapshot=true", &[])];
+    for feed in &mut live {
+        while feed.event().unwrap().name != "snapshot_end" {}
+    }
+    for (n, sku) in skus.iter().enumerate() {
+        assert_eq!(a.command(&receive(&format!("5-{n}"), sku, 1)).status, 200);
+    }
+    for feed in &mut live {
+        assert_eq!(changes(feed, 4), all(5));
+    }
+}
+
 #[test]
 fn an_instance_that_leaves_gives_up_what_it_has_and_the_others_answer() {
     let (table, mut a, b) = pair();

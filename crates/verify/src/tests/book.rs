@@ -155,6 +155,8 @@ pub(crate) struct Book {
     pub(crate) decisions: Vec<Vec<Vec<Entry>>>,
     /// Records of the changelog.
     pub(crate) state: Vec<Vec<(Vec<u8>, Option<Vec<u8>>)>>,
+    /// They were written weeks ago.
+    pub(crate) is_old: bool,
     pub(crate) letters: Vec<Letter>,
     /// By how many records the consumed position is behind the end.
     pub(crate) behind: Vec<i64>,
@@ -168,6 +170,7 @@ impl Book {
             commands: vec![Vec::new(); partitions],
             decisions: vec![Vec::new(); partitions],
             state: vec![Vec::new(); partitions],
+            is_old: false,
             letters: Vec::new(),
             behind: vec![0; partitions],
             jumps: vec![Vec::new(); partitions],
@@ -235,7 +238,8 @@ impl Book {
             add(decisions, batch);
             let mut batch = BatchBuilder::new();
             for (key, value) in &self.state[index] {
-                batch.push(0, Some(key), value.as_deref(), &[]);
+                let time = if self.is_old { 0 } else { log.now() };
+                batch.push(time, Some(key), value.as_deref(), &[]);
             }
             add(state, batch);
             let mut batch = BatchBuilder::new();

@@ -240,11 +240,9 @@ impl Moving {
         let owner = format!("{}/{partition}", self.work.name());
         let claimed = self.log.claim(&owner).and_then(|token| {
             let unread = |error: ReadError| AppendError::Unreachable(error.to_string());
-            let next = match self.log.consumed(&owner, at).map_err(unread)? {
-                Some(next) => next,
-                None => self.log.bounds(at, View::Durable).map_err(unread)?.start,
-            };
-            Ok((token, next))
+            let consumed = self.log.consumed(&owner, at).map_err(unread)?;
+            // Without one nothing was taken yet: what is gone already was missed, as reading finds out.
+            Ok((token, consumed.unwrap_or_default()))
         });
         match claimed {
             Ok((token, next)) => {
@@ -381,25 +379,35 @@ impl Moving {
         }
     }
 
+    /// What lay between those offsets was deleted before it was read. Not every offset holds a record.
+    fn miss(&self, partition: u16, from: Offset, to: Offset) {
+        let missed = to.abs_diff(from);
+        let name = self.work.name();
+        tracing::error!(
+            name,
+            partition,
+            from,
+            to,
+            missed,
+            "up to so many records were deleted before they were read and had no effect; going on with \
+             those that are left"
+        );
+        let mut state = self.shared.lock();
+        state.figures.missed += missed;
+        state.moved = true;
+    }
+
     /// A read that failed.
     fn unread(&mut self, partition: u16, error: &ReadError) {
         let Some(lane) = self.lanes.get_mut(&partition) else {
             return;
         };
-        let name = self.work.name();
         match error {
             ReadError::OutOfRange { asked, start, .. } if asked < start => {
-                tracing::error!(
-                    name,
-                    partition,
-                    asked,
-                    start,
-                    "records were deleted before they were read; going on with those that are left"
-                );
                 if let Standing::Running { next } = &mut lane.standing {
                     *next = *start;
                 }
-                self.shared.lock().moved = true;
+                self.miss(partition, *asked, *start);
             }
             // Beyond the end: the topic was made anew, or the brokers disagree for a moment.
             error => self.pause(partition, &error.to_string()),
