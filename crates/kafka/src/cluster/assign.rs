@@ -74,7 +74,12 @@ fn heirs_of(assignment: &Assignment, partitions: u16) -> Vec<Vec<&str>> {
     }
     let heirs = heirs(&assigned, &names).into_iter();
     heirs
-        .map(|heirs| heirs.iter().filter_map(|at| names.get(*at).copied()).collect())
+        .map(|heirs| {
+            heirs
+                .iter()
+                .filter_map(|at| names.get(*at).copied())
+                .collect()
+        })
         .collect()
 }
 
