@@ -2,6 +2,9 @@
 //!
 //! One thread follows the membership. Two others do what it takes, a partition each at a time: closing
 //! before opening, since somebody waits for what is given up. What cannot be opened now is tried again.
+//!
+//! The same thread says what is followed here for others: a partition is let go only once it is known for
+//! a while who has which, so that a standby is there when its owner's death is being sorted out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,11 +34,20 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// whoever takes it over.
 const CLOSE_ALL: Duration = Duration::from_secs(20);
 
+/// How long it must be the same who is there and has what before other partitions are followed: who
+/// restarts is back by then, and a standby that begins for a moment only would read its state in vain.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// What opens and closes partitions themselves.
 pub(crate) trait Partitions: Send + Sync {
     /// `Ok(Some(why))`: it is open, and will do no work.
     fn open(&self, partition: u16) -> Result<Option<String>, String>;
     fn close(&self, partition: u16) -> Result<(), String>;
+    /// Follows `wanted` and lets go of the rest, but for those of `keep` that are followed.
+    fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String>;
+    fn followed(&self) -> BTreeSet<u16>;
+    /// What an opening under way has still to read, in offsets.
+    fn left(&self, partition: u16) -> u64;
 }
 
 impl Partitions for Opener<Stock> {
@@ -50,6 +62,19 @@ impl Partitions for Opener<Stock> {
 
     fn close(&self, partition: u16) -> Result<(), String> {
         Self::close(self, partition).map_err(|error| error.to_string())
+    }
+
+    fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String> {
+        let followed = self.standbys().follow(wanted, keep);
+        followed.map_err(|error| error.to_string())
+    }
+
+    fn followed(&self) -> BTreeSet<u16> {
+        self.standbys().followed()
+    }
+
+    fn left(&self, partition: u16) -> u64 {
+        Self::left(self, partition)
     }
 }
 
@@ -144,8 +169,13 @@ pub(crate) struct Placement {
     cluster: Arc<dyn Cluster>,
     /// Held by those who must not see a partition open meanwhile.
     opening: Arc<RwLock<()>>,
+    /// How many follow each partition.
+    standbys: usize,
     ended: watch::Sender<Option<Ended>>,
 }
+
+/// Who is there and has what, and since when that is so.
+type Known = (Vec<Arc<str>>, Vec<Option<usize>>);
 
 impl fmt::Debug for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,6 +196,7 @@ impl Placement {
         residents: Vec<Arc<dyn Resident>>,
         cluster: Arc<dyn Cluster>,
         opening: Arc<RwLock<()>>,
+        standbys: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -174,6 +205,7 @@ impl Placement {
             residents,
             cluster,
             opening,
+            standbys,
             ended: watch::Sender::new(None),
         })
     }
@@ -234,8 +266,46 @@ impl Placement {
         }
     }
 
+    /// What the opening of that partition has still to read, in offsets; 0 where none is under way.
+    pub(crate) fn left(&self, partition: u16) -> u64 {
+        self.partitions.left(partition)
+    }
+
+    /// The partitions that shall be followed here, once it is known who has which.
+    fn standing_by(&self, membership: &Membership) -> Option<BTreeSet<u16>> {
+        let me = membership.me.filter(|_| membership.ended.is_none())?;
+        let all_assigned = membership
+            .places
+            .iter()
+            .all(|place| place.assigned.is_some());
+        if !all_assigned {
+            return None;
+        }
+        let standbys = (0..).zip(membership.standbys(self.standbys));
+        let mine = standbys.filter(|(_, standbys)| standbys.contains(&me));
+        Some(mine.map(|(partition, _)| partition).collect())
+    }
+
+    /// Follows what shall be followed, and keeps what is about to be opened here.
+    fn stand_by(&self, wanted: &BTreeSet<u16>) {
+        let followed = self.partitions.followed();
+        let state = self.lock();
+        let is_here = |p: &&u16| state.open.contains(p) || state.wanted.contains(p);
+        let wanted: BTreeSet<u16> = wanted.iter().filter(|p| !is_here(p)).copied().collect();
+        let opens = |p: &&u16| state.wanted.contains(p) && !state.open.contains(p);
+        let keep: BTreeSet<u16> = followed.iter().filter(opens).copied().collect();
+        drop(state);
+        if followed == &wanted | &keep {
+            return;
+        }
+        if let Err(error) = self.partitions.follow(&wanted, &keep) {
+            tracing::warn!(error, "partitions are not followed");
+        }
+    }
+
     fn follow(&self) {
         let mut seen = None;
+        let mut known: Option<(Known, Instant)> = None;
         let mut names: Vec<Arc<str>> = Vec::new();
         loop {
             let membership = match seen {
@@ -244,6 +314,21 @@ impl Placement {
             };
             let is_new = seen != Some(membership.version);
             seen = Some(membership.version);
+            let now: Known = (
+                membership
+                    .members
+                    .iter()
+                    .map(|one| Arc::clone(&one.name))
+                    .collect(),
+                membership
+                    .places
+                    .iter()
+                    .map(|place| place.assigned)
+                    .collect(),
+            );
+            if known.as_ref().is_none_or(|(known, _)| *known != now) {
+                known = Some((now, Instant::now()));
+            }
             let mut state = self.lock();
             if state.stop {
                 return;
@@ -258,6 +343,17 @@ impl Placement {
                     tracing::info!(instances = now.join(" "), "these share the log");
                     names = now;
                 }
+            } else {
+                drop(state);
+            }
+            let is_settled = known
+                .as_ref()
+                .is_some_and(|(_, since)| since.elapsed() >= SETTLED);
+            if self.standbys > 0
+                && is_settled
+                && let Some(wanted) = self.standing_by(&membership)
+            {
+                self.stand_by(&wanted);
             }
         }
     }
@@ -391,6 +487,7 @@ mod tests {
         done: Mutex<Vec<String>>,
         /// Openings that fail before one succeeds.
         failures: Mutex<u32>,
+        followed: Mutex<BTreeSet<u16>>,
     }
 
     impl World {
@@ -452,6 +549,22 @@ mod tests {
             self.did(format!("close {partition}"));
             Ok(())
         }
+
+        fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String> {
+            let mut followed = self.followed.lock().unwrap();
+            followed.retain(|partition| keep.contains(partition));
+            followed.extend(wanted);
+            self.did(format!("follow {followed:?}"));
+            Ok(())
+        }
+
+        fn followed(&self) -> BTreeSet<u16> {
+            self.followed.lock().unwrap().clone()
+        }
+
+        fn left(&self, _partition: u16) -> u64 {
+            0
+        }
     }
 
     impl Resident for Arc<World> {
@@ -481,6 +594,7 @@ mod tests {
             vec![Arc::new(Arc::clone(&world))],
             Arc::<World>::clone(&world),
             Arc::default(),
+            0,
         );
         let mut running = Arc::clone(&placement).start(Vec::new()).unwrap();
         assert!(!placement.standing().is_settled, "it has not joined");

@@ -178,6 +178,11 @@ impl<P: Processor> Opener<P> {
         restored
     }
 
+    /// What follows partitions that others own. See [`Worker::standbys`](crate::Worker::standbys).
+    pub fn standbys(&self) -> Standbys<P> {
+        self.0.standbys.clone()
+    }
+
     /// Offsets that an opening under way has still to read, as far as that is known; 0 where none is.
     pub fn left(&self, partition: u16) -> u64 {
         let left = self.0.left.get(usize::from(partition));

@@ -75,6 +75,7 @@ struct Inner<P: Processor> {
     stirred: Mutex<bool>,
     stir: Condvar,
     stop: AtomicBool,
+    taken: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -154,25 +155,27 @@ impl<P: Processor> Standbys<P> {
             stirred: Mutex::new(false),
             stir: Condvar::new(),
             stop: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
             threads: Mutex::default(),
         }))
     }
 
-    /// Follows exactly these partitions from now on, and lets go of what it followed beside them, with
-    /// its memory. None of them may be open in this worker. It returns at once: restoring happens on a
-    /// thread of its own, one partition after another.
+    /// Follows these partitions from now on, and lets go of what it followed beside them, with its
+    /// memory, but for those of `keep`: they are followed on where they are. None of them may be open
+    /// in this worker. It returns at once: restoring happens on a thread of its own, one partition after
+    /// another.
     ///
     /// A partition that is opened ([`Opener::open`](crate::Opener::open)) is not followed any more. Once
     /// the worker has stopped nothing is followed.
     ///
     /// # Errors
     /// When the threads could not be started; nothing is followed.
-    pub fn follow(&self, partitions: &BTreeSet<u16>) -> std::io::Result<()> {
+    pub fn follow(&self, partitions: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> std::io::Result<()> {
         let inner = &self.0;
         {
             let mut slots = inner.slots();
             slots.retain(|partition, slot| {
-                let stays = partitions.contains(partition);
+                let stays = partitions.contains(partition) || keep.contains(partition);
                 slot.gone.fetch_or(!stays, Ordering::SeqCst);
                 stays
             });
@@ -202,6 +205,11 @@ impl<P: Processor> Standbys<P> {
         self.start().inspect_err(|_| inner.slots().clear())?;
         inner.stir();
         Ok(())
+    }
+
+    /// Partitions that were taken over from a standby here since the start.
+    pub fn taken(&self) -> u64 {
+        self.0.taken.load(Ordering::Relaxed)
     }
 
     /// The partitions that are followed.
@@ -279,7 +287,11 @@ impl<P: Processor> Standbys<P> {
     /// Takes the state out of a standby that was caught up.
     pub(crate) fn take(&self, slot: &Slot<P>) -> Option<Warm<P>> {
         self.0.drop_slot(slot.spec.partition);
-        slot.lock().warm.take()
+        let warm = slot.lock().warm.take();
+        self.0
+            .taken
+            .fetch_add(u64::from(warm.is_some()), Ordering::Relaxed);
+        warm
     }
 
     fn start(&self) -> std::io::Result<()> {

@@ -51,7 +51,7 @@ fn instance(log: &Arc<dyn Log>, name: &str) -> Worker<Counting> {
 
 fn following(worker: &Worker<Counting>) -> Standbys<Counting> {
     let standbys = worker.standbys();
-    standbys.follow(&all()).unwrap();
+    standbys.follow(&all(), &BTreeSet::new()).unwrap();
     until_eq(|| standbys.all().iter().all(|(_, one)| one.is_warm), &true);
     standbys
 }
@@ -131,7 +131,7 @@ fn take_over_again_and_again(log: &Arc<dyn Log>, times: u64, snapshots: bool) {
         let dir = temp.path().join((time % 2).to_string());
         let heir = counting::start(log, &config(&time.to_string(), snapshots.then_some(&dir)));
         let standbys = heir.standbys();
-        standbys.follow(&all()).unwrap();
+        standbys.follow(&all(), &BTreeSet::new()).unwrap();
         let steps = random.below(60);
         for _ in 0..steps {
             token += 1;
@@ -262,14 +262,16 @@ fn a_standby_that_is_not_wanted_any_more_frees_its_state() {
             .unwrap();
     }
     assert_eq!(Arc::strong_count(&kept), 1 + usize::from(PARTITIONS));
-    standbys.follow(&[2].into()).unwrap();
+    standbys.follow(&[2].into(), &[2, 3].into()).unwrap();
+    assert_eq!(standbys.followed(), [2, 3].into(), "kept, and not begun");
+    standbys.follow(&BTreeSet::new(), &[1, 2].into()).unwrap();
     assert_eq!(standbys.followed(), [2].into());
     assert!(standbys.ask(0, WHOLE, |_| ()).is_none());
     until_eq(|| Arc::strong_count(&kept), &2);
-    standbys.follow(&BTreeSet::new()).unwrap();
+    standbys.follow(&BTreeSet::new(), &BTreeSet::new()).unwrap();
     until_eq(|| Arc::strong_count(&kept), &1);
     // Wanted again it begins anew.
-    standbys.follow(&[0].into()).unwrap();
+    standbys.follow(&[0].into(), &BTreeSet::new()).unwrap();
     until_eq(|| standbys.of(0).unwrap().is_warm, &true);
     b.stop().unwrap();
     assert_eq!(
@@ -277,7 +279,7 @@ fn a_standby_that_is_not_wanted_any_more_frees_its_state() {
         BTreeSet::new(),
         "the worker has stopped"
     );
-    standbys.follow(&all()).unwrap();
+    standbys.follow(&all(), &BTreeSet::new()).unwrap();
     assert_eq!(standbys.followed(), BTreeSet::new());
 }
 
@@ -290,7 +292,7 @@ fn a_record_that_does_not_fit_harms_its_standby_only() {
     b.open(1).unwrap();
     send_until_done(&a, 0, &[1]);
     let standbys = b.standbys();
-    standbys.follow(&[0, 2].into()).unwrap();
+    standbys.follow(&[0, 2].into(), &BTreeSet::new()).unwrap();
     level(&standbys, 0);
     a.stop().unwrap();
     // A redo record out of turn, by somebody who is no task.
