@@ -510,6 +510,27 @@ mod tests {
             });
         }
 
+        /// The partitions are these members' of a cluster whose first is this one.
+        fn assign_to(&self, names: &[&str], assigned: [Option<usize>; 3]) {
+            let mut membership = self.membership.lock().unwrap();
+            let member = |name: &&str| Member {
+                name: (*name).into(),
+                incarnation: format!("{name}.1").into(),
+                address: "".into(),
+            };
+            let place = |assigned| Place {
+                assigned,
+                holder: None,
+            };
+            *membership = Arc::new(Membership {
+                version: membership.version + 1,
+                members: names.iter().map(member).collect(),
+                me: Some(0),
+                places: assigned.into_iter().map(place).collect(),
+                ended: None,
+            });
+        }
+
         fn did(&self, what: String) {
             self.done.lock().unwrap().push(what);
         }
@@ -615,6 +636,43 @@ mod tests {
         placement.close_all();
         assert_eq!(world.done(), ["end 2", "close 2"]);
         assert!(!placement.standing().is_settled);
+        running.stop();
+    }
+
+    /// A standby is there until its partition is open here, and when its owner is being replaced.
+    #[test]
+    fn what_others_own_is_followed_and_kept_until_it_is_open_here() {
+        let world = Arc::new(World::default());
+        let placement = Placement::new(
+            Box::new(Arc::clone(&world)),
+            Vec::new(),
+            Arc::<World>::clone(&world),
+            Arc::default(),
+            1,
+        );
+        let mut running = Arc::clone(&placement).start(Vec::new()).unwrap();
+        let followed = || world.followed.lock().unwrap().clone();
+        let until_followed = |wanted: &[u16]| {
+            let until = Instant::now() + Duration::from_secs(60);
+            while followed() != wanted.iter().copied().collect() {
+                assert!(Instant::now() < until, "{:?}", followed());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        world.assign_to(&["a", "b"], [Some(0), Some(1), Some(1)]);
+        until_followed(&[1, 2]);
+        // The other one is not heard any more: nobody knows yet who gets what it had.
+        world.assign_to(&["a"], [Some(0), None, None]);
+        std::thread::sleep(SETTLED + 3 * PATIENCE);
+        assert_eq!(followed(), [1, 2].into());
+        // Opening fails for a while.
+        *world.failures.lock().unwrap() = 3;
+        world.assign_to(&["a"], [Some(0), Some(0), Some(0)]);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!followed().is_empty(), "kept for the next try");
+        wait_until(&placement, |standing| standing.owned == 3);
+        // The double of the standbys does not notice that they were taken over.
+        until_followed(&[]);
         running.stop();
     }
 }
