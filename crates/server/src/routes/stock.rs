@@ -12,6 +12,7 @@ use super::past::{self, Past, PastLevel};
 use crate::app::App;
 use crate::http::request::Query;
 use crate::http::respond::{self, Body};
+use crate::peers::forward::FORWARDED;
 use crate::peers::question::{LevelsOf, NamesLike, StockAbove};
 use crate::stale::Stale;
 use crate::wire::field;
@@ -260,7 +261,7 @@ async fn levels(
 }
 
 /// What a read that names one SKU allows. Only its owner answers where nothing is allowed: a request
-/// that came elsewhere is handed on whole.
+/// that came elsewhere is handed on whole. One that was handed on is answered by the owner alone.
 fn allowed(
     app: &App,
     call: &mut Call,
@@ -272,7 +273,8 @@ fn allowed(
     if past.is_some() {
         stale.refuse()?;
     }
-    if stale.most().is_none() {
+    let is_handed_on = call.parts.headers.contains_key(FORWARDED);
+    if stale.most().is_none() || is_handed_on {
         app.engine.must_be_here(partition)?;
     }
     Ok(stale)

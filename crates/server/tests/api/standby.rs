@@ -103,6 +103,9 @@ fn who_follows_answers_what_may_be_old_and_says_how_old() {
     let list = b.get("/v1/stock?max_stale_ms=60000");
     assert_eq!(list.json(), a.get("/v1/stock").json());
     assert!(stale_ms(&list).unwrap() > 0, "half of it is the standbys'");
+    // Who was asked by another instance asks nobody, and is no owner.
+    let handed_on = b.send("GET", &allowed, &["Onhand-Forwarded: a"], b"");
+    assert_eq!(handed_on.status, 421, "{}", handed_on.text());
     // What is not there, and what cannot be asked.
     let missing = b.get(&format!("/v1/stock/{sku}/nowhere?max_stale_ms=60000"));
     assert_eq!((missing.status, stale_ms(&missing).is_some()), (404, true));
