@@ -141,3 +141,150 @@ impl<P: Processor> Warm<P> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use onhand_log::{BatchBuilder, Record, Timestamp};
+
+    use super::*;
+    use crate::processor::Step;
+    use crate::restore::REDO_MARK;
+
+    /// Touches the first byte of each redo record.
+    #[derive(Default)]
+    struct Keys(BTreeSet<u8>);
+
+    impl Processor for Keys {
+        fn process(&mut self, _: &Record<'_>, _: &mut Step) {}
+        fn finish(&mut self, _: &mut Step) {}
+        fn is_full(&self) -> bool {
+            false
+        }
+        fn due(&self) -> Option<Timestamp> {
+            None
+        }
+        fn tick(&self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn restore(&mut self, _: &[u8], _: Option<&[u8]>) -> Result<(), String> {
+            Ok(())
+        }
+        fn redo(&mut self, value: &[u8]) -> Result<(), String> {
+            self.0.extend(value.first());
+            Ok(())
+        }
+        fn touched_bytes(&self) -> usize {
+            self.0.len()
+        }
+        fn drain_touched(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+            for key in std::mem::take(&mut self.0) {
+                put(&[key], Some(b"value"));
+            }
+        }
+        fn touch(&mut self, key: &[u8]) -> Result<(), String> {
+            self.0.extend(key);
+            Ok(())
+        }
+        fn export(&self, put: &mut dyn FnMut(&[u8], &[u8])) {
+            self.0.iter().for_each(|key| put(&[*key], b""));
+        }
+    }
+
+    fn warm() -> Warm<Keys> {
+        let whole = Whole {
+            processor: Keys::default(),
+            restored: Restored::default(),
+            next: 0,
+        };
+        Warm::of(whole, 0)
+    }
+
+    fn fetch(at: Offset, key: Option<&[u8]>, value: &[u8]) -> Fetch {
+        let mut batch = BatchBuilder::new();
+        batch.push(0, key, Some(value), &[]);
+        Fetch {
+            batches: vec![batch.finish().unwrap().rebase(at)],
+            next: at + 1,
+        }
+    }
+
+    fn nothing(next: Offset) -> Fetch {
+        Fetch {
+            batches: Vec::new(),
+            next,
+        }
+    }
+
+    /// A redo record that touches that key, large enough for a round of the changelog to be due.
+    fn redo(warm: &mut Warm<Keys>, key: u8) {
+        let at = warm.places().redo;
+        let changelog = warm.places().changelog;
+        assert_eq!(warm.apply(&fetch(at, None, &[key; 65 << 10])), Ok(1));
+        warm.note_marks(&nothing(changelog)).unwrap();
+    }
+
+    fn mark(warm: &mut Warm<Keys>, states: Offset) {
+        let at = warm.places().changelog;
+        let mark = fetch(at, Some(REDO_MARK), &states.to_be_bytes());
+        warm.note_marks(&mark).unwrap();
+    }
+
+    fn owed(warm: Warm<Keys>) -> (Vec<u8>, usize) {
+        let (keys, redo_bytes, _) = warm.finish().unwrap();
+        (keys.0.into_iter().collect(), redo_bytes >> 10)
+    }
+
+    /// What the owner's changelog has is not owed, and nothing else is forgotten.
+    #[test]
+    fn keys_are_owed_until_a_round_behind_them_is_there() {
+        // What a round has that ends below them, at them, and behind more than was applied.
+        for (states, left) in [(0, vec![1, 2]), (1, vec![2]), (2, vec![2])] {
+            let mut warm = warm();
+            redo(&mut warm, 1);
+            redo(&mut warm, 2);
+            mark(&mut warm, states);
+            let kib = 65 * left.len();
+            assert_eq!(owed(warm), (left, kib), "a round up to {states}");
+        }
+        let mut both = warm();
+        redo(&mut both, 1);
+        redo(&mut both, 2);
+        mark(&mut both, 1);
+        mark(&mut both, 1);
+        assert_eq!(
+            owed(both),
+            (vec![2], 65),
+            "an older round says nothing of what came after it"
+        );
+        let mut all = warm();
+        redo(&mut all, 1);
+        redo(&mut all, 2);
+        mark(&mut all, 2);
+        mark(&mut all, 2);
+        assert_eq!(owed(all), (vec![], 0));
+    }
+
+    #[test]
+    fn a_snapshot_has_what_was_set_aside() {
+        let mut warm = warm();
+        redo(&mut warm, 1);
+        redo(&mut warm, 2);
+        assert!(warm.is_snapshot_due(64 << 10));
+        let mark = crate::snapshot::LogMark { id: 1, epoch: 1 };
+        let mut builder = SnapshotBuilder::new(mark, warm.next(), 0);
+        warm.export(&mut builder).unwrap();
+        assert!(!warm.is_snapshot_worth_it());
+        let temp = tempfile::tempdir().unwrap();
+        let dir = crate::snapshot::SnapshotDir::new(temp.path()).unwrap();
+        dir.store("t/0", builder).unwrap();
+        let snapshot = dir.load("t/0", mark).unwrap();
+        assert_eq!(
+            (snapshot.redo_next(), snapshot.redo_bytes()),
+            (2, 130 << 10)
+        );
+        let keys: Vec<_> = snapshot.records().map(|(key, _)| key[0]).collect();
+        assert_eq!(keys, [1, 2]);
+    }
+}
