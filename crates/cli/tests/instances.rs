@@ -14,7 +14,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::instances::{Brokers, Instances, Load, Told, Watched};
+use common::instances::{Brokers, Instances, Load, Told};
+use common::watched::Watched;
 use common::{Rng, percentile, soak, until};
 
 /// How much is answered between two blows.

@@ -275,7 +275,7 @@ mod tests {
         let standbys = before.standbys(2);
         // The last one goes: all that it had is its heirs', and everybody else's place is as it was.
         let gone = NAMES.len() - 1;
-        let mut after = before.clone();
+        let mut after = before;
         after.members.pop();
         for (place, heirs) in after.places.iter_mut().zip(&standbys) {
             if place.assigned == Some(gone) {

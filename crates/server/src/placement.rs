@@ -18,6 +18,7 @@ use onhand_streams::Opener;
 use tokio::sync::watch;
 
 use crate::residents::Resident;
+use crate::standing_by::StandingBy;
 
 /// Partitions that are opened or closed at a time: restoring keeps a core and the log's readers busy,
 /// and what is open goes on beside it.
@@ -33,10 +34,6 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long all partitions may take to close when the node ends. What is not closed then is fenced by
 /// whoever takes it over.
 const CLOSE_ALL: Duration = Duration::from_secs(20);
-
-/// How long it must be the same who is there and has what before other partitions are followed: who
-/// restarts is back by then, and a standby that begins for a moment only would read its state in vain.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// What opens and closes partitions themselves.
 pub(crate) trait Partitions: Send + Sync {
@@ -174,9 +171,6 @@ pub(crate) struct Placement {
     ended: watch::Sender<Option<Ended>>,
 }
 
-/// Who is there and has what, and since when that is so.
-type Known = (Vec<Arc<str>>, Vec<Option<usize>>);
-
 impl fmt::Debug for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Placement").finish_non_exhaustive()
@@ -271,21 +265,6 @@ impl Placement {
         self.partitions.left(partition)
     }
 
-    /// The partitions that shall be followed here, once it is known who has which.
-    fn standing_by(&self, membership: &Membership) -> Option<BTreeSet<u16>> {
-        let me = membership.me.filter(|_| membership.ended.is_none())?;
-        let all_assigned = membership
-            .places
-            .iter()
-            .all(|place| place.assigned.is_some());
-        if !all_assigned {
-            return None;
-        }
-        let standbys = (0..).zip(membership.standbys(self.standbys));
-        let mine = standbys.filter(|(_, standbys)| standbys.contains(&me));
-        Some(mine.map(|(partition, _)| partition).collect())
-    }
-
     /// Follows what shall be followed, and keeps what is about to be opened here.
     fn stand_by(&self, wanted: &BTreeSet<u16>) {
         let followed = self.partitions.followed();
@@ -305,7 +284,7 @@ impl Placement {
 
     fn follow(&self) {
         let mut seen = None;
-        let mut known: Option<(Known, Instant)> = None;
+        let mut standing_by = StandingBy::new(self.standbys);
         let mut names: Vec<Arc<str>> = Vec::new();
         loop {
             let membership = match seen {
@@ -314,21 +293,7 @@ impl Placement {
             };
             let is_new = seen != Some(membership.version);
             seen = Some(membership.version);
-            let now: Known = (
-                membership
-                    .members
-                    .iter()
-                    .map(|one| Arc::clone(&one.name))
-                    .collect(),
-                membership
-                    .places
-                    .iter()
-                    .map(|place| place.assigned)
-                    .collect(),
-            );
-            if known.as_ref().is_none_or(|(known, _)| *known != now) {
-                known = Some((now, Instant::now()));
-            }
+            let follow = standing_by.wanted(&membership);
             let mut state = self.lock();
             if state.stop {
                 return;
@@ -346,13 +311,7 @@ impl Placement {
             } else {
                 drop(state);
             }
-            let is_settled = known
-                .as_ref()
-                .is_some_and(|(_, since)| since.elapsed() >= SETTLED);
-            if self.standbys > 0
-                && is_settled
-                && let Some(wanted) = self.standing_by(&membership)
-            {
+            if let Some(wanted) = follow {
                 self.stand_by(&wanted);
             }
         }
@@ -663,7 +622,7 @@ mod tests {
         until_followed(&[1, 2]);
         // The other one is not heard any more: nobody knows yet who gets what it had.
         world.assign_to(&["a"], [Some(0), None, None]);
-        std::thread::sleep(SETTLED + 3 * PATIENCE);
+        std::thread::sleep(crate::standing_by::SETTLED + 3 * PATIENCE);
         assert_eq!(followed(), [1, 2].into());
         // Opening fails for a while.
         *world.failures.lock().unwrap() = 3;

@@ -18,11 +18,12 @@
 //!
 //! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`],
 //! `inbox` (the way in), `round` (what a worker's thread does), `recovery` (what else it does), `inflight`
-//! (what waits for a sync), `tickets` (who waits for what), `opener` (partitions come and go), `standby` and
-//! `warm` (partitions that others own, followed).
+//! (what waits for a sync), `tickets` (who waits for what), `opener` (partitions come and go), `standby`, `following`
+//! and `warm` (partitions that others own, followed).
 
 #![warn(missing_docs)]
 
+mod following;
 mod inbox;
 mod inflight;
 mod opener;

@@ -49,6 +49,12 @@ fn instance(log: &Arc<dyn Log>, name: &str) -> Worker<Counting> {
     counting::start(log, &config(name, None))
 }
 
+fn open_all(worker: &Worker<Counting>) {
+    for partition in 0..PARTITIONS {
+        worker.open(partition).unwrap();
+    }
+}
+
 fn following(worker: &Worker<Counting>) -> Standbys<Counting> {
     let standbys = worker.standbys();
     standbys.follow(&all(), &BTreeSet::new()).unwrap();
@@ -97,7 +103,7 @@ impl Random {
 fn a_standby_shows_what_is_durable_and_the_owner_does_not_notice() {
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
     let (a, b) = (instance(&log, "a"), instance(&log, "b"));
-    (0..PARTITIONS).for_each(|p| drop(a.open(p).unwrap()));
+    open_all(&a);
     send_until_done(&a, 0, &[1, 2]);
     let standbys = following(&b);
     for n in 0..40 {
@@ -123,7 +129,7 @@ fn take_over_again_and_again(log: &Arc<dyn Log>, times: u64, snapshots: bool) {
     let temp = tempfile::tempdir().unwrap();
     let mut random = Random(times);
     let mut owner = instance(log, "0");
-    (0..PARTITIONS).for_each(|p| drop(owner.open(p).unwrap()));
+    open_all(&owner);
     let mut token = 0;
     let mut warm = 0;
     for time in 1..=times {

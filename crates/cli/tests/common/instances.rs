@@ -281,7 +281,7 @@ const SKUS: u64 = 20;
 const SCARCE: [&str; 4] = ["scarce-a", "scarce-b", "scarce-c", "scarce-d"];
 const SCARCE_UNITS: i64 = 40;
 /// One try's longest wait for a command. An instance that stands still holds whoever asks it that long.
-const TRY_MAX: Duration = Duration::from_secs(5);
+pub(super) const TRY_MAX: Duration = Duration::from_secs(5);
 /// The same for a stream of many.
 const STREAM_MAX: Duration = Duration::from_secs(20);
 /// The longest that a command may go unanswered, all its tries together.
@@ -315,13 +315,13 @@ pub(crate) struct Load {
 }
 
 /// One client.
-struct Client {
-    name: String,
-    addresses: Vec<SocketAddr>,
-    rng: Rng,
-    kept: Option<(usize, Http)>,
-    told: Arc<Mutex<Told>>,
-    answers: Arc<AtomicU64>,
+pub(super) struct Client {
+    pub(super) name: String,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) rng: Rng,
+    pub(super) kept: Option<(usize, Http)>,
+    pub(super) told: Arc<Mutex<Told>>,
+    pub(super) answers: Arc<AtomicU64>,
 }
 
 impl Load {
@@ -473,7 +473,7 @@ impl Client {
     }
 
     /// Sends it until it is answered by an outcome.
-    fn until_answered(&mut self, path: &str, body: &Value) -> Value {
+    pub(super) fn until_answered(&mut self, path: &str, body: &Value) -> Value {
         let begin = Instant::now();
         let mut last = String::new();
         loop {
@@ -699,145 +699,4 @@ impl Reader {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-/// The SKU of [`Watched`].
-const WATCHED: &str = "watched";
-/// How old reads of it may be.
-const ALLOWED_MS: u64 = 60_000;
-
-/// What the reads of a watched SKU came to.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Reads {
-    pub(crate) all: u64,
-    pub(crate) stale: u64,
-    pub(crate) oldest_ms: u64,
-}
-
-/// One SKU that is brought in unit by unit, while it is read at every instance by who allows old
-/// answers: each must show all that had been acknowledged at the time that it says it is of.
-pub(crate) struct Watched {
-    stop: Arc<AtomicBool>,
-    /// When each unit was acknowledged.
-    acknowledged: Arc<Mutex<Vec<Instant>>>,
-    addresses: Vec<SocketAddr>,
-    writer: JoinHandle<()>,
-    reader: JoinHandle<Reads>,
-}
-
-impl Watched {
-    pub(crate) fn start(instances: &Instances, rng: &mut Rng) -> Watched {
-        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let mut client = Client {
-            name: "watcher".to_owned(),
-            addresses: instances.addresses(),
-            rng: rng.fork(),
-            kept: None,
-            told: Arc::default(),
-            answers: Arc::default(),
-        };
-        let bring = move |client: &mut Client, number: u64, all: &Mutex<Vec<Instant>>| {
-            let body = fact("receive", "watcher", &number.to_string(), WATCHED, 1);
-            let outcome = client.until_answered("/v1/commands", &body);
-            assert_eq!(judged(&outcome), "applied", "{outcome}");
-            all.lock().unwrap().push(Instant::now());
-        };
-        bring(&mut client, 0, &acknowledged);
-        let (stopped, all) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-        let writer = std::thread::spawn(move || {
-            let mut number = 1;
-            while !stopped.load(Ordering::Relaxed) {
-                bring(&mut client, number, &all);
-                number += 1;
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        let (stopped, all) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-        let (addresses, mut rng) = (instances.addresses(), rng.fork());
-        let reader = std::thread::spawn(move || {
-            let mut reads = Reads::default();
-            while !stopped.load(Ordering::Relaxed) {
-                let at = addresses[rng.index(addresses.len())];
-                // Who is dead or stands still does not answer.
-                if let Some(stale_ms) = read_watched(at, &all) {
-                    reads.all += 1;
-                    reads.stale += u64::from(stale_ms > 0);
-                    reads.oldest_ms = reads.oldest_ms.max(stale_ms);
-                }
-                // Leaves the machine to the others.
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            reads
-        });
-        Watched {
-            stop,
-            acknowledged,
-            addresses: instances.addresses(),
-            writer,
-            reader,
-        }
-    }
-
-    /// Who owns it, and who answers for it from what it follows.
-    pub(crate) fn owner_and_standby(&self, instances: &Instances) -> (usize, usize) {
-        let path = format!("/v1/stock/{WATCHED}/main");
-        // Whoever is asked by another instance answers what is its own.
-        let owns = |at: &usize| {
-            let mut http = instances.nodes[*at].http();
-            let headers = [("onhand-forwarded", "a-test")];
-            http.send("GET", &path, &headers, b"").unwrap();
-            http.answer().unwrap().status() == 200
-        };
-        let owner = until("somebody owns it", || (0..3).find(owns));
-        let standby = until("somebody follows it", || {
-            (0..3).find(|at| *at != owner && self.read(*at) > 0)
-        });
-        (owner, standby)
-    }
-
-    /// Reads it there, checks what is said, and gives how old it may be, in milliseconds.
-    pub(crate) fn read(&self, at: usize) -> u64 {
-        until("it is answered", || {
-            read_watched(self.addresses[at], &self.acknowledged)
-        })
-    }
-
-    pub(crate) fn finish(self) -> Reads {
-        self.stop.store(true, Ordering::Relaxed);
-        self.writer.join().expect("the writer failed, see above");
-        self.reader.join().expect("the reader failed, see above")
-    }
-}
-
-/// Reads the watched SKU there, once; `None` where it is not answered.
-fn read_watched(at: SocketAddr, acknowledged: &Mutex<Vec<Instant>>) -> Option<u64> {
-    let mut http = Http::connect(at).ok()?;
-    http.stream().set_read_timeout(Some(TRY_MAX)).unwrap();
-    let begin = Instant::now();
-    let path = format!("/v1/stock/{WATCHED}/main?max_stale_ms={ALLOWED_MS}");
-    let answer = http
-        .get(&path)
-        .ok()
-        .filter(|answer| answer.status() == 200)?;
-    let stale_ms: u64 = answer
-        .head
-        .header("onhand-stale-ms")
-        .unwrap()
-        .parse()
-        .unwrap();
-    let level = answer.json();
-    let shown = usize::try_from(level["on_hand"].as_u64().unwrap()).unwrap();
-    let acknowledged = acknowledged.lock().unwrap();
-    if let Some(as_of) = begin.checked_sub(Duration::from_millis(stale_ms)) {
-        let before = acknowledged.partition_point(|at| *at < as_of);
-        assert!(
-            shown >= before,
-            "{at} shows {shown} and says {stale_ms} ms, when {before} had been acknowledged"
-        );
-    }
-    assert_eq!(
-        level["sequence"], level["on_hand"],
-        "one change for each unit"
-    );
-    Some(stale_ms)
 }

@@ -57,7 +57,7 @@ pub(super) fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Pro
             };
             let follow = standbys.get(usize::from(partition)).into_iter().flatten();
             let follow = follow.filter_map(|at| name(Some(*at)));
-            write_list(object.key("standbys"), follow, |out, name| text(out, name));
+            write_list(object.key("standbys"), follow, text);
             match app.engine.standbys.of(partition) {
                 None => object.null("standby_here"),
                 Some(following) => {
