@@ -236,6 +236,11 @@ const PLACE: &[Column] = &[
     text("assigned", &["/assigned"]),
     text("holder", &["/holder"]),
     text("open_here", &["/open_here"]),
+    number("restoring", &["/restoring"]),
+    text("standbys", &["/standbys"]),
+    text("standby_here", &["/standby_here/state"]),
+    number("lag", &["/standby_here/lag"]),
+    number("stale_ms", &["/standby_here/stale_ms"]),
 ];
 
 impl Columns {

@@ -94,6 +94,14 @@ pub(crate) struct ServeArgs {
         value_name = "FILTER"
     )]
     log: String,
+    /// How many other instances follow each partition in memory, at most as many as there are others. When
+    /// an owner dies they take over without a restore, and reads with max_stale_ms are answered by them.
+    /// Each costs the memory of the state once more, over all instances together, and reading what is
+    /// decided. The same on every instance
+    #[arg(long, env = "ONHAND_STANDBYS", default_value_t = 0, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(0..=15), requires = "kafka",
+          help_heading = "On Kafka")]
+    standbys: u16,
     /// How long a start waits for brokers: none answers yet, or fewer than --kafka-replication. It says so
     /// each time it has asked, answers no request meanwhile, and ends with exit code 3 where none came.
     /// 0s: it does not wait
@@ -193,6 +201,7 @@ impl ServeArgs {
             }),
         };
         config.start_wait = self.kafka_wait.into();
+        config.standbys = self.standbys;
         config.partitions = self.partitions;
         config.workers = self.workers;
         config.truth.clone_from(&self.truth);

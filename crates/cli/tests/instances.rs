@@ -15,6 +15,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::instances::{Brokers, Instances, Load, Told};
+use common::watched::Watched;
 use common::{Rng, percentile, soak, until};
 
 /// How much is answered between two blows.
@@ -129,5 +130,92 @@ fn brokers_that_are_killed_lose_nothing() {
     });
     let told = load.finish(&instances);
     say("brokers killed and stopped", &told);
+    instances.stop_and_verify();
+}
+
+/// Partitions that these took over warm since they started.
+fn taken_over(instances: &Instances, of: &[usize]) -> u64 {
+    let name = "onhand_standby_takeovers_total";
+    of.iter().map(|at| instances.metric(*at, name)).sum()
+}
+
+/// Standbys answer reads that may be a little old while the owner stands still, say honestly how old,
+/// and take over what it had when it is dead.
+#[test]
+fn standbys_answer_for_an_owner_that_stands_still_and_take_over_when_it_dies() {
+    let Some(mut instances) = Instances::start_with(3, &["--standbys", "1"]) else {
+        return;
+    };
+    let mut rng = Rng::seeded();
+    let load = Load::start(&instances, &mut rng);
+    let watched = Watched::start(&instances, &mut rng);
+    let mut seen_still = false;
+    let rounds = if soak() { 20 } else { 1 };
+    let mut round = 0;
+    // One more where this machine was too slow to ask while the owner stood still; a few at most.
+    while round < rounds || !seen_still && round < rounds + 4 {
+        round += 1;
+        load.await_answers(BETWEEN);
+        instances.await_warm(&[0, 1, 2]);
+        let (owner, standby) = watched.owner_and_standby(&instances);
+        let third = 3 - owner - standby;
+        let others = [standby, third];
+        let held = instances.holders(standby).expect("all is where it belongs");
+        let heirs = instances.standbys(standby);
+        let taken_before = taken_over(&instances, &others);
+        instances.nodes[owner].pause(true);
+        // Both answer, the third one through the standby.
+        let said = others.map(|at| watched.read(at));
+        // Meanwhile nobody else owned it, unless this machine took very long for it.
+        if instances.holders(standby) == Some(held.clone()) {
+            seen_still = true;
+            for stale_ms in said {
+                assert!(stale_ms > 0, "nobody else could have said it");
+            }
+        }
+        instances.nodes[owner].kill();
+        let begin = Instant::now();
+        instances.await_shared(&others);
+        let took = begin.elapsed();
+        let now = instances.holders(standby).expect("all is where it belongs");
+        let orphans = held
+            .iter()
+            .filter(|(_, name)| **name == instances.names[owner]);
+        let orphans: Vec<u64> = orphans.map(|(partition, _)| *partition).collect();
+        for partition in &orphans {
+            assert_eq!(now[partition], heirs[partition][0], "partition {partition}");
+        }
+        // Claimed is not open yet.
+        until("all is open", || {
+            let owned = |at: &usize| instances.metric(*at, "onhand_partitions_owned");
+            (others.iter().map(owned).sum::<u64>() == 8).then_some(())
+        });
+        let taken = taken_over(&instances, &others) - taken_before;
+        assert_eq!(
+            taken,
+            u64::try_from(orphans.len()).unwrap(),
+            "all were warm"
+        );
+        println!(
+            "round {round}: {} stood still, its standby said {} ms and the third {} ms; its {} \
+             partitions were taken over warm {took:?} after the kill",
+            instances.names[owner],
+            said[0],
+            said[1],
+            orphans.len()
+        );
+        load.await_answers(BETWEEN);
+        instances.nodes[owner].start_again();
+        instances.await_shared(&[0, 1, 2]);
+    }
+    assert!(seen_still, "an owner stood still and was asked for");
+    let reads = watched.finish();
+    println!(
+        "{} reads, {} of them from standbys, the oldest {} ms",
+        reads.all, reads.stale, reads.oldest_ms
+    );
+    assert!(reads.stale > 0);
+    let told = load.finish(&instances);
+    say("standbys", &told);
     instances.stop_and_verify();
 }

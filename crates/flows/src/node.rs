@@ -6,8 +6,8 @@ use std::sync::Arc;
 use onhand_ledger::{Home, Settings, State};
 use onhand_log::{Log, Topic, TopicError, TopicId, TopicPartition, partition_of};
 use onhand_streams::{
-    Opener, RestoreError, Restored, SubmitError, Topics, Worker, WorkerConfig, WorkerHandle,
-    owner_of,
+    Opener, RestoreError, Restored, Standbys, SubmitError, Topics, Worker, WorkerConfig,
+    WorkerHandle, owner_of,
 };
 use thiserror::Error;
 
@@ -178,6 +178,11 @@ impl Node {
     /// As there.
     pub fn close(&self, partition: u16) -> Result<(), SubmitError> {
         self.worker.close(partition)
+    }
+
+    /// What follows partitions that others own: [`Worker::standbys`].
+    pub fn standbys(&self) -> Standbys<Stock> {
+        self.worker.standbys()
     }
 
     /// What opens and closes partitions, for a thread of its own: a cheap clone. It refuses once the

@@ -283,6 +283,10 @@ impl Processor for Stock {
         });
     }
 
+    fn touch(&mut self, key: &[u8]) -> Result<(), String> {
+        self.state.touch_key(&StateKey(key.to_vec()))
+    }
+
     fn export(&self, put: &mut dyn FnMut(&[u8], &[u8])) {
         let mut bytes = Vec::new();
         self.state.export_without_ids(&mut |key, record| {

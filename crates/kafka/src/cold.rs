@@ -1,6 +1,6 @@
 //! Reading from the brokers: what is no longer, or not yet, in memory.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use onhand_log::{Fetch, Offset, Timestamp};
@@ -42,6 +42,8 @@ pub(crate) struct Pool {
     freed: Condvar,
     /// For questions without records: where partitions begin and end.
     asker: BaseConsumer<Quiet>,
+    /// The same, of what is not decided too. Made when somebody asks.
+    forward: OnceLock<BaseConsumer<Quiet>>,
 }
 
 /// A consumer and where it stands, so that reading on does not start anew.
@@ -70,12 +72,29 @@ impl Pool {
             idle: Mutex::new(idle),
             freed: Condvar::new(),
             asker: consumer()?,
+            forward: OnceLock::new(),
         })
     }
 
     /// The first offset held and the last stable one: everything below is decided.
     pub(crate) fn ends(&self, topic: &str, partition: u16) -> Result<(Offset, Offset), String> {
         ends(&self.asker, topic, partition, self.settings.request_timeout)
+    }
+
+    /// Where the partition ends, records of open transactions included: above all that was ever
+    /// acknowledged, also when the mark that shows it to readers is still on its way.
+    pub(crate) fn written(&self, topic: &str, partition: u16) -> Result<Offset, String> {
+        let consumer = match self.forward.get() {
+            Some(consumer) => consumer,
+            None => {
+                let config = self.settings.undecided_consumer(FETCH_WAIT);
+                let made = BaseConsumer::from_config_and_context(&config, Quiet);
+                let made = made.map_err(|error| words(&error))?;
+                self.forward.get_or_init(|| made)
+            }
+        };
+        let timeout = self.settings.request_timeout;
+        ends(consumer, topic, partition, timeout).map(|(_, end)| end)
     }
 
     /// The first offset, committed record or not, whose time is at or after `time`.

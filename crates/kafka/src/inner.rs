@@ -187,6 +187,13 @@ impl Inner {
         Ok(Bounds { start, end })
     }
 
+    /// What is acknowledged is on all the copies that count, be its transaction marked or not.
+    pub(crate) fn told_end(&self, at: TopicPartition) -> Result<Offset, ReadError> {
+        let partition = self.find(at)?;
+        let end = self.pool.written(&partition.topic, partition.number);
+        end.map_err(|why| self.unreachable(&partition, &why))
+    }
+
     pub(crate) fn read(
         &self,
         at: TopicPartition,

@@ -280,6 +280,10 @@ impl Log for KafkaLog {
         self.inner.bounds(at, view)
     }
 
+    fn told_end(&self, at: TopicPartition) -> Result<Offset, ReadError> {
+        self.inner.told_end(at)
+    }
+
     fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         match self.inner.queue.consumed(owner, at) {
             Ok(position) => Ok(position),

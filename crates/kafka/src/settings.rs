@@ -368,10 +368,15 @@ impl KafkaSettings {
     /// A consumer of the topic by which instances share the log. No transaction is in it; read
     /// uncommitted it cannot be held up by one that somebody else put there.
     pub(crate) fn board_consumer(&self, fetch_wait: Duration) -> ClientConfig {
-        let mut config = self.consumer(fetch_wait);
+        let mut config = self.undecided_consumer(fetch_wait);
+        config.set("socket.timeout.ms", millis(CLUSTER_PATIENCE));
         config
-            .set("isolation.level", "read_uncommitted")
-            .set("socket.timeout.ms", millis(CLUSTER_PATIENCE));
+    }
+
+    /// A consumer that sees records whose transaction is not decided.
+    pub(crate) fn undecided_consumer(&self, fetch_wait: Duration) -> ClientConfig {
+        let mut config = self.consumer(fetch_wait);
+        config.set("isolation.level", "read_uncommitted");
         config
     }
 }

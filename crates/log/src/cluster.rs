@@ -9,9 +9,12 @@
 //! What an engine promises: a member that is fenced, or that is not in the newest membership any more,
 //! can write nothing. Who is told what, and when, decides only who is disturbed.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::murmur2;
 
 /// One run of an instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +75,75 @@ impl Membership {
         let place = self.places.get(usize::from(partition))?;
         self.members.get(place.holder.or(place.assigned)?)
     }
+
+    /// By partition, who shall follow it so as to take it over warm: the first `count` of its
+    /// [`heirs`], as indices into [`Membership::members`]. Fewer where there are fewer others, and
+    /// nobody for a partition that is assigned to nobody.
+    pub fn standbys(&self, count: usize) -> Vec<Vec<usize>> {
+        let assigned: Vec<_> = self.places.iter().map(|place| place.assigned).collect();
+        let names: Vec<&str> = self.members.iter().map(|member| &*member.name).collect();
+        let mut heirs = heirs(&assigned, &names);
+        heirs.iter_mut().for_each(|heirs| heirs.truncate(count));
+        heirs
+    }
+}
+
+/// By partition, the other members in the order in which they shall have it when its owner goes. A
+/// function of its arguments alone, so that everybody who knows the members comes to the same.
+///
+/// The order is that of a hash of name and partition, so that it stays what it is when others come and
+/// go, but for its first place: the first heirs of one owner's partitions are chosen so that each of
+/// them can have them and all have as much as the others, where that was so before. A partition
+/// without an owner has no heirs.
+pub fn heirs(assigned: &[Option<usize>], names: &[&str]) -> Vec<Vec<usize>> {
+    let mut owned: Vec<Vec<usize>> = vec![Vec::new(); names.len()];
+    for (partition, owner) in assigned.iter().enumerate() {
+        if let Some(owned) = owner.and_then(|owner| owned.get_mut(owner)) {
+            owned.push(partition);
+        }
+    }
+    let mut heirs = vec![Vec::new(); assigned.len()];
+    for (owner, partitions) in owned.iter().enumerate() {
+        let others: Vec<usize> = (0..names.len()).filter(|at| *at != owner).collect();
+        let mut counts: Vec<usize> = others
+            .iter()
+            .map(|at| owned.get(*at).map_or(0, Vec::len))
+            .collect();
+        for partition in partitions {
+            let mut order: Vec<usize> = (0..others.len()).collect();
+            order.sort_by_cached_key(|place| {
+                let name = others.get(*place).and_then(|at| names.get(*at));
+                let mut key = name.copied().unwrap_or_default().as_bytes().to_vec();
+                key.extend_from_slice(&partition.to_be_bytes());
+                Reverse(murmur2(&key))
+            });
+            let first = order
+                .iter()
+                .position(|place| has_room(&counts, *place, assigned.len()));
+            if let Some(order) = first.and_then(|first| order.get_mut(..=first)) {
+                order.rotate_right(1);
+            }
+            if let Some(count) = order.first().and_then(|place| counts.get_mut(*place)) {
+                *count += 1;
+            }
+            let order = order.iter().filter_map(|place| others.get(*place).copied());
+            if let Some(heirs) = heirs.get_mut(*partition) {
+                *heirs = order.collect();
+            }
+        }
+    }
+    heirs
+}
+
+/// Whether whoever stands at that place of `counts`, which says how many partitions each has, can have
+/// one more while `total` partitions are given out to them so that no two differ by more than one.
+pub fn has_room(counts: &[usize], place: usize, total: usize) -> bool {
+    let members = counts.len().max(1);
+    let (least, more) = (total / members, total % members);
+    let above: usize = counts.iter().map(|count| count.saturating_sub(least)).sum();
+    counts
+        .get(place)
+        .is_some_and(|count| *count < least || *count == least && above < more)
 }
 
 /// A member's view of its cluster. Dropping it does not leave.
@@ -128,5 +200,102 @@ impl Cluster for Alone {
 
     fn leave(&self) -> Result<(), String> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Members of these names, of which the n-th owns partition p where `p % names == n`.
+    fn even(names: &[&str], partitions: u16) -> Membership {
+        let member = |name: &&str| Member {
+            name: (*name).into(),
+            incarnation: format!("{name}.1").into(),
+            address: "host:1".into(),
+        };
+        let place = |partition: u16| Place {
+            assigned: Some(usize::from(partition) % names.len()),
+            holder: None,
+        };
+        Membership {
+            version: 1,
+            members: names.iter().map(member).collect(),
+            me: Some(0),
+            places: (0..partitions).map(place).collect(),
+            ended: None,
+        }
+    }
+
+    const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+    #[test]
+    fn standbys_are_others_as_many_as_asked_for_and_there_are() {
+        for members in 1..=NAMES.len() {
+            let membership = even(&NAMES[..members], 16);
+            for count in 0..4 {
+                for (partition, standbys) in membership.standbys(count).iter().enumerate() {
+                    assert_eq!(standbys.len(), count.min(members - 1));
+                    let mut all = standbys.clone();
+                    all.push(partition % members);
+                    all.sort_unstable();
+                    all.dedup();
+                    assert_eq!(all.len(), standbys.len() + 1, "its owner, or one twice");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn first_standbys_can_have_all_that_one_owner_has() {
+        for members in 2..=NAMES.len() {
+            for partitions in [1, 3, 8, 16, 100] {
+                let membership = even(&NAMES[..members], partitions);
+                let standbys = membership.standbys(1);
+                for gone in 0..members {
+                    let mut counts = vec![0; members];
+                    for (place, standbys) in membership.places.iter().zip(&standbys) {
+                        let owner = place.assigned.unwrap();
+                        counts[if owner == gone { standbys[0] } else { owner }] += 1;
+                    }
+                    counts.remove(gone);
+                    let (most, least) = (counts.iter().max(), counts.iter().min());
+                    assert!(
+                        most.unwrap() - least.unwrap() <= 1,
+                        "{members} members, {partitions} partitions, without {gone}: {counts:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn standbys_of_what_stays_mostly_stay_when_a_member_goes() {
+        let before = even(&NAMES, 96);
+        let standbys = before.standbys(2);
+        // The last one goes: all that it had is its heirs', and everybody else's place is as it was.
+        let gone = NAMES.len() - 1;
+        let mut after = before;
+        after.members.pop();
+        for (place, heirs) in after.places.iter_mut().zip(&standbys) {
+            if place.assigned == Some(gone) {
+                place.assigned = Some(heirs[0]);
+            }
+        }
+        let mut stay = 0;
+        for (partition, after) in after.standbys(2).iter().enumerate() {
+            let before = &standbys[partition];
+            let is_first = !before.contains(&gone) && after[0] == before[0];
+            stay += usize::from(is_first && partition % NAMES.len() != gone);
+        }
+        // Of 80 that did not move about 48 were not followed by who went.
+        assert!(stay >= 32, "{stay} keep their first standby");
+    }
+
+    #[test]
+    fn what_nobody_owns_has_no_heirs() {
+        assert_eq!(heirs(&[None, Some(0)], &["a", "b"]), [vec![], vec![1]]);
+        assert_eq!(heirs(&[Some(0)], &["a"]), [Vec::<usize>::new()]);
+        assert_eq!(heirs(&[Some(7)], &["a"]), [Vec::<usize>::new()]);
     }
 }

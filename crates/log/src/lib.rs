@@ -315,6 +315,16 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// [`ReadError::UnknownTopic`].
     fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError>;
 
+    /// An offset above everything in that partition that anybody was told is durable before this call:
+    /// whoever has read to it with [`View::Durable`] knows all of that. On an engine that others share
+    /// it is asked of whoever stores the log, each time.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`]; [`ReadError::Io`] where nobody answers.
+    fn told_end(&self, at: TopicPartition) -> Result<Offset, ReadError> {
+        self.bounds(at, View::Durable).map(|bounds| bounds.end)
+    }
+
     /// The newest durable or pending [`Consumed`] position of that owner, `None` before the first.
     ///
     /// # Errors

@@ -46,6 +46,12 @@ pub struct Config {
     /// The JSON views of what was decided that are written for other programs to read. `None`: all on
     /// Kafka, where others can read, and none on a journal; feeds and history need none of them.
     pub views: Option<ViewChoice>,
+    /// How many other instances follow each partition, so that one of them takes it over warm when its
+    /// owner goes, and answers reads that may be a little old. At most as many as there are others.
+    /// Default 0. Each costs the memory of the state once more, spread over the instances, and the
+    /// traffic of reading its decisions. Every instance should have the same number. A journal has
+    /// nobody else.
+    pub standbys: u16,
     /// How long a start waits for the brokers, which may start beside it: none answers yet, or too few
     /// for the copies that are wanted. It says so meanwhile, and then ends. Default 60 s; zero: it ends
     /// at once. A journal is never waited for.
@@ -253,6 +259,7 @@ impl Config {
             answer_timeout: ms(ledger.ask_timeout_ms),
             inbox: None,
             views: None,
+            standbys: 0,
             start_wait: Duration::from_secs(60),
             limits: Limits::default(),
         }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use onhand_flows::Stock;
 use onhand_log::cluster::Cluster;
 use onhand_log::{Log, Timestamp, View, partition_of};
-use onhand_streams::{SubmitError, Ticket, WorkerHandle, WorkerStats};
+use onhand_streams::{Standbys, SubmitError, Ticket, WorkerHandle, WorkerStats};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
 
-use crate::config::Limits;
+use crate::config::Config;
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::peers::Patience;
 use crate::peers::pool::Peers;
@@ -37,6 +37,10 @@ pub(crate) struct Engine {
     pub(crate) is_shared: bool,
     /// While somebody reads it, no partition opens here.
     pub(crate) opening: Arc<RwLock<()>>,
+    /// Partitions of others that are followed here.
+    pub(crate) standbys: Standbys<Stock>,
+    /// How many follow each partition.
+    pub(crate) standby_count: usize,
     /// How long the owner of a partition is looked for.
     pub(crate) forward_wait: Duration,
     scans: Arc<Semaphore>,
@@ -66,8 +70,9 @@ impl Engine {
         cluster: Arc<dyn Cluster>,
         instance: Arc<str>,
         is_shared: bool,
-        limits: &Limits,
+        config: &Config,
     ) -> Self {
+        let limits = &config.limits;
         let log = Arc::clone(&node.log);
         let decisions = DecisionLog::new(
             Arc::clone(&log),
@@ -86,6 +91,8 @@ impl Engine {
             cluster,
             is_shared,
             opening: Arc::default(),
+            standbys: node.standbys(),
+            standby_count: config.standbys.into(),
             forward_wait: limits.forward_wait,
             scans: Arc::new(Semaphore::new(limits.scans)),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
@@ -250,6 +257,24 @@ impl Engine {
                 "the log here does not show decision {number} of partition {partition} yet; try again"
             ),
         ))
+    }
+
+    /// Runs what waits a moment for a lock of a standby where it may. Bounded as lookups are.
+    pub(crate) async fn beside<R: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Standbys<Stock>) -> R + Send + 'static,
+    ) -> Result<R, Problem> {
+        let slot = Arc::clone(&self.lookups).acquire_owned().await;
+        let slot = slot.map_err(|_| stopped())?;
+        let standbys = self.standbys.clone();
+        let asked = task::spawn_blocking(move || {
+            let answer = ask(&standbys);
+            drop(slot);
+            answer
+        });
+        asked
+            .await
+            .map_err(|error| internal(format!("a read did not end: {error}")))
     }
 
     /// Runs a read that goes through the log on a thread where it may block. Their number is bounded.

@@ -13,7 +13,7 @@
 //! Modules in reading order: [`config`], `node` (start and end), `ground` (the engines), `http` (the
 //! listener and the table of addresses), `door` (from one to the other), `routes` (one file per thing
 //! asked for), `wire` (the JSON), `intake` (commands, one and many), `engine` and `decisions` (the way to
-//! owners and log), `placement` (partitions come and go), `peers` (other instances), [`position`], `feed`,
+//! owners and log), `placement` and `standing_by` (partitions come and go, and are followed), `peers` (other instances), `stale` (reads that may be old), [`position`], `feed`,
 //! `residents` (what other programs write to the log, and read in it), `metrics`.
 
 mod app;
@@ -32,6 +32,8 @@ mod placement;
 pub mod position;
 mod residents;
 mod routes;
+mod stale;
+mod standing_by;
 mod wire;
 
 pub use config::{Config, Durability, KafkaConfig, Limits, LogEngine, ViewChoice};

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     invalid: AtomicU64,
     parked: AtomicU64,
     forwarded: AtomicU64,
+    stale: AtomicU64,
 }
 
 impl fmt::Debug for Metrics {
@@ -49,6 +50,11 @@ impl Metrics {
     /// A request was answered by the owner of its key, elsewhere.
     pub(crate) fn forwarded(&self) {
         self.forwarded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A read was answered, wholly or in part, by a standby.
+    pub(crate) fn stale(&self) {
+        self.stale.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A command's outcome was told.
@@ -175,6 +181,16 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
             "requests_forwarded",
             "Requests that the owner of their key answered, elsewhere",
             load(&of.forwarded),
+        ),
+        (
+            "requests_stale",
+            "Reads answered by a standby, as their caller allowed",
+            load(&of.stale),
+        ),
+        (
+            "standby_takeovers",
+            "Partitions that were opened with the state of a standby here",
+            app.engine.standbys.taken(),
         ),
         (
             "partition_moves",
@@ -306,9 +322,49 @@ pub(crate) fn render(app: &App, held: &Held) -> Result<String, fmt::Error> {
         registry.register(name, help, gauge);
     }
     render_residents(&mut registry, app);
+    render_standbys(&mut registry, app);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// Partitions that are followed here for others, and how far those are that are opened.
+fn render_standbys(registry: &mut Registry, app: &App) {
+    let all = app.engine.standbys.all();
+    let warm = all.iter().filter(|(_, one)| one.is_warm).count();
+    let opening = (0..app.engine.partitions).map(|partition| app.placement.left(partition));
+    for (name, help, value) in [
+        (
+            "standbys",
+            "Partitions of other instances that are followed here",
+            all.len() as u64,
+        ),
+        (
+            "standbys_restoring",
+            "Of them those whose state is not there yet",
+            (all.len() - warm) as u64,
+        ),
+        (
+            "standby_lag",
+            "Offsets between what they have restored or applied and the end of what is there",
+            all.iter().map(|(_, one)| one.lag).sum(),
+        ),
+        (
+            "opening_left",
+            "Offsets still to be read for partitions that are being opened here",
+            opening.sum(),
+        ),
+    ] {
+        let gauge = ConstGauge::<i64>::new(value.try_into().unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+    // One that never was level has no age; it is among those that restore, or has just done so.
+    let stalest = all.iter().filter_map(|(_, one)| one.stale).max();
+    registry.register(
+        "standby_stale_seconds",
+        "How old what they show may be, of the oldest",
+        ConstGauge::<f64>::new(stalest.unwrap_or_default().as_secs_f64()),
+    );
 }
 
 /// What is done for other programs on the log: `onhand_gate_...` of `stock.inbox`, `onhand_views_...` of

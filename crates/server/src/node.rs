@@ -294,7 +294,7 @@ impl Begin {
         })?;
         let (is_shared, instance) = (ground.is_shared(), ground.instance());
         let members = Arc::clone(&cluster);
-        let engine = Engine::new(&node, members, instance, is_shared, &config.limits);
+        let engine = Engine::new(&node, members, instance, is_shared, config);
         let engine = Arc::new(engine);
         let hub = Hub::start(&engine, config.limits.feed_ring_bytes).map_err(RunError::Thread)?;
         let residents = Arc::new(start_residents(config, &engine)?);
@@ -304,6 +304,7 @@ impl Begin {
             vec![beside],
             cluster,
             Arc::clone(&engine.opening),
+            config.standbys.into(),
         );
         let open = node.handle.open_partitions();
         open.iter().for_each(|partition| residents.open(*partition));

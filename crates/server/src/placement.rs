@@ -2,6 +2,9 @@
 //!
 //! One thread follows the membership. Two others do what it takes, a partition each at a time: closing
 //! before opening, since somebody waits for what is given up. What cannot be opened now is tried again.
+//!
+//! The same thread says what is followed here for others: a partition is let go only once it is known for
+//! a while who has which, so that a standby is there when its owner's death is being sorted out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +18,7 @@ use onhand_streams::Opener;
 use tokio::sync::watch;
 
 use crate::residents::Resident;
+use crate::standing_by::StandingBy;
 
 /// Partitions that are opened or closed at a time: restoring keeps a core and the log's readers busy,
 /// and what is open goes on beside it.
@@ -36,6 +40,11 @@ pub(crate) trait Partitions: Send + Sync {
     /// `Ok(Some(why))`: it is open, and will do no work.
     fn open(&self, partition: u16) -> Result<Option<String>, String>;
     fn close(&self, partition: u16) -> Result<(), String>;
+    /// Follows `wanted` and lets go of the rest, but for those of `keep` that are followed.
+    fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String>;
+    fn followed(&self) -> BTreeSet<u16>;
+    /// What an opening under way has still to read, in offsets.
+    fn left(&self, partition: u16) -> u64;
 }
 
 impl Partitions for Opener<Stock> {
@@ -50,6 +59,19 @@ impl Partitions for Opener<Stock> {
 
     fn close(&self, partition: u16) -> Result<(), String> {
         Self::close(self, partition).map_err(|error| error.to_string())
+    }
+
+    fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String> {
+        let followed = self.standbys().follow(wanted, keep);
+        followed.map_err(|error| error.to_string())
+    }
+
+    fn followed(&self) -> BTreeSet<u16> {
+        self.standbys().followed()
+    }
+
+    fn left(&self, partition: u16) -> u64 {
+        Self::left(self, partition)
     }
 }
 
@@ -144,6 +166,8 @@ pub(crate) struct Placement {
     cluster: Arc<dyn Cluster>,
     /// Held by those who must not see a partition open meanwhile.
     opening: Arc<RwLock<()>>,
+    /// How many follow each partition.
+    standbys: usize,
     ended: watch::Sender<Option<Ended>>,
 }
 
@@ -166,6 +190,7 @@ impl Placement {
         residents: Vec<Arc<dyn Resident>>,
         cluster: Arc<dyn Cluster>,
         opening: Arc<RwLock<()>>,
+        standbys: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -174,6 +199,7 @@ impl Placement {
             residents,
             cluster,
             opening,
+            standbys,
             ended: watch::Sender::new(None),
         })
     }
@@ -234,8 +260,31 @@ impl Placement {
         }
     }
 
+    /// What the opening of that partition has still to read, in offsets; 0 where none is under way.
+    pub(crate) fn left(&self, partition: u16) -> u64 {
+        self.partitions.left(partition)
+    }
+
+    /// Follows what shall be followed, and keeps what is about to be opened here.
+    fn stand_by(&self, wanted: &BTreeSet<u16>) {
+        let followed = self.partitions.followed();
+        let state = self.lock();
+        let is_here = |p: &&u16| state.open.contains(p) || state.wanted.contains(p);
+        let wanted: BTreeSet<u16> = wanted.iter().filter(|p| !is_here(p)).copied().collect();
+        let opens = |p: &&u16| state.wanted.contains(p) && !state.open.contains(p);
+        let keep: BTreeSet<u16> = followed.iter().filter(opens).copied().collect();
+        drop(state);
+        if followed == &wanted | &keep {
+            return;
+        }
+        if let Err(error) = self.partitions.follow(&wanted, &keep) {
+            tracing::warn!(error, "partitions are not followed");
+        }
+    }
+
     fn follow(&self) {
         let mut seen = None;
+        let mut standing_by = StandingBy::new(self.standbys);
         let mut names: Vec<Arc<str>> = Vec::new();
         loop {
             let membership = match seen {
@@ -244,6 +293,7 @@ impl Placement {
             };
             let is_new = seen != Some(membership.version);
             seen = Some(membership.version);
+            let follow = standing_by.wanted(&membership);
             let mut state = self.lock();
             if state.stop {
                 return;
@@ -258,6 +308,11 @@ impl Placement {
                     tracing::info!(instances = now.join(" "), "these share the log");
                     names = now;
                 }
+            } else {
+                drop(state);
+            }
+            if let Some(wanted) = follow {
+                self.stand_by(&wanted);
             }
         }
     }
@@ -391,6 +446,7 @@ mod tests {
         done: Mutex<Vec<String>>,
         /// Openings that fail before one succeeds.
         failures: Mutex<u32>,
+        followed: Mutex<BTreeSet<u16>>,
     }
 
     impl World {
@@ -409,6 +465,27 @@ mod tests {
                 }],
                 me: Some(0),
                 places: (0..3).map(place).collect(),
+                ended: None,
+            });
+        }
+
+        /// The partitions are these members' of a cluster whose first is this one.
+        fn assign_to(&self, names: &[&str], assigned: [Option<usize>; 3]) {
+            let mut membership = self.membership.lock().unwrap();
+            let member = |name: &&str| Member {
+                name: (*name).into(),
+                incarnation: format!("{name}.1").into(),
+                address: "".into(),
+            };
+            let place = |assigned| Place {
+                assigned,
+                holder: None,
+            };
+            *membership = Arc::new(Membership {
+                version: membership.version + 1,
+                members: names.iter().map(member).collect(),
+                me: Some(0),
+                places: assigned.into_iter().map(place).collect(),
                 ended: None,
             });
         }
@@ -452,6 +529,22 @@ mod tests {
             self.did(format!("close {partition}"));
             Ok(())
         }
+
+        fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String> {
+            let mut followed = self.followed.lock().unwrap();
+            followed.retain(|partition| keep.contains(partition));
+            followed.extend(wanted);
+            self.did(format!("follow {followed:?}"));
+            Ok(())
+        }
+
+        fn followed(&self) -> BTreeSet<u16> {
+            self.followed.lock().unwrap().clone()
+        }
+
+        fn left(&self, _partition: u16) -> u64 {
+            0
+        }
     }
 
     impl Resident for Arc<World> {
@@ -481,6 +574,7 @@ mod tests {
             vec![Arc::new(Arc::clone(&world))],
             Arc::<World>::clone(&world),
             Arc::default(),
+            0,
         );
         let mut running = Arc::clone(&placement).start(Vec::new()).unwrap();
         assert!(!placement.standing().is_settled, "it has not joined");
@@ -501,6 +595,43 @@ mod tests {
         placement.close_all();
         assert_eq!(world.done(), ["end 2", "close 2"]);
         assert!(!placement.standing().is_settled);
+        running.stop();
+    }
+
+    /// A standby is there until its partition is open here, and when its owner is being replaced.
+    #[test]
+    fn what_others_own_is_followed_and_kept_until_it_is_open_here() {
+        let world = Arc::new(World::default());
+        let placement = Placement::new(
+            Box::new(Arc::clone(&world)),
+            Vec::new(),
+            Arc::<World>::clone(&world),
+            Arc::default(),
+            1,
+        );
+        let mut running = Arc::clone(&placement).start(Vec::new()).unwrap();
+        let followed = || world.followed.lock().unwrap().clone();
+        let until_followed = |wanted: &[u16]| {
+            let until = Instant::now() + Duration::from_secs(60);
+            while followed() != wanted.iter().copied().collect() {
+                assert!(Instant::now() < until, "{:?}", followed());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        world.assign_to(&["a", "b"], [Some(0), Some(1), Some(1)]);
+        until_followed(&[1, 2]);
+        // The other one is not heard any more: nobody knows yet who gets what it had.
+        world.assign_to(&["a"], [Some(0), None, None]);
+        std::thread::sleep(crate::standing_by::SETTLED + 3 * PATIENCE);
+        assert_eq!(followed(), [1, 2].into());
+        // Opening fails for a while.
+        *world.failures.lock().unwrap() = 3;
+        world.assign_to(&["a"], [Some(0), Some(0), Some(0)]);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!followed().is_empty(), "kept for the next try");
+        wait_until(&placement, |standing| standing.owned == 3);
+        // The double of the standbys does not notice that they were taken over.
+        until_followed(&[]);
         running.stop();
     }
 }

@@ -18,10 +18,12 @@
 //!
 //! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`],
 //! `inbox` (the way in), `round` (what a worker's thread does), `recovery` (what else it does), `inflight`
-//! (what waits for a sync), `tickets` (who waits for what), `opener` (partitions come and go).
+//! (what waits for a sync), `tickets` (who waits for what), `opener` (partitions come and go), `standby`, `following`
+//! and `warm` (partitions that others own, followed).
 
 #![warn(missing_docs)]
 
+mod following;
 mod inbox;
 mod inflight;
 mod opener;
@@ -30,13 +32,16 @@ mod recovery;
 pub mod restore;
 mod round;
 pub mod snapshot;
+mod standby;
 pub mod task;
 mod tickets;
+mod warm;
 pub mod worker;
 
 pub use inbox::{SubmitError, WorkerHandle, WorkerStats};
 pub use opener::Opener;
 pub use processor::{Delivery, Processor, Step, Ticket};
 pub use restore::{REDO_MARK, RestoreError, Restored};
+pub use standby::{Following, Standbys};
 pub use task::{TaskSpec, Topics, owner_of};
 pub use worker::{AtStart, Worker, WorkerConfig};

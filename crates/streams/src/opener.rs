@@ -8,7 +8,7 @@
 //! ```
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,10 +17,11 @@ use onhand_log::{AppendError, Log, Token, View};
 
 use crate::inbox::{Message, Shared, SubmitError, WorkerHandle};
 use crate::processor::{Processor, Ticket};
-use crate::restore::{RestoreError, Restored};
+use crate::restore::{Reading, RestoreError, Restored, apply_redo};
 use crate::round::Round;
 use crate::snapshot::{LogMark, SnapshotBuilder, SnapshotDir};
-use crate::task::{Task, TaskSpec, Topics};
+use crate::standby::Standbys;
+use crate::task::{Task, TaskSpec, Topics, guarded};
 use crate::tickets::FAILED;
 
 /// How long a task that closes may go on for those who wait for an outcome: on a log that shows
@@ -69,9 +70,12 @@ pub(crate) struct Inner<P: Processor> {
     pub(crate) make: Arc<dyn Fn(u16) -> P + Send + Sync>,
     pub(crate) snapshots: Option<SnapshotDir>,
     pub(crate) snapshot_redo_bytes: usize,
+    pub(crate) standbys: Standbys<P>,
     pub(crate) restored: Box<dyn Fn(u16, Restored) + Send + Sync>,
     /// By partition: held while it is being opened or closed.
     pub(crate) gates: Box<[Mutex<()>]>,
+    /// By partition: offsets that its opening has still to read.
+    pub(crate) left: Box<[AtomicU64]>,
 }
 
 impl<P: Processor> Clone for Opener<P> {
@@ -88,7 +92,8 @@ impl<P: Processor> fmt::Debug for Opener<P> {
 
 impl<P: Processor> Opener<P> {
     /// Claims the partition, restores its task on this thread, and hands it to the worker's. It takes
-    /// as long as restoring does. Opening what is open changes nothing and reports an empty
+    /// as long as restoring does; where it was followed ([`Standbys`]), only as long as reading what the
+    /// standby had not read yet. Opening what is open changes nothing and reports an empty
     /// [`Restored`].
     ///
     /// # Errors
@@ -122,7 +127,22 @@ impl<P: Processor> Opener<P> {
         let token = inner.log.claim(&spec.owner())?;
         let make = || (inner.make)(partition);
         let snapshots = inner.snapshots.as_ref();
-        let opened = Task::open(&inner.log, token.clone(), spec.clone(), &make, snapshots);
+        let Some(left) = inner.left.get(usize::from(partition)) else {
+            return Err(unknown);
+        };
+        let opened = match self.take_over(&token, &spec, left) {
+            Ok(None) => Task::open(
+                &inner.log,
+                token.clone(),
+                spec.clone(),
+                &make,
+                snapshots,
+                left,
+            ),
+            Ok(Some(taken)) => Ok(taken),
+            Err(error) => Err(error),
+        };
+        left.store(0, Ordering::Relaxed);
         let (task, restored) = match opened {
             Ok((task, restored)) => (task, Ok(restored)),
             Err(error) if error.may_pass() => {
@@ -140,12 +160,87 @@ impl<P: Processor> Opener<P> {
         }
         match &restored {
             Ok(report) => {
-                tracing::debug!(partition, took = ?began.elapsed(), ?report, "partition opened");
+                let took = began.elapsed();
+                tracing::debug!(partition, ?took, ?report, "partition opened");
+                if report.from_standby {
+                    let records = report.redo_records;
+                    tracing::info!(
+                        partition,
+                        records,
+                        ?took,
+                        "a standby took the partition over"
+                    );
+                }
                 (inner.restored)(partition, *report);
             }
             Err(error) => tracing::error!(partition, %error, "the task stopped"),
         }
         restored
+    }
+
+    /// What follows partitions that others own. See [`Worker::standbys`](crate::Worker::standbys).
+    pub fn standbys(&self) -> Standbys<P> {
+        self.0.standbys.clone()
+    }
+
+    /// Offsets that an opening under way has still to read, as far as that is known; 0 where none is.
+    pub fn left(&self, partition: u16) -> u64 {
+        let left = self.0.left.get(usize::from(partition));
+        left.map_or(0, |left| left.load(Ordering::Relaxed))
+    }
+
+    /// The task of a partition that was claimed, with the state of its standby here and all redo records
+    /// behind that. `None` where there is no standby that fits.
+    fn take_over(
+        &self,
+        token: &Token,
+        spec: &TaskSpec,
+        left: &AtomicU64,
+    ) -> Result<Option<(Task<P>, Restored)>, RestoreError> {
+        let inner = &*self.0;
+        let Some((slot, caught_up)) = inner.standbys.catch_up(spec.partition)? else {
+            return Ok(None);
+        };
+        let Some(mut warm) = inner.standbys.take(&slot) else {
+            return Ok(None);
+        };
+        let reading = Reading {
+            log: inner.log.as_ref(),
+            spec,
+            view: View::Latest,
+            left,
+            cancelled: None,
+        };
+        let finished = guarded(spec, || {
+            let from = warm.next();
+            let mut report = Restored {
+                from_standby: true,
+                ..Restored::default()
+            };
+            apply_redo(reading, &mut warm.processor, from, from, &mut report)?;
+            let unfit = |what| spec.unfit(what);
+            let (processor, redo_bytes, unsnapped_bytes) = warm.finish().map_err(unfit)?;
+            Ok((processor, redo_bytes, unsnapped_bytes, report))
+        });
+        let (processor, redo_bytes, unsnapped_bytes, mut report) = match finished {
+            Ok(finished) => finished,
+            Err(error) if error.may_pass() => return Err(error),
+            Err(error) => {
+                let partition = spec.partition;
+                tracing::error!(partition, %error, "a standby does not fit the log, restoring");
+                return Ok(None);
+            }
+        };
+        let task = Task::of_state(
+            &inner.log,
+            token.clone(),
+            spec.clone(),
+            processor,
+            redo_bytes + report.redo_bytes,
+            unsnapped_bytes + report.redo_bytes,
+        )?;
+        report.redo_records += caught_up;
+        Ok(Some((task, report)))
     }
 
     fn hand_in(&self, task: Task<P>, shared: &Shared<P>) -> Result<(), RestoreError> {

@@ -48,6 +48,13 @@ pub trait Processor: Send + 'static {
     /// Gives the changelog records of everything touched since the last call. `None`: gone.
     fn drain_touched(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>));
 
+    /// Counts a key that [`Processor::drain_touched`] gave among what was touched again: what was given of
+    /// it did not get into the changelog. It may be gone meanwhile.
+    ///
+    /// # Errors
+    /// When it is no key of this processor.
+    fn touch(&mut self, key: &[u8]) -> Result<(), String>;
+
     /// Gives the whole state as records that [`Processor::restore`] takes, and behind it what was touched
     /// since the last drain: a task that goes on from a snapshot still owes that to the changelog.
     fn export(&self, put: &mut dyn FnMut(&[u8], &[u8]));

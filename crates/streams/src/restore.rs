@@ -1,6 +1,7 @@
 //! How a task gets its state back: snapshot file or changelog, then the redo records behind it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use onhand_log::{
@@ -23,10 +24,40 @@ const READ_BYTES: usize = 4 << 20;
 /// A round that was begun longer ago and is not whole may have cost the rounds before it their records: the
 /// log compacts by times that instances gave, whose clocks may differ by a day.
 const UNFINISHED_MAX: Duration = COMPACTION_LAG.saturating_sub(Duration::from_secs(24 * 3_600));
+/// What a restore reads, and how far it has come.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading<'r> {
+    pub(crate) log: &'r dyn Log,
+    pub(crate) spec: &'r TaskSpec,
+    /// [`View::Latest`] by who has claimed the partition: what it reads it may rest on. By anybody else
+    /// [`View::Durable`]: what is not decided may be taken back.
+    pub(crate) view: View,
+    /// Offsets still to be read, as far as that is known.
+    pub(crate) left: &'r AtomicU64,
+    /// Once set, it ends with [`RestoreError::Stopped`].
+    pub(crate) cancelled: Option<&'r AtomicBool>,
+}
+
+impl Reading<'_> {
+    fn note_left(&self, next: Offset, end: Offset) {
+        let left = u64::try_from(end - next).unwrap_or(0);
+        self.left.store(left, Ordering::Relaxed);
+    }
+}
+
+/// A state and the redo offset below which everything is in it.
+pub(crate) struct Whole<P> {
+    pub(crate) processor: P,
+    pub(crate) restored: Restored,
+    pub(crate) next: Offset,
+}
 
 /// What a restore did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
+    /// Whether a standby's state was there already, in memory: nothing else was read than the redo
+    /// records behind it.
+    pub from_standby: bool,
     /// Whether a snapshot file stood in for the changelog.
     pub from_snapshot: bool,
     /// Records read from the changelog, its redo marks included; 0 with a snapshot.
@@ -85,36 +116,36 @@ impl RestoreError {
     }
 }
 
-/// The state of a claimed partition, put into what `make` makes.
+/// The state of a partition, put into what `make` makes.
 pub(crate) fn restore<P: Processor>(
-    log: &dyn Log,
-    spec: &TaskSpec,
+    reading: Reading<'_>,
     make: &dyn Fn() -> P,
     snapshots: Option<&SnapshotDir>,
-) -> Result<(P, Restored), RestoreError> {
-    let bounds = log.bounds(spec.at(spec.topics.redo), View::Latest)?;
+) -> Result<Whole<P>, RestoreError> {
+    let Reading { log, spec, .. } = reading;
+    let bounds = log.bounds(spec.at(spec.topics.redo), reading.view)?;
     // A snapshot that says more than the log holds is of another history: it is left alone.
     let snapshot = snapshots
         .and_then(|dir| dir.load(&spec.owner(), LogMark::of(log)))
         .filter(|snapshot| (bounds.start..=bounds.end).contains(&snapshot.redo_next()));
     if let Some(snapshot) = snapshot {
-        match from_snapshot(log, spec, make(), &snapshot, bounds.start) {
+        match from_snapshot(reading, make(), &snapshot, bounds.start) {
             Err(RestoreError::Unfit { partition, what }) => {
                 tracing::warn!(partition, what, "snapshot does not fit, restoring without");
             }
             done => return done,
         }
     }
-    from_changelog(log, spec, make, bounds.start)
+    from_changelog(reading, make, bounds.start)
 }
 
 fn from_snapshot<P: Processor>(
-    log: &dyn Log,
-    spec: &TaskSpec,
+    reading: Reading<'_>,
     mut processor: P,
     snapshot: &Snapshot,
     start: Offset,
-) -> Result<(P, Restored), RestoreError> {
+) -> Result<Whole<P>, RestoreError> {
+    let spec = reading.spec;
     let mut restored = Restored {
         from_snapshot: true,
         redo_bytes_before: snapshot.redo_bytes(),
@@ -127,48 +158,57 @@ fn from_snapshot<P: Processor>(
     // The newest record that the snapshot should have is given too. Who was replaced without knowing
     // it, and wrote a snapshot, took the records of the next owner for his own: his state lacks them,
     // and this one does not follow it.
-    let next = snapshot.redo_next();
-    let last = last_before(log, spec.at(spec.topics.redo), next, start)?;
-    let from = last.unwrap_or(next);
-    apply_redo(log, spec, &mut processor, from, next, &mut restored)?;
-    Ok((processor, restored))
+    let counted = snapshot.redo_next();
+    let last = last_before(reading, spec.at(spec.topics.redo), counted, start)?;
+    let from = last.unwrap_or(counted);
+    let next = apply_redo(reading, &mut processor, from, counted, &mut restored)?;
+    Ok(Whole {
+        processor,
+        restored,
+        next,
+    })
 }
 
 fn from_changelog<P: Processor>(
-    log: &dyn Log,
-    spec: &TaskSpec,
+    reading: Reading<'_>,
     make: &dyn Fn() -> P,
     start: Offset,
-) -> Result<(P, Restored), RestoreError> {
+) -> Result<Whole<P>, RestoreError> {
+    let spec = reading.spec;
     let mut processor = make();
     let mut restored = Restored::default();
     let mut redo_from = start;
     // Batches are no rounds: an engine may give the end of one and the beginning of the next together.
     let mut round: Vec<RecordBatch> = Vec::new();
     let mut taken = Offset::MIN;
-    each_batch(log, spec.at(spec.topics.changelog), None, &mut |batch| {
-        let mark = last_mark_of(&batch)?;
-        round.push(batch);
-        let Some((place, states)) = mark else {
-            return Ok(());
-        };
-        let records = round.iter().flat_map(RecordBatch::records);
-        for record in records.filter(|r| (taken..=place).contains(&r.offset)) {
-            restored.changelog_records += 1;
-            match record.key.unwrap_or_default() {
-                REDO_MARK => {}
-                key => processor.restore(key, record.value)?,
+    each_batch(
+        reading,
+        spec.at(spec.topics.changelog),
+        None,
+        &mut |batch| {
+            let mark = last_mark_of(&batch)?;
+            round.push(batch);
+            let Some((place, states)) = mark else {
+                return Ok(());
+            };
+            let records = round.iter().flat_map(RecordBatch::records);
+            for record in records.filter(|r| (taken..=place).contains(&r.offset)) {
+                restored.changelog_records += 1;
+                match record.key.unwrap_or_default() {
+                    REDO_MARK => {}
+                    key => processor.restore(key, record.value)?,
+                }
             }
-        }
-        taken = place + 1;
-        round.retain(|batch| batch.next_offset() > taken);
-        redo_from = states;
-        Ok(())
-    })
+            taken = place + 1;
+            round.retain(|batch| batch.next_offset() > taken);
+            redo_from = states;
+            Ok(())
+        },
+    )
     .map_err(|error| error.into_restore(spec))?;
     // What has no mark behind it is the beginning of a round that did not come to its end. All
     // that it holds was changed by decisions behind the last mark, which are applied now.
-    if taken > Offset::MIN && was_begun_long_ago(log, &round, taken) {
+    if taken > Offset::MIN && was_begun_long_ago(reading.log, &round, taken) {
         tracing::warn!(
             owner = spec.owner(),
             "the last round of its changelog was begun long ago and never finished: the state is built \
@@ -176,15 +216,12 @@ fn from_changelog<P: Processor>(
         );
         (processor, restored, redo_from) = (make(), Restored::default(), start);
     }
-    apply_redo(
-        log,
-        spec,
-        &mut processor,
-        redo_from,
-        redo_from,
-        &mut restored,
-    )?;
-    Ok((processor, restored))
+    let next = apply_redo(reading, &mut processor, redo_from, redo_from, &mut restored)?;
+    Ok(Whole {
+        processor,
+        restored,
+        next,
+    })
 }
 
 /// Whether what lies from `taken` on, of a round without an end, is so old that compaction may have taken
@@ -197,35 +234,47 @@ fn was_begun_long_ago(log: &dyn Log, round: &[RecordBatch], taken: Offset) -> bo
     begun.is_some_and(|begun| log.now().saturating_sub(begun) > longest)
 }
 
-/// Gives the processor the redo records from `from` on, and counts those from `counted` on.
-fn apply_redo<P: Processor>(
-    log: &dyn Log,
-    spec: &TaskSpec,
+/// Gives the processor the redo records from `from` on, and counts those from `counted` on. Says behind
+/// which offset none was left.
+pub(crate) fn apply_redo<P: Processor>(
+    reading: Reading<'_>,
     processor: &mut P,
     from: Offset,
     counted: Offset,
     restored: &mut Restored,
-) -> Result<(), RestoreError> {
+) -> Result<Offset, RestoreError> {
+    let spec = reading.spec;
     let redo = spec.at(spec.topics.redo);
-    each_batch(log, redo, Some(from), &mut |batch| {
-        for record in batch.records().filter(|r| r.offset >= from) {
-            let unfit = |what: String| format!("redo record at offset {}: {what}", record.offset);
-            let value = record.value;
-            let value = value.ok_or_else(|| unfit("it has no value".to_owned()))?;
-            if record.offset >= counted {
-                restored.redo_records += 1;
-                restored.redo_bytes += value.len();
-            }
-            processor.redo(value).map_err(unfit)?;
-        }
-        Ok(())
+    each_batch(reading, redo, Some(from), &mut |batch| {
+        apply_batch(processor, &batch, from, counted, restored)
     })
     .map_err(|error| error.into_restore(spec))
 }
 
+/// Gives the processor the redo records of one batch, as [`apply_redo`].
+pub(crate) fn apply_batch<P: Processor>(
+    processor: &mut P,
+    batch: &RecordBatch,
+    from: Offset,
+    counted: Offset,
+    restored: &mut Restored,
+) -> Result<(), String> {
+    for record in batch.records().filter(|r| r.offset >= from) {
+        let unfit = |what: String| format!("redo record at offset {}: {what}", record.offset);
+        let value = record.value;
+        let value = value.ok_or_else(|| unfit("it has no value".to_owned()))?;
+        if record.offset >= counted {
+            restored.redo_records += 1;
+            restored.redo_bytes += value.len();
+        }
+        processor.redo(value).map_err(unfit)?;
+    }
+    Ok(())
+}
+
 /// The offset of a record closely before `next`; `None` where there is none.
 fn last_before(
-    log: &dyn Log,
+    reading: Reading<'_>,
     at: TopicPartition,
     next: Offset,
     start: Offset,
@@ -234,7 +283,7 @@ fn last_before(
     let (mut from, mut back) = (next, 1);
     while from > start {
         from = next.saturating_sub(back).max(start);
-        let fetch = log.read(at, from, 1, View::Latest)?;
+        let fetch = reading.log.read(at, from, 1, reading.view)?;
         let mut records = fetch.batches.iter().flat_map(RecordBatch::records);
         let found = records.find(|record| record.offset >= from);
         if let Some(found) = found.filter(|record| record.offset < next) {
@@ -248,6 +297,7 @@ fn last_before(
 enum ReadAllError {
     Read(ReadError),
     Unfit(String),
+    Cancelled,
 }
 
 impl ReadAllError {
@@ -255,12 +305,13 @@ impl ReadAllError {
         match self {
             Self::Read(error) => RestoreError::Read(error),
             Self::Unfit(what) => spec.unfit(what),
+            Self::Cancelled => RestoreError::Stopped("it is not wanted any more".to_owned()),
         }
     }
 }
 
 /// Where the last redo mark of this batch stands, and the offset that it states; `None` without one.
-fn last_mark_of(batch: &RecordBatch) -> Result<Option<(Offset, Offset)>, String> {
+pub(crate) fn last_mark_of(batch: &RecordBatch) -> Result<Option<(Offset, Offset)>, String> {
     let marks = batch
         .records()
         .filter(|record| record.key.is_none_or(|key| key == REDO_MARK));
@@ -273,21 +324,27 @@ fn last_mark_of(batch: &RecordBatch) -> Result<Option<(Offset, Offset)>, String>
     Ok(Some((mark.offset, states)))
 }
 
-/// Gives every batch from the one that holds `from` (or the start) to the end.
+/// Gives every batch from the one that holds `from` (or the start) to the end, and says where that was.
 fn each_batch(
-    log: &dyn Log,
+    reading: Reading<'_>,
     at: TopicPartition,
     from: Option<Offset>,
     each: &mut dyn FnMut(RecordBatch) -> Result<(), String>,
-) -> Result<(), ReadAllError> {
-    let bounds = log.bounds(at, View::Latest).map_err(ReadAllError::Read)?;
+) -> Result<Offset, ReadAllError> {
+    let Reading { log, view, .. } = reading;
+    let bounds = log.bounds(at, view).map_err(ReadAllError::Read)?;
     let mut next = from.unwrap_or(bounds.start);
     loop {
+        reading.note_left(next, bounds.end);
+        if reading.cancelled.is_some_and(|c| c.load(Ordering::Relaxed)) {
+            return Err(ReadAllError::Cancelled);
+        }
         let fetch = log
-            .read(at, next, READ_BYTES, View::Latest)
+            .read(at, next, READ_BYTES, view)
             .map_err(ReadAllError::Read)?;
         if fetch.next == next {
-            return Ok(());
+            reading.note_left(next, next);
+            return Ok(next);
         }
         for batch in fetch.batches {
             each(batch).map_err(ReadAllError::Unfit)?;
@@ -308,6 +365,17 @@ mod tests {
     use crate::processor::Step;
     use crate::snapshot::SnapshotBuilder;
     use crate::task::Topics;
+
+    fn claimed<'r>(log: &'r MemoryLog, spec: &'r TaskSpec) -> Reading<'r> {
+        static LEFT: AtomicU64 = AtomicU64::new(0);
+        Reading {
+            log,
+            spec,
+            view: View::Latest,
+            left: &LEFT,
+            cancelled: None,
+        }
+    }
 
     /// Notes what it is given.
     #[derive(Default)]
@@ -338,6 +406,9 @@ mod tests {
             0
         }
         fn drain_touched(&mut self, _: &mut dyn FnMut(&[u8], Option<&[u8]>)) {}
+        fn touch(&mut self, _: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
         fn export(&self, _: &mut dyn FnMut(&[u8], &[u8])) {}
     }
 
@@ -376,6 +447,9 @@ mod tests {
             0
         }
         fn drain_touched(&mut self, _: &mut dyn FnMut(&[u8], Option<&[u8]>)) {}
+        fn touch(&mut self, _: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
         fn export(&self, _: &mut dyn FnMut(&[u8], &[u8])) {}
     }
 
@@ -414,7 +488,9 @@ mod tests {
             let mut builder = SnapshotBuilder::new(LogMark::of(&log), next, 0);
             builder.put(b"all", held);
             dir.store(&spec.owner(), builder).unwrap();
-            let (found, restored) = restore(&log, &spec, &Numbers::default, Some(&dir)).unwrap();
+            let whole = restore(claimed(&log, &spec), &Numbers::default, Some(&dir)).unwrap();
+            let (found, restored) = (whole.processor, whole.restored);
+            assert_eq!(whole.next, 5);
             assert_eq!(found, Numbers(vec![1, 2, 3, 4, 5]), "{held:?}, {next}");
             assert_eq!(restored.from_snapshot, fits, "{held:?}, {next}");
             let applied = if fits { 5 - next.unsigned_abs() } else { 5 };
@@ -463,8 +539,8 @@ mod tests {
             let redo = redo.finish().unwrap();
             append_and_wait(&log, &token, vec![(spec.at(topics.redo), redo)]);
         }
-        let (notes, _) = restore(&log, &spec, &Notes::default, None).unwrap();
-        notes.0
+        let notes = restore(claimed(&log, &spec), &Notes::default, None).unwrap();
+        notes.processor.0
     }
 
     /// Kafka gives runs of records, and the end of one round may share its batch with the beginning of

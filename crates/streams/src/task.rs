@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use onhand_log::{
@@ -23,7 +24,7 @@ use onhand_log::{
 
 use crate::inflight::InFlight;
 use crate::processor::{Delivery, Processor, Step};
-use crate::restore::{self, REDO_MARK, RestoreError, Restored};
+use crate::restore::{self, REDO_MARK, Reading, RestoreError, Restored, Whole};
 use crate::snapshot::SnapshotDir;
 use crate::tickets::{Deliveries, Tickets};
 
@@ -36,7 +37,7 @@ const REDO_PER_CHANGELOG: usize = 8;
 
 /// A snapshot is due when the redo behind the last one is so many times as large: it costs the disk at
 /// most a quarter of what the redo topic costs, and what a restart applies again is bounded by it.
-const REDO_PER_SNAPSHOT: usize = 4;
+pub(crate) const REDO_PER_SNAPSHOT: usize = 4;
 
 /// Below this much redo the changelog is not worth a record.
 const REDO_BYTES_MIN: usize = 64 << 10;
@@ -158,28 +159,50 @@ impl<P: Processor> Task<P> {
         spec: TaskSpec,
         make: &dyn Fn() -> P,
         snapshots: Option<&SnapshotDir>,
+        left: &AtomicU64,
     ) -> Result<(Self, Restored), RestoreError> {
+        let reading = Reading {
+            log: log.as_ref(),
+            spec: &spec,
+            view: View::Latest,
+            left,
+            cancelled: None,
+        };
         // What is half restored is thrown away.
-        let restored = catch_unwind(AssertUnwindSafe(|| {
-            restore::restore(log.as_ref(), &spec, make, snapshots)
-        }));
-        let (processor, restored) = restored.unwrap_or_else(|panic| {
-            let text = panic_text(panic.as_ref());
-            Err(spec.unfit(format!("restoring it panicked: {text}")))
-        })?;
+        let whole = guarded(&spec, || restore::restore(reading, make, snapshots))?;
+        let Whole {
+            processor,
+            restored,
+            ..
+        } = whole;
+        let redo_bytes = restored.redo_bytes_before + restored.redo_bytes;
+        let unsnapped_bytes = restored.redo_bytes;
+        let task = Self::of_state(log, token, spec, processor, redo_bytes, unsnapped_bytes)?;
+        Ok((task, restored))
+    }
+
+    /// The task of a partition that was claimed, with the state that all its redo records led to, and
+    /// how much of them stands behind the last round of the changelog and the last snapshot.
+    pub(crate) fn of_state(
+        log: &Arc<dyn Log>,
+        token: Token,
+        spec: TaskSpec,
+        processor: P,
+        redo_bytes: usize,
+        unsnapped_bytes: usize,
+    ) -> Result<Self, RestoreError> {
         let input = spec.at(spec.topics.input);
         let next = match log.consumed(&spec.owner(), input)? {
             Some(next) => next,
             None => log.bounds(input, View::Latest)?.start,
         };
-        let task = Self {
+        Ok(Self {
             next,
-            redo_bytes: restored.redo_bytes_before + restored.redo_bytes,
-            unsnapped_bytes: restored.redo_bytes,
+            redo_bytes,
+            unsnapped_bytes,
             stopped: None,
             ..Self::stopped_before_start(spec, token, processor, String::new())
-        };
-        Ok((task, restored))
+        })
     }
 
     /// The task of a partition that is claimed and could not be restored.
@@ -211,7 +234,8 @@ impl<P: Processor> Task<P> {
         make: &dyn Fn() -> P,
     ) -> Result<Restored, RestoreError> {
         let token = log.claim(&self.spec.owner())?;
-        let (mut fresh, restored) = Self::open(log, token, self.spec.clone(), make, None)?;
+        let left = AtomicU64::new(0);
+        let (mut fresh, restored) = Self::open(log, token, self.spec.clone(), make, None, &left)?;
         fresh.parked = std::mem::take(&mut self.parked);
         *self = fresh;
         Ok(restored)
@@ -426,8 +450,7 @@ impl<P: Processor> Task<P> {
         batches: &mut Vec<(TopicPartition, RecordBatch)>,
     ) -> Result<(), ReadError> {
         let touched = self.processor.touched_bytes();
-        let due = self.redo_bytes >= REDO_BYTES_MIN
-            && self.redo_bytes >= touched.saturating_mul(REDO_PER_CHANGELOG);
+        let due = is_changelog_due(self.redo_bytes, touched);
         if due && self.changelog_left.is_empty() {
             self.begin_changelog(log, now)?;
         }
@@ -487,6 +510,11 @@ impl<P: Processor> Task<P> {
     }
 }
 
+/// Whether a round of the changelog is worth it, after so many bytes of redo that touched so many.
+pub(crate) fn is_changelog_due(redo_bytes: usize, touched: usize) -> bool {
+    redo_bytes >= REDO_BYTES_MIN && redo_bytes >= touched.saturating_mul(REDO_PER_CHANGELOG)
+}
+
 #[derive(Debug, thiserror::Error)]
 enum CommitError {
     #[error(transparent)]
@@ -510,6 +538,17 @@ fn own_ticket(key: Option<&[u8]>, instance: u32) -> Option<u64> {
         return None;
     }
     Some(u64::from_be_bytes(rest.try_into().ok()?))
+}
+
+/// Runs what puts records back; a panic in it is a state that does not fit.
+pub(crate) fn guarded<R>(
+    spec: &TaskSpec,
+    restore: impl FnOnce() -> Result<R, RestoreError>,
+) -> Result<R, RestoreError> {
+    catch_unwind(AssertUnwindSafe(restore)).unwrap_or_else(|panic| {
+        let text = panic_text(panic.as_ref());
+        Err(spec.unfit(format!("restoring it panicked: {text}")))
+    })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

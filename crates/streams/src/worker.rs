@@ -15,6 +15,7 @@ use crate::processor::Processor;
 use crate::restore::{RestoreError, Restored};
 use crate::round::{Round, Standing, drive};
 use crate::snapshot::SnapshotDir;
+use crate::standby::Standbys;
 use crate::task::Topics;
 
 /// Which partitions a worker opens when it starts.
@@ -112,7 +113,16 @@ impl<P: Processor> Worker<P> {
             open: (0..partitions).map(|_| AtomicBool::new(false)).collect(),
             inbox_bytes_max: config.inbox_bytes,
         };
+        let standbys = Standbys::new(
+            log,
+            name,
+            topics,
+            &make,
+            snapshots.clone(),
+            config.snapshot_redo_bytes,
+        );
         let opener = Opener(Arc::new(Inner {
+            standbys,
             handle: handle.clone(),
             log: Arc::clone(log),
             name: name.into(),
@@ -122,6 +132,7 @@ impl<P: Processor> Worker<P> {
             snapshot_redo_bytes: config.snapshot_redo_bytes,
             restored: Box::new(restored),
             gates: (0..partitions).map(|_| Mutex::new(())).collect(),
+            left: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
         }));
         // Dropped where something fails, which ends what was started.
         let mut worker = Self {
@@ -189,6 +200,11 @@ impl<P: Processor> Worker<P> {
         self.opener.clone()
     }
 
+    /// What follows partitions that others own, to hand out: nothing is followed before it is told so.
+    pub fn standbys(&self) -> Standbys<P> {
+        self.opener.0.standbys.clone()
+    }
+
     /// The way in, to hand out. It works until the workers stop, and refuses from then on.
     pub fn handle(&self) -> WorkerHandle<P> {
         self.opener.0.handle.clone()
@@ -204,6 +220,7 @@ impl<P: Processor> Worker<P> {
     }
 
     fn end(&mut self) -> Result<(), SubmitError> {
+        self.opener.0.standbys.end();
         for shared in self.opener.0.handle.shared.iter() {
             shared.lock().stop = true;
             shared.arrived.notify_one();

@@ -32,6 +32,11 @@ impl Instances {
     /// That many, started one after another, with all partitions shared out between them; `None`, and
     /// said so, without brokers.
     pub(crate) fn start(count: usize) -> Option<Instances> {
+        Instances::start_with(count, &[])
+    }
+
+    /// The same, each told this too.
+    pub(crate) fn start_with(count: usize, more: &[&str]) -> Option<Instances> {
         if kafka().is_none() {
             println!("skipped: ONHAND_TEST_KAFKA names no brokers");
             return None;
@@ -44,8 +49,10 @@ impl Instances {
         for name in &names {
             nodes.push(Node::start(Setup {
                 args: ["--instance", name, "--partitions", &PARTITIONS.to_string()]
-                    .map(str::to_owned)
-                    .into(),
+                    .iter()
+                    .chain(more)
+                    .map(|word| (*word).to_owned())
+                    .collect(),
                 port: port(),
                 log: nodes.first().map(Node::log),
                 ..Setup::default()
@@ -82,6 +89,47 @@ impl Instances {
             holders.insert(place["partition"].as_u64()?, holder.to_owned());
         }
         Some(holders)
+    }
+
+    /// By partition, the names of its standbys as that instance knows them.
+    pub(crate) fn standbys(&self, asked: usize) -> BTreeMap<u64, Vec<String>> {
+        let cluster = self.nodes[asked].get("/v1/cluster").json();
+        let places = cluster["partitions"].as_array().unwrap().iter();
+        let names = |place: &Value| {
+            let names = place["standbys"].as_array().unwrap().iter();
+            names
+                .map(|name| name.as_str().unwrap().to_owned())
+                .collect()
+        };
+        places
+            .map(|place| (place["partition"].as_u64().unwrap(), names(place)))
+            .collect()
+    }
+
+    /// Waits until each of these follows what it shall, and has been level.
+    pub(crate) fn await_warm(&self, of: &[usize]) {
+        let is_warm = |at: usize| {
+            let cluster = self.nodes[at].get("/v1/cluster").json();
+            let name = json!(self.names[at]);
+            let mut places = cluster["partitions"].as_array().unwrap().iter();
+            places.all(|place| {
+                let follows = place["standbys"].as_array().unwrap().contains(&name);
+                place["standby_here"]["stale_ms"].is_u64() == follows
+            })
+        };
+        until("the standbys are warm", || {
+            of.iter().all(|at| is_warm(*at)).then_some(())
+        });
+    }
+
+    /// A figure of one instance.
+    pub(crate) fn metric(&self, at: usize, name: &str) -> u64 {
+        let answer = self.nodes[at].get("/metrics");
+        let text = answer.text();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("{name} in {text}"));
+        value.parse().unwrap()
     }
 
     /// Waits until exactly these hold everything, evenly, and answer for it; gives how long that took.
@@ -236,7 +284,7 @@ const SKUS: u64 = 20;
 const SCARCE: [&str; 4] = ["scarce-a", "scarce-b", "scarce-c", "scarce-d"];
 const SCARCE_UNITS: i64 = 40;
 /// One try's longest wait for a command. An instance that stands still holds whoever asks it that long.
-const TRY_MAX: Duration = Duration::from_secs(5);
+pub(super) const TRY_MAX: Duration = Duration::from_secs(5);
 /// The same for a stream of many.
 const STREAM_MAX: Duration = Duration::from_secs(20);
 /// The longest that a command may go unanswered, all its tries together.
@@ -270,13 +318,13 @@ pub(crate) struct Load {
 }
 
 /// One client.
-struct Client {
-    name: String,
-    addresses: Vec<SocketAddr>,
-    rng: Rng,
-    kept: Option<(usize, Http)>,
-    told: Arc<Mutex<Told>>,
-    answers: Arc<AtomicU64>,
+pub(super) struct Client {
+    pub(super) name: String,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) rng: Rng,
+    pub(super) kept: Option<(usize, Http)>,
+    pub(super) told: Arc<Mutex<Told>>,
+    pub(super) answers: Arc<AtomicU64>,
 }
 
 impl Load {
@@ -430,7 +478,7 @@ impl Client {
     }
 
     /// Sends it until it is answered by an outcome.
-    fn until_answered(&mut self, path: &str, body: &Value) -> Value {
+    pub(super) fn until_answered(&mut self, path: &str, body: &Value) -> Value {
         let begin = Instant::now();
         let mut last = String::new();
         loop {

@@ -17,6 +17,7 @@ pub(crate) mod node;
 pub(crate) mod others;
 pub(crate) mod stock;
 pub(crate) mod views;
+pub(crate) mod watched;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};

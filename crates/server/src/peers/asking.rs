@@ -1,11 +1,13 @@
-//! Asking owners: here where the partition is open, elsewhere where it is not.
+//! Asking owners: here where the partition is open, elsewhere where it is not. Who allows it is answered
+//! by a standby: one that is here, or one elsewhere when the owner does not answer soon.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Response;
-use onhand_log::cluster::Member;
+use onhand_log::cluster::{Member, Membership};
 use onhand_streams::SubmitError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -18,6 +20,7 @@ use super::question::{Question, Travelling};
 use crate::app::App;
 use crate::engine::{Engine, internal, of_submit, stopped};
 use crate::http::respond::{self, Body};
+use crate::stale::{self, Stale};
 use crate::wire::problem::{Kind, Problem};
 
 /// Where questions are asked of another instance.
@@ -26,14 +29,24 @@ pub(crate) const ADDRESS: &str = "/internal/1/query";
 /// Bytes of one question at most: a list of SKUs is the longest.
 pub(crate) const QUESTION_BYTES_MAX: usize = 1 << 20;
 
+/// How long an owner, or a standby elsewhere, is waited for at first where another one may answer as
+/// well. Twice as long each time that both were asked in vain.
+const SOON: Duration = Duration::from_millis(500);
+
 #[derive(Serialize, Deserialize)]
 struct Asked {
     partitions: Vec<u16>,
+    /// How old an answer may be: a standby gives it too.
+    stale_ms_max: Option<u64>,
     question: Travelling,
 }
 
-/// Of each partition that was open, its answer in postcard.
-type Answers = Vec<(u16, Vec<u8>)>;
+/// Of each partition that was open, or whose standby is here, how old the answer is where a standby gave
+/// it, and the answer in postcard.
+type Answers = Vec<(u16, Option<u64>, Vec<u8>)>;
+
+/// Those that nobody answered for, and of those whose standby did, how old that is.
+type FromStandbys = (Vec<u16>, BTreeMap<u16, Duration>);
 
 impl Engine {
     /// Asks the owner of one partition, wherever it is.
@@ -42,7 +55,18 @@ impl Engine {
         partition: u16,
         question: Q,
     ) -> Result<Q::Answer, Problem> {
-        let mut answers = self.ask_of(vec![partition], &question).await?;
+        self.ask_within(partition, question, &Stale::default())
+            .await
+    }
+
+    /// The same; a standby may answer where `stale` allows it.
+    pub(crate) async fn ask_within<Q: Question>(
+        &self,
+        partition: u16,
+        question: Q,
+        stale: &Stale,
+    ) -> Result<Q::Answer, Problem> {
+        let mut answers = self.ask_of(vec![partition], &question, stale).await?;
         let answer = answers.remove(&partition);
         answer.ok_or_else(|| internal("a question has no answer"))
     }
@@ -52,8 +76,17 @@ impl Engine {
         &self,
         question: Q,
     ) -> Result<Vec<Q::Answer>, Problem> {
+        self.ask_all_within(question, &Stale::default()).await
+    }
+
+    /// The same; standbys may answer where `stale` allows it.
+    pub(crate) async fn ask_all_within<Q: Question>(
+        &self,
+        question: Q,
+        stale: &Stale,
+    ) -> Result<Vec<Q::Answer>, Problem> {
         let all = (0..self.partitions).collect();
-        let answers = self.ask_of(all, &question).await?;
+        let answers = self.ask_of(all, &question, stale).await?;
         Ok(answers.into_values().collect())
     }
 
@@ -62,16 +95,20 @@ impl Engine {
         &self,
         partitions: Vec<u16>,
         question: &Q,
+        stale: &Stale,
     ) -> Result<BTreeMap<u16, Q::Answer>, Problem> {
         let mut answers = BTreeMap::new();
         let mut left = self.ask_here(partitions, question, &mut answers).await?;
+        left = self.ask_beside(left, question, &mut answers, stale).await?;
         if left.is_empty() {
             return Ok(answers);
         }
         let mut patience = Patience::new(self.forward_wait);
-        loop {
-            left = self.ask_elsewhere(left, question, &mut answers).await?;
+        for time in 0.. {
+            let asked = self.ask_elsewhere(left, question, &mut answers, stale, time);
+            left = asked.await?;
             left = self.ask_here(left, question, &mut answers).await?;
+            left = self.ask_beside(left, question, &mut answers, stale).await?;
             let Some(partition) = left.first() else {
                 return Ok(answers);
             };
@@ -79,6 +116,82 @@ impl Engine {
                 return Err(forward::no_owner(*partition, self.forward_wait));
             }
         }
+        Ok(answers)
+    }
+
+    /// Asks the standbys that are here, where `stale` allows it. Gives those that were not answered.
+    async fn ask_beside<Q: Question>(
+        &self,
+        partitions: Vec<u16>,
+        question: &Q,
+        answers: &mut BTreeMap<u16, Q::Answer>,
+        stale: &Stale,
+    ) -> Result<Vec<u16>, Problem> {
+        let Some(most) = stale.most().filter(|_| !partitions.is_empty()) else {
+            return Ok(partitions);
+        };
+        let (left, ages) = self
+            .ask_standbys(partitions, question, answers, most)
+            .await?;
+        ages.into_values().for_each(|age| stale.note(age));
+        Ok(left)
+    }
+
+    /// Asks the standbys that are here and at most so stale.
+    async fn ask_standbys<Q: Question>(
+        &self,
+        partitions: Vec<u16>,
+        question: &Q,
+        answers: &mut BTreeMap<u16, Q::Answer>,
+        most: Duration,
+    ) -> Result<FromStandbys, Problem> {
+        let question = question.clone();
+        let asked = self.beside(move |standbys| {
+            let ask = |partition| {
+                let question = question.clone();
+                let answer = standbys.ask(partition, most, |stock| question.ask(stock));
+                (partition, answer)
+            };
+            partitions.into_iter().map(ask).collect::<Vec<_>>()
+        });
+        let (mut left, mut ages) = (Vec::new(), BTreeMap::new());
+        for (partition, answer) in asked.await? {
+            match answer {
+                Some((answer, age)) => {
+                    answers.insert(partition, answer);
+                    ages.insert(partition, age);
+                }
+                None => left.push(partition),
+            }
+        }
+        Ok((left, ages))
+    }
+
+    /// Whom to ask for each partition, by index: who answers for it, or every second time, where a
+    /// standby may answer, one of those.
+    fn whom(
+        &self,
+        membership: &Membership,
+        partitions: Vec<u16>,
+        stale: &Stale,
+        time: u32,
+    ) -> Vec<(u16, Option<usize>)> {
+        let standbys = match stale.most() {
+            Some(_) if time % 2 == 1 => membership.standbys(self.standby_count),
+            _ => Vec::new(),
+        };
+        let whom = |partition: u16| {
+            let place = membership.places.get(usize::from(partition));
+            let owner = place.and_then(|place| place.holder.or(place.assigned));
+            let standbys = standbys.get(usize::from(partition)).into_iter().flatten();
+            let others: Vec<usize> = standbys
+                .copied()
+                .filter(|at| Some(*at) != membership.me)
+                .collect();
+            let turn = usize::try_from(time / 2).unwrap_or(0) % others.len().max(1);
+            (partition, others.get(turn).copied().or(owner))
+        };
+        partitions.into_iter().map(whom).collect()
     }
 
     /// Asks those that are open here. Gives those that are not.
@@ -124,13 +237,20 @@ impl Engine {
         partitions: Vec<u16>,
         question: &Q,
         answers: &mut BTreeMap<u16, Q::Answer>,
+        stale: &Stale,
+        time: u32,
     ) -> Result<Vec<u16>, Problem> {
         let membership = self.cluster.membership();
+        let patience = match stale.most() {
+            Some(_) if self.standby_count > 0 => {
+                let longer = 1_u32.checked_shl(time / 2).unwrap_or(u32::MAX);
+                SOON.saturating_mul(longer).min(self.forward_wait)
+            }
+            _ => self.forward_wait,
+        };
         let mut by_member: BTreeMap<usize, (Member, Vec<u16>)> = BTreeMap::new();
         let mut left = Vec::new();
-        for partition in partitions {
-            let at = membership.places.get(usize::from(partition));
-            let at = at.and_then(|place| place.holder.or(place.assigned));
+        for (partition, at) in self.whom(&membership, partitions, stale, time) {
             match at.and_then(|at| membership.members.get(at).map(|member| (at, member))) {
                 Some((at, member)) if Some(at) != membership.me => {
                     let entry = by_member.entry(at);
@@ -144,18 +264,20 @@ impl Engine {
         for (member, partitions) in by_member.into_values() {
             let asked = Asked {
                 partitions: partitions.clone(),
+                stale_ms_max: stale.most().map(stale::ms),
                 question: question.travel(),
             };
             let body = postcard::to_stdvec(&asked).map_err(internal)?;
             let request = forward::internal_request(&self.instance, &member, ADDRESS, body)?;
-            let (peers, patience) = (Arc::clone(&self.peers), self.forward_wait);
+            let peers = Arc::clone(&self.peers);
             asking.spawn(async move {
+                let began = Instant::now();
                 let reply = peers.exchange(&member, request, patience).await;
-                (member, partitions, reply)
+                (member, partitions, reply, began)
             });
         }
         while let Some(joined) = asking.join_next().await {
-            let (member, partitions, reply) = joined.map_err(internal)?;
+            let (member, partitions, reply, began) = joined.map_err(internal)?;
             let reply = match reply {
                 Ok(reply) => reply,
                 // Asking twice does no harm.
@@ -177,11 +299,15 @@ impl Engine {
             let found: Answers =
                 postcard::from_bytes(&reply.body).map_err(|_| odd(&member, &reply.body))?;
             let mut missing = partitions;
-            for (partition, bytes) in found {
+            for (partition, age, bytes) in found {
                 let answer = Q::read(&bytes).map_err(|_| odd(&member, &bytes))?;
                 // What was not asked for is not taken.
                 if missing.contains(&partition) {
                     missing.retain(|one| *one != partition);
+                    if let Some(age) = age {
+                        // When it was asked is not known here, but that it was behind this.
+                        stale.note(Duration::from_millis(age) + began.elapsed());
+                    }
                     answers.insert(partition, answer);
                 }
             }
@@ -208,7 +334,7 @@ pub(crate) async fn answer(app: &Arc<App>, body: &Bytes) -> Result<Response<Body
             format!("no question of this version: {error}; run the same version on all instances"),
         )
     })?;
-    let partitions = asked.partitions;
+    let partitions = (asked.partitions, asked.stale_ms_max);
     let answers = match asked.question {
         Travelling::Number(question) => here(app, partitions, &question).await?,
         Travelling::LevelsOf(question) => here(app, partitions, &question).await?,
@@ -226,18 +352,23 @@ pub(crate) async fn answer(app: &Arc<App>, body: &Bytes) -> Result<Response<Body
 
 async fn here<Q: Question>(
     app: &App,
-    mut partitions: Vec<u16>,
+    (mut partitions, stale_ms_max): (Vec<u16>, Option<u64>),
     question: &Q,
 ) -> Result<Answers, Problem> {
     partitions.sort_unstable();
     partitions.dedup();
     partitions.retain(|partition| *partition < app.engine.partitions);
     let mut answers = BTreeMap::new();
-    app.engine
-        .ask_here(partitions, question, &mut answers)
-        .await?;
-    answers
-        .into_iter()
-        .map(|(partition, answer)| Ok((partition, Q::write(&answer).map_err(internal)?)))
-        .collect()
+    let engine = &app.engine;
+    let left = engine.ask_here(partitions, question, &mut answers).await?;
+    let mut ages = BTreeMap::new();
+    if let Some(most) = stale_ms_max.map(Duration::from_millis) {
+        let asked = engine.ask_standbys(left, question, &mut answers, most);
+        (_, ages) = asked.await?;
+    }
+    let write = |(partition, answer)| {
+        let age = ages.get(&partition).copied().map(stale::ms);
+        Ok((partition, age, Q::write(&answer).map_err(internal)?))
+    };
+    answers.into_iter().map(write).collect()
 }

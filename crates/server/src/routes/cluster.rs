@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use hyper::Response;
+use onhand_streams::Following;
 
 use super::Call;
 use crate::app::App;
 use crate::http::respond::{self, Body};
+use crate::stale;
 use crate::wire::problem::Problem;
-use crate::wire::write::{Object, list as write_list};
+use crate::wire::write::{Object, list as write_list, text};
 
 pub(super) fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     call.query.finish()?;
@@ -34,6 +36,7 @@ pub(super) fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Pro
         let member = membership.members.get(at?)?;
         Some(&*member.name)
     };
+    let standbys = membership.standbys(app.engine.standby_count);
     let partitions = object.key("partitions");
     write_list(
         partitions,
@@ -48,9 +51,39 @@ pub(super) fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Pro
                 };
             }
             object.flag("open_here", app.engine.is_open(partition));
+            match app.placement.left(partition) {
+                0 => object.null("restoring"),
+                left => object.uint("restoring", left),
+            };
+            let follow = standbys.get(usize::from(partition)).into_iter().flatten();
+            let follow = follow.filter_map(|at| name(Some(*at)));
+            write_list(object.key("standbys"), follow, text);
+            match app.engine.standbys.of(partition) {
+                None => object.null("standby_here"),
+                Some(following) => {
+                    write_following(&mut object, &following);
+                    &mut object
+                }
+            };
             object.close();
         },
     );
     object.close();
     Ok(respond::json(200, out))
+}
+
+/// How the standby of a partition stands that is here.
+fn write_following(object: &mut Object<'_>, following: &Following) {
+    let mut here = Object::open(object.key("standby_here"));
+    let state = if following.is_warm {
+        "following"
+    } else {
+        "restoring"
+    };
+    here.text("state", state).uint("lag", following.lag);
+    match following.stale {
+        Some(stale) => here.uint("stale_ms", stale::ms(stale)),
+        None => here.null("stale_ms"),
+    };
+    here.close();
 }

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::engine::Engine;
 use crate::peers::question::Question;
+use crate::stale::Stale;
 use crate::wire::problem::Problem;
 use crate::wire::write::{Object, text};
 
@@ -28,8 +29,9 @@ pub(super) struct Found<T> {
 pub(super) async fn step<T: Send + 'static>(
     engine: &Engine,
     question: impl Question<Answer = Vec<(String, T)>>,
+    stale: &Stale,
 ) -> Result<(Vec<Found<T>>, Option<String>), Problem> {
-    let pages = engine.ask_all(question).await?;
+    let pages = engine.ask_all_within(question, stale).await?;
     // Beyond the last key of a page that was full, its partition may have more: others must not
     // overtake it.
     let bound = pages

@@ -14,6 +14,7 @@ use crate::http::request::{idempotency_key, media_type};
 use crate::http::respond::{self, Body};
 use crate::intake::single;
 use crate::peers::question::{ReservationOf, ReservationsAbove};
+use crate::stale::Stale;
 use crate::wire::command::{self, Given, Kind as CommandKind};
 use crate::wire::problem::{Kind, Problem};
 use crate::wire::reservation::{STATUSES, shown_status, write};
@@ -183,7 +184,7 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
             after: after.clone(),
             limit: page::STEP,
         };
-        let (found, bound) = page::step(&app.engine, question).await?;
+        let (found, bound) = page::step(&app.engine, question, &Stale::default()).await?;
         looked_at += found.len();
         let mut full = None;
         for one in found {

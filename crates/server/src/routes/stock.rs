@@ -12,7 +12,9 @@ use super::past::{self, Past, PastLevel};
 use crate::app::App;
 use crate::http::request::Query;
 use crate::http::respond::{self, Body};
+use crate::peers::forward::FORWARDED;
 use crate::peers::question::{LevelsOf, NamesLike, StockAbove};
+use crate::stale::Stale;
 use crate::wire::field;
 use crate::wire::level::{Figures, LevelView};
 use crate::wire::problem::{Kind, Problem};
@@ -101,9 +103,13 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
     let sku = call.query.one("sku")?;
     let prefix = call.query.one("sku_prefix")?.unwrap_or_default();
     let past = past::read(app, &mut call.query)?;
+    let stale = Stale::read(&mut call.query)?;
     let limit = call.query.limit()?;
     let cursor = call.query.one("cursor")?;
     call.query.finish()?;
+    if past.is_some() {
+        stale.refuse()?;
+    }
     let mut page = Levels {
         filter,
         limit,
@@ -121,15 +127,16 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
             &last_sku,
             past.as_ref(),
             Some(&last_location),
+            &stale,
         )
         .await?;
         after = Some(last_sku);
     }
     if let Some(sku) = sku {
         if after.is_none() && sku.starts_with(&prefix) {
-            put_one(app, &mut page, &sku, past.as_ref(), None).await?;
+            put_one(app, &mut page, &sku, past.as_ref(), None, &stale).await?;
         }
-        return Ok(listed(&page));
+        return Ok(stale.say(listed(&page)));
     }
     let most = match past {
         None => LOOKED_AT_MAX,
@@ -142,7 +149,7 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
             prefix: prefix.clone(),
             limit: page::STEP,
         };
-        let (found, bound) = page::step(&app.engine, question).await?;
+        let (found, bound) = page::step(&app.engine, question, &stale).await?;
         looked_at += found.len();
         let then = match &past {
             None => None,
@@ -175,7 +182,8 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
         }
         after = bound;
     }
-    Ok(listed(&page))
+    count_stale(app, &stale);
+    Ok(stale.say(listed(&page)))
 }
 
 fn listed(page: &Levels) -> Response<Body> {
@@ -189,11 +197,12 @@ async fn put_one(
     sku: &str,
     past: Option<&Past>,
     beyond: Option<&str>,
+    stale: &Stale,
 ) -> Result<(), Problem> {
     let partition = app.engine.partition_of(sku);
     match past {
         None => {
-            let levels = levels(app, partition, sku.to_owned()).await?;
+            let levels = levels(app, partition, sku.to_owned(), stale).await?;
             let levels = levels.iter().flatten();
             page.put(
                 sku,
@@ -241,16 +250,47 @@ async fn levels_of_one_then(
     Ok(levels.into_values().next().unwrap_or_default())
 }
 
-async fn levels(app: &App, partition: u16, sku: String) -> Result<Option<Vec<Level>>, Problem> {
-    app.engine.ask(partition, LevelsOf { sku }).await
+async fn levels(
+    app: &App,
+    partition: u16,
+    sku: String,
+    stale: &Stale,
+) -> Result<Option<Vec<Level>>, Problem> {
+    let question = LevelsOf { sku };
+    app.engine.ask_within(partition, question, stale).await
+}
+
+/// What a read that names one SKU allows. Only its owner answers where nothing is allowed: a request
+/// that came elsewhere is handed on whole. One that was handed on is answered by the owner alone.
+fn allowed(
+    app: &App,
+    call: &mut Call,
+    partition: u16,
+    past: Option<&Past>,
+) -> Result<Stale, Problem> {
+    let stale = Stale::read(&mut call.query)?;
+    call.query.finish()?;
+    if past.is_some() {
+        stale.refuse()?;
+    }
+    let is_handed_on = call.parts.headers.contains_key(FORWARDED);
+    if stale.most().is_none() || is_handed_on {
+        app.engine.must_be_here(partition)?;
+    }
+    Ok(stale)
+}
+
+fn count_stale(app: &App, stale: &Stale) {
+    if stale.is_used() {
+        app.metrics.stale();
+    }
 }
 
 pub(super) async fn of_sku(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let sku = call.named(0);
     let past = past::read(app, &mut call.query)?;
-    call.query.finish()?;
     let partition = app.engine.partition_of(&sku);
-    app.engine.must_be_here(partition)?;
+    let stale = allowed(app, call, partition, past.as_ref())?;
     let mut out = Vec::with_capacity(512);
     if let Some(past) = past {
         let levels = levels_of_one_then(app, partition, &sku, &past).await?;
@@ -264,15 +304,18 @@ pub(super) async fn of_sku(app: &Arc<App>, call: &mut Call) -> Result<Response<B
         write_sku(&mut out, app.engine.epoch, &sku, &views, Some(&past));
         return Ok(respond::json(200, out));
     }
-    let Some(levels) = levels(app, partition, sku.clone()).await? else {
-        return Err(unknown_sku(app, &sku).await?);
+    let found = levels(app, partition, sku.clone(), &stale).await?;
+    count_stale(app, &stale);
+    let Some(levels) = found else {
+        let unknown = unknown_sku(app, &sku, &stale).await?;
+        return Ok(stale.say(respond::problem(&unknown)));
     };
     let views: Vec<_> = levels
         .iter()
         .map(|level| LevelView::of(&sku, partition, level))
         .collect();
     write_sku(&mut out, app.engine.epoch, &sku, &views, None);
-    Ok(respond::json(200, out))
+    Ok(stale.say(respond::json(200, out)))
 }
 
 fn write_sku(
@@ -305,9 +348,8 @@ pub(super) async fn at_location(
 ) -> Result<Response<Body>, Problem> {
     let (sku, location) = (call.named(0), call.named(1));
     let past = past::read(app, &mut call.query)?;
-    call.query.finish()?;
     let partition = app.engine.partition_of(&sku);
-    app.engine.must_be_here(partition)?;
+    let stale = allowed(app, call, partition, past.as_ref())?;
     let epoch = app.engine.epoch;
     let mut out = Vec::with_capacity(512);
     if let Some(past) = past {
@@ -318,14 +360,18 @@ pub(super) async fn at_location(
         level.view(&sku, partition).write(&mut out, epoch);
         return Ok(respond::json(200, out));
     }
-    let Some(levels) = levels(app, partition, sku.clone()).await? else {
-        return Err(unknown_sku(app, &sku).await?);
+    let found = levels(app, partition, sku.clone(), &stale).await?;
+    count_stale(app, &stale);
+    let Some(levels) = found else {
+        let unknown = unknown_sku(app, &sku, &stale).await?;
+        return Ok(stale.say(respond::problem(&unknown)));
     };
     let Some(level) = levels
         .iter()
         .find(|level| level.location.as_str() == location)
     else {
-        return Err(unknown_location(&location, &levels));
+        let unknown = unknown_location(&location, &levels);
+        return Ok(stale.say(respond::problem(&unknown)));
     };
     let view = LevelView::of(&sku, partition, level);
     let etag = view.etag(epoch);
@@ -348,7 +394,8 @@ pub(super) async fn at_location(
         view.write(&mut out, epoch);
         respond::json(200, out)
     };
-    Ok(respond::with_header(response, header::ETAG, &etag))
+    let response = respond::with_header(response, header::ETAG, &etag);
+    Ok(stale.say(response))
 }
 
 /// 404 of the past: not there then, or never there at all.
@@ -358,8 +405,9 @@ async fn not_then(
     sku: &str,
     location: Option<&str>,
 ) -> Result<Problem, Problem> {
-    let Some(now) = levels(app, partition, sku.to_owned()).await? else {
-        return unknown_sku(app, sku).await;
+    let strict = Stale::default();
+    let Some(now) = levels(app, partition, sku.to_owned(), &strict).await? else {
+        return unknown_sku(app, sku, &strict).await;
     };
     if let Some(location) = location
         && !now.iter().any(|level| level.location.as_str() == location)
@@ -382,7 +430,7 @@ fn unknown_location(location: &str, levels: &[Level]) -> Problem {
 }
 
 /// 404, with the SKUs of nearest spelling.
-async fn unknown_sku(app: &App, sku: &str) -> Result<Problem, Problem> {
+async fn unknown_sku(app: &App, sku: &str, stale: &Stale) -> Result<Problem, Problem> {
     /// Letters that a near spelling shares with what was asked.
     const SHARED: usize = 2;
     /// Candidates per partition and spelling: enough to find a slip of a finger among neighbours.
@@ -395,7 +443,7 @@ async fn unknown_sku(app: &App, sku: &str) -> Result<Problem, Problem> {
         prefixes,
         limit: CANDIDATES,
     };
-    let pages = app.engine.ask_all(question).await?;
+    let pages = app.engine.ask_all_within(question, stale).await?;
     let known: Vec<String> = pages.into_iter().flatten().collect();
     let near = near(sku, known.iter().map(String::as_str));
     Ok(near_problem(

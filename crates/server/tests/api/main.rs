@@ -15,6 +15,7 @@ mod past;
 mod reservations;
 mod several;
 mod shutdown;
+mod standby;
 mod stream;
 mod support;
 mod table;

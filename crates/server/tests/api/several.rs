@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::support::{Answer, Node};
 use crate::table::Table;
 
-const PARTITIONS: u16 = 4;
+pub(crate) const PARTITIONS: u16 = 4;
 
 /// Two nodes: `a` has the partitions 0 and 1, `b` has 2 and 3.
 fn pair() -> (Arc<Table>, Node, Node) {
@@ -32,14 +32,14 @@ fn pair() -> (Arc<Table>, Node, Node) {
 }
 
 /// A name that begins so and belongs to that partition.
-fn key_in(partition: u16, prefix: &str) -> String {
+pub(crate) fn key_in(partition: u16, prefix: &str) -> String {
     (0..)
         .map(|n| format!("{prefix}{n}"))
         .find(|key| partition_of(key.as_bytes(), PARTITIONS) == partition)
         .unwrap()
 }
 
-fn receive(id: &str, sku: &str, quantity: u32) -> String {
+pub(crate) fn receive(id: &str, sku: &str, quantity: u32) -> String {
     format!(
         r#"{{"id":"{id}","source":"t","type":"receive","sku":"{sku}","location":"m","quantity":{quantity}}}"#
     )
@@ -49,7 +49,7 @@ fn is_ready(node: &Node) -> bool {
     node.get("/readyz").status == 200
 }
 
-fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(60);
     while !is() {
         assert!(Instant::now() < until, "{what}");

@@ -34,6 +34,8 @@ pub(crate) struct Counting {
     pub(crate) ticks: u64,
     /// What a token takes in the changelog.
     pub(crate) changelog_padding: usize,
+    /// Given back with the state.
+    pub(crate) kept: Option<Arc<()>>,
 }
 
 pub(crate) fn tokens(bytes: &[u8]) -> Vec<u64> {
@@ -156,6 +158,14 @@ impl Processor for Counting {
         for token in std::mem::take(&mut self.touched) {
             put(&token.to_be_bytes(), Some(&value));
         }
+    }
+
+    fn touch(&mut self, key: &[u8]) -> Result<(), String> {
+        if key != b"number" {
+            let token = key.try_into().map_err(|_| "no token")?;
+            self.touched.insert(u64::from_be_bytes(token));
+        }
+        Ok(())
     }
 
     fn export(&self, put: &mut dyn FnMut(&[u8], &[u8])) {
