@@ -183,7 +183,10 @@ impl MemoryLog {
             standing: state.standing.clone(),
             ..State::default()
         };
-        Self::with_state(fresh, self.epoch, self.id)
+        let mut log = Self::with_state(fresh, self.epoch, self.id);
+        // As an engine that stores times does: what is shown may be a little ahead of the wall clock.
+        log.clock = Clock::new(self.clock.now());
+        log
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
