@@ -402,8 +402,14 @@ fn an_open_transaction_of_others_holds_nobody_up() {
     // Kafka shows nothing behind an open transaction. A read gives up soon and says what is there.
     assert_eq!(values(&log, at), Vec::<String>::new());
     assert!(began.elapsed() < Duration::from_secs(5));
+    // What was said to be durable lies below the end that is told, though nobody can read it yet.
+    let told = log.told_end(at).unwrap();
+    let end = || log.bounds(at, View::Durable).unwrap().end;
+    assert!(told >= 2, "{told}");
+    assert!(end() < told, "{} and {told}", end());
     other.commit().unwrap();
     eventually("both are seen", || values(&log, at) == ["open", "own"]);
+    eventually("all that was told is decided", || end() >= told);
 }
 
 #[test]
