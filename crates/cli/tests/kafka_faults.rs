@@ -672,6 +672,11 @@ fn an_instance_that_is_told_to_stop_leaves_politely() {
             !words.contains("WARN") && !words.contains("ERROR"),
             "{words}"
         );
+        // It said goodbye: nobody waited until it was silent, and nobody fenced it.
+        let others = instances.nodes[1].words();
+        for word in ["nothing is heard", "fenced"] {
+            assert!(!others.contains(word), "{word}: {others}");
+        }
         instances.nodes[0].start_again();
         instances.await_shared(&[0, 1]);
     }

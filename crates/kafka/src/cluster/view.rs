@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use onhand_log::Offset;
 use onhand_log::cluster::{Ended, Member, Membership, Place};
+use tracing::info;
 
 use crate::cluster::assign::balance;
 use crate::cluster::note::{Assignment, Claim, Note, name_of};
@@ -132,8 +133,15 @@ impl View {
             return;
         }
         if incarnation == self.me {
+            let after = self.part.as_ref().map(|part| part.silent_after);
             for beat in self.beats.values_mut() {
                 beat.silent = beat.silent.saturating_add(1);
+                if Some(beat.silent) == after {
+                    info!(
+                        incarnation = &*beat.incarnation,
+                        "nothing is heard from it any more"
+                    );
+                }
             }
         }
         let beat = Beat {
