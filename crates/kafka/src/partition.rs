@@ -67,6 +67,9 @@ struct State {
     passed: Offset,
     /// The highest end that the latest view ever showed.
     shown: Offset,
+    /// The latest view showed something of the open transaction: at once, or when the follower had
+    /// come so far.
+    open_shown: bool,
     /// Bytes in `window` and `behind`.
     bytes: usize,
     /// After the newest own record known to be committed.
@@ -255,9 +258,7 @@ impl Partition {
             self.break_off();
             return false;
         }
-        let latest = state.latest();
-        state.shown = state.shown.max(latest);
-        let grown = latest > before;
+        let grown = state.note_shown() > before;
         drop(state);
         self.grown.notify_all();
         grown
@@ -271,6 +272,7 @@ impl Partition {
         for entry in state.behind.values_mut() {
             entry.open = false;
         }
+        state.open_shown = false;
         state.own_end = state.own_end.max(end);
         state.marked = true;
         self.join(&mut state);
@@ -280,8 +282,9 @@ impl Partition {
         grown
     }
 
-    /// This instance's open transaction came to nothing: its records are not there.
-    pub(crate) fn aborted(&self) {
+    /// This instance's open transaction came to nothing: its records are not there. Whether the latest
+    /// view showed any of them.
+    pub(crate) fn aborted(&self) -> bool {
         let mut state = self.lock();
         let gone = state.behind.extract_if(.., |_, entry| entry.open);
         let bytes: usize = gone.map(|(_, entry)| entry.batch.bytes().len()).sum();
@@ -289,6 +292,7 @@ impl Partition {
         state.bytes -= bytes;
         self.total.fetch_sub(bytes, Ordering::Relaxed);
         self.join(&mut state);
+        std::mem::take(&mut state.open_shown)
     }
 
     /// Adds what the follower read; whether anything was new.
@@ -376,8 +380,7 @@ impl Partition {
             }
         }
         state.end = state.end.max(state.upto);
-        let latest = state.latest();
-        state.shown = state.shown.max(latest);
+        state.note_shown();
         self.note_known(state);
     }
 
@@ -422,8 +425,9 @@ impl Partition {
                 .window
                 .partition_point(|batch| batch.next_offset() <= from);
             let window = state.window.iter().skip(at);
-            let ahead = state.ahead().filter(|_| view == View::Latest);
-            for batch in window.chain(ahead.filter(|batch| batch.next_offset() > from)) {
+            let ahead = state.ahead().map(|entry| &entry.batch);
+            let ahead = ahead.filter(|batch| view == View::Latest && batch.next_offset() > from);
+            for batch in window.chain(ahead) {
                 if bytes >= bytes_max && !batches.is_empty() {
                     break;
                 }
@@ -468,19 +472,28 @@ impl State {
     }
 
     /// What follows the window without a gap.
-    fn ahead(&self) -> impl Iterator<Item = &RecordBatch> {
+    fn ahead(&self) -> impl Iterator<Item = &Behind> {
         let mut end = self.upto;
         self.behind.iter().map_while(move |(base, entry)| {
             let joins = *base == end;
             end = entry.batch.next_offset();
-            joins.then_some(&entry.batch)
+            joins.then_some(entry)
         })
     }
 
     /// Where the latest view ends.
     fn latest(&self) -> Offset {
         let last = self.ahead().last();
-        last.map_or(self.upto, RecordBatch::next_offset)
+        last.map_or(self.upto, |entry| entry.batch.next_offset())
+    }
+
+    /// Where the latest view ends; remembers what it shows.
+    fn note_shown(&mut self) -> Offset {
+        let latest = self.latest();
+        self.shown = self.shown.max(latest);
+        let shows_open = self.ahead().any(|entry| entry.open);
+        self.open_shown |= shows_open;
+        latest
     }
 
     fn end_of(&self, view: View) -> Offset {

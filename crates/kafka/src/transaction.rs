@@ -44,8 +44,6 @@ pub(crate) struct Transaction {
 #[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) appends: Vec<One>,
-    /// The latest view showed something of it.
-    pub(crate) shown: bool,
     /// Something was acknowledged that the latest view does not show.
     pub(crate) untold: bool,
     /// Where the own records end, by partition.
@@ -200,7 +198,6 @@ impl Transaction {
             self.moved = Instant::now();
         }
         if grown {
-            self.sent.shown = true;
             // Counted before they hear of it: a flush from here on is from who may know it.
             self.told = inner.queue.standing().flushes;
             inner.tell(Progress::Appended);

@@ -334,11 +334,11 @@ impl Writer {
 
     /// It never will be visible. `passing`: the same may succeed now.
     fn came_to_nothing(&mut self, sent: Sent, passing: bool) {
-        self.withdraw(&sent);
+        let shown = self.withdraw(&sent);
         let until = self.deadline(&sent.appends);
         // Whose names are still ours is found out now, so that endings can say it.
         let ready = self.unended.is_none() && !self.free.is_empty() || self.replace(until);
-        if ready && passing && !sent.shown && Instant::now() < until {
+        if ready && passing && !shown && Instant::now() < until {
             self.again = sent.appends.into_iter().map(|one| one.queued).collect();
         } else {
             self.end(sent.appends, Ending::Aborted);
@@ -356,17 +356,19 @@ impl Writer {
         self.end(sent.appends, Ending::Unknown);
     }
 
-    /// Takes it out of the latest view. In this order: who claims after its token was spoiled reads
-    /// nothing of it any more.
-    fn withdraw(&self, sent: &Sent) {
+    /// Takes it out of the latest view; whether that ever showed anything of it. In this order: who claims
+    /// after its token was spoiled reads nothing of it any more.
+    fn withdraw(&self, sent: &Sent) -> bool {
+        let mut shown = false;
         for at in sent.ends.keys() {
             if let Some(partition) = self.inner.partition(*at) {
-                partition.aborted();
+                shown |= partition.aborted();
             }
         }
-        if sent.shown {
+        if shown {
             self.inner.queue.spoil_all();
         }
+        shown
     }
 
     /// Tells the endings, in order.

@@ -84,7 +84,7 @@ fn a_missing_offset_is_a_mark_once_the_follower_has_passed_it() {
 fn what_came_to_nothing_is_gone_and_reading_goes_on_behind_it() {
     let partition = partition();
     partition.sent(vec![record(0), record(1)]);
-    partition.aborted();
+    assert!(partition.aborted(), "the latest view had it");
     assert_eq!(latest(&partition), Vec::<Offset>::new());
     assert_eq!(partition.bounds(1, View::Latest), Some((0, 0)));
     assert!(
@@ -94,6 +94,32 @@ fn what_came_to_nothing_is_gone_and_reading_goes_on_behind_it() {
     assert!(!partition.sent(vec![record(3)]), "its mark is at 2, or not");
     assert!(partition.passed(3));
     assert_eq!(found(&partition, 2, View::Latest), [3]);
+}
+
+/// Whoever read it may have decided on it, at whatever time it was shown.
+#[test]
+fn what_came_to_nothing_says_whether_it_was_ever_shown() {
+    let partition = partition();
+    partition.sent(vec![record(0)]);
+    partition.committed(1);
+    // Its mark is at 1, and the follower has not been there yet.
+    assert!(!partition.sent(vec![record(2)]));
+    assert!(!partition.aborted(), "nothing was before the follower");
+    assert!(!partition.sent(vec![record(4)]));
+    assert_eq!(latest(&partition), [0]);
+    assert!(partition.passed(4));
+    assert_eq!(latest(&partition), [0, 4], "shown later than it was sent");
+    assert!(partition.aborted());
+    assert!(!partition.sent(vec![record(6)]));
+    assert!(partition.passed(6));
+    partition.committed(7);
+    assert!(!partition.sent(vec![record(8)]));
+    assert!(!partition.aborted(), "what was shown is committed");
+    // Nobody knows any more what was there, but that it was shown.
+    assert!(partition.passed(10));
+    assert!(partition.sent(vec![record(10)]));
+    partition.break_off();
+    assert!(partition.aborted());
 }
 
 #[test]
