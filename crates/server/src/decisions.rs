@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onhand_flows::PackError;
@@ -22,6 +24,10 @@ const PLACES_MAX: usize = 1_024;
 /// Bytes asked of the log at a time when reading on: a few packs.
 pub(crate) const READ_BYTES: usize = 1 << 20;
 
+/// How long a decision that its owner told of is waited for, and how often it is looked for meanwhile.
+const ARRIVAL_MAX: Duration = Duration::from_secs(10);
+const ARRIVAL_LOOK: Duration = Duration::from_millis(5);
+
 /// Why decisions could not be read.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub(crate) enum DecisionError {
@@ -33,6 +39,11 @@ pub(crate) enum DecisionError {
         offset: Offset,
         error: PackError,
     },
+    #[error(
+        "decision {number} of partition {partition} did not arrive here within {} s",
+        ARRIVAL_MAX.as_secs()
+    )]
+    Behind { partition: u16, number: u64 },
 }
 
 /// The decisions of all partitions, as one view shows them.
@@ -43,6 +54,8 @@ pub(crate) struct DecisionLog {
     view: View,
     /// First number to offset of packs seen, per partition.
     places: Vec<Mutex<BTreeMap<u64, Offset>>>,
+    /// A number up to which all were seen to be there, per partition.
+    seen: Vec<AtomicU64>,
 }
 
 /// One pack of decisions.
@@ -87,6 +100,7 @@ impl DecisionLog {
             topic,
             view,
             places,
+            seen: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -160,6 +174,30 @@ impl DecisionLog {
             ControlFlow::Continue(())
         })?;
         Ok(newest)
+    }
+
+    /// Waits until the decision of that number is there: what an owner elsewhere has told of may not have
+    /// arrived yet.
+    ///
+    /// # Errors
+    /// [`DecisionError::Behind`] after 10 s.
+    pub(crate) fn await_number(&self, partition: u16, number: u64) -> Result<(), DecisionError> {
+        let until = Instant::now() + ARRIVAL_MAX;
+        let seen = self.seen.get(usize::from(partition));
+        while seen.is_none_or(|seen| seen.load(Ordering::Relaxed) < number) {
+            let newest = self.newest(partition)?;
+            if let Some(seen) = seen {
+                seen.fetch_max(newest, Ordering::Relaxed);
+            }
+            if newest >= number {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(DecisionError::Behind { partition, number });
+            }
+            std::thread::sleep(ARRIVAL_LOOK);
+        }
+        Ok(())
     }
 
     /// The pack in which that number stands, if it has been decided; `None` when it is older than what

@@ -327,7 +327,13 @@ pub(crate) fn internal(detail: impl std::fmt::Display) -> Problem {
 }
 
 pub(crate) fn of_decisions(error: &DecisionError) -> Problem {
-    internal(error)
+    match error {
+        DecisionError::Behind { .. } => {
+            let detail = format!("{error}; send it again with the same id");
+            Problem::new(Kind::UNKNOWN_END, detail)
+        }
+        error => internal(error),
+    }
 }
 
 pub(crate) fn of_submit(error: &SubmitError) -> Problem {

@@ -57,6 +57,7 @@ pub(crate) fn decode(bytes: &[u8], log: &DecisionLog) -> Result<(Order, Answers)
 }
 
 fn spot(log: &DecisionLog, place: Place) -> Result<Spot, RenderError> {
+    log.await_number(place.partition, place.number)?;
     let pack = log
         .locate(place.partition, place.number)?
         .ok_or(RenderError::Short(place.partition))?;

@@ -154,6 +154,9 @@ pub(crate) fn firsts(
     detail: Detail,
 ) -> Result<BTreeMap<u64, First>, DecisionError> {
     let mut found = BTreeMap::new();
+    if let Some(newest) = wanted.keys().next_back() {
+        log.await_number(origin.partition, *newest)?;
+    }
     let mut open: Vec<(u64, u128)> = wanted
         .iter()
         .map(|(number, name)| (*number, *name))

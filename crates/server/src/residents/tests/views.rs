@@ -3,9 +3,11 @@
 use onhand_flows::{CommandPack, NodeConfig, key_of};
 use onhand_ledger::Command;
 use onhand_log::memory::Fault;
+use onhand_log::{Append, Purpose};
 use onhand_streams::{Delivery, SubmitError, Ticket};
 
 use super::*;
+use crate::decisions::{DecisionError, DecisionLog};
 use crate::wire::command::{Given, parse};
 
 const PARTITIONS: u16 = 3;
@@ -191,6 +193,47 @@ fn views_that_were_not_chosen_are_not_written() {
             .parse::<ViewChoice>()
             .unwrap_err()
             .contains("\"stock\" is no view")
+    );
+}
+
+/// An owner elsewhere tells of a duplicate before its first decision can be read here.
+#[test]
+fn what_a_duplicate_repeats_is_waited_for() {
+    let decided = decided();
+    let (late, log) = memory(MemoryLog::new());
+    let topic = log.create_topic(&topics::specs(PARTITIONS)[1]).unwrap();
+    let token = log.claim("owner").unwrap();
+    late.hold();
+    for record in all(&decided, topics::DECISIONS) {
+        let mut batch = BatchBuilder::new();
+        batch.push(record.timestamp, None, record.value.as_deref(), &[]);
+        let at = TopicPartition {
+            topic,
+            partition: record.partition,
+        };
+        let append = Append {
+            purpose: Purpose::Intake,
+            batches: vec![(at, batch.finish().unwrap())],
+            consumed: Vec::new(),
+            on_end: None,
+        };
+        log.append(&token, append).unwrap();
+    }
+    let there = DecisionLog::new(Arc::clone(&log), topic, PARTITIONS, View::Latest);
+    let here = DecisionLog::new(Arc::clone(&log), topic, PARTITIONS, View::Durable);
+    let newest = there.newest(0).unwrap();
+    assert!(newest > 1 && here.newest(0).unwrap() == 0);
+    let arrives = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        late.release();
+    });
+    here.await_number(0, newest).unwrap();
+    assert_eq!(here.newest(0).unwrap(), newest);
+    arrives.join().unwrap();
+    let never = here.await_number(0, newest + 1);
+    assert!(
+        matches!(never, Err(DecisionError::Behind { .. })),
+        "{never:?}"
     );
 }
 
