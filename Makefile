@@ -15,13 +15,15 @@ phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - beg
 
 # Tests on Kafka, each group on brokers of its own: the engine; the main job with two instances asked in turn;
 # instances and brokers that are killed and paused, and what else goes wrong; other programs and moving a log. Within
-# the last two one test at a time: they share the machine with the brokers.
-MAIN_JOB = --test import --test last_unit --test random_reservations --test feed
+# the last two one test at a time: they share the machine with the brokers. The engine's tests are named within the
+# workspace, as selecting its package would compile the libraries anew with fewer features.
+ENGINE = $(CARGO) test $(RELEASE) --workspace --lib --test ahead --test cluster --test one_broker --test three_brokers
+MAIN_JOB = --test import --test last_unit --test feed
 FAULTS = --test instances --test kafka_faults
 OTHERS = --test others --test log_copy
 BESIDE_BROKERS = ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli
 ON_KAFKA = ./tools/at_once.py \
-	engine '$(CARGO) test $(RELEASE) -p onhand-kafka; $(BESIDE_BROKERS) $(OTHERS) -- --test-threads 1' \
+	engine '$(ENGINE); $(BESIDE_BROKERS) $(OTHERS) -- --test-threads 1' \
 	instances 'ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB); $(BESIDE_BROKERS) $(FAULTS) -- --test-threads 1'
 
 .PHONY: help build demo demo-kafka kafka test soak bench bench-kafka ci fmt clippy doc deny
@@ -44,8 +46,9 @@ demo: build
 
 test: build
 	$(call phase,tests,ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace --exclude onhand-kafka)
-	$(call phase,tests on Kafka,$(CARGO) test $(RELEASE) -p onhand-kafka --no-run; $(ON_KAFKA))
+	$(call phase,tests on Kafka,$(ENGINE) --no-run; $(ON_KAFKA))
 
+soak: MAIN_JOB += --test random_reservations
 soak: build
 	$(call phase,soak,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace --exclude onhand-kafka)
 	$(call phase,soak on Kafka,export ONHAND_SOAK=1; $(ON_KAFKA))
