@@ -222,8 +222,9 @@ fn no_broker_for_a_while_costs_time_and_nothing_else() {
         false => println!("one was given up after the brokers went on, and joined anew"),
     }
     assert!(instances.nodes.iter_mut().all(Node::lives));
+    // Baskets that waited for the brokers may all have been told that nobody answered.
     let told = load.finish(&instances);
-    assert!(told.facts > 0 && told.granted > 0);
+    assert!(told.facts > 0);
     instances.stop_and_verify();
 }
 
