@@ -57,6 +57,10 @@ struct State {
     spoiled: BTreeSet<Arc<str>>,
     held: bool,
     out_of_space: bool,
+    /// Nobody answers those who read.
+    away: bool,
+    /// What is told as the end lies so far above what is durable.
+    told_ahead: Offset,
     stopped: bool,
     time: Option<Timestamp>,
     appends: u64,
@@ -137,6 +141,17 @@ impl MemoryLog {
     /// [`AppendError::NoSpace`].
     pub fn set_out_of_space(&self, out_of_space: bool) {
         self.lock().out_of_space = out_of_space;
+    }
+
+    /// While set, reading and asking for bounds fail as where no broker answers.
+    pub fn set_away(&self, away: bool) {
+        self.lock().away = away;
+    }
+
+    /// From now on [`Log::told_end`] says so many offsets more than are durable, as while something
+    /// undecided stands there.
+    pub fn set_told_ahead(&self, offsets: Offset) {
+        self.lock().told_ahead = offsets;
     }
 
     /// From now on the clock shows what it is told, and never goes back.
@@ -428,6 +443,11 @@ impl Log for MemoryLog {
         })
     }
 
+    fn told_end(&self, at: TopicPartition) -> Result<Offset, ReadError> {
+        let state = self.lock();
+        Ok(state.partition(at)?.durable + state.told_ahead)
+    }
+
     fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         Ok(self.lock().catalog.consumed(owner, at))
     }
@@ -477,6 +497,9 @@ impl State {
     }
 
     fn partition(&self, at: TopicPartition) -> Result<&Partition, ReadError> {
+        if self.away {
+            return Err(ReadError::Io("no broker answers".to_owned()));
+        }
         let slot = self.catalog.slot(at).ok_or(ReadError::UnknownTopic(at))?;
         self.partitions.get(slot).ok_or(ReadError::UnknownTopic(at))
     }

@@ -456,9 +456,10 @@ fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunErr
     let on_kafka = matches!(config.engine, LogEngine::Kafka(_));
     let chosen = Chosen {
         inbox: config.inbox.unwrap_or(on_kafka),
-        views: config.views.unwrap_or(match on_kafka {
-            true => ViewChoice::ALL,
-            false => ViewChoice::NONE,
+        views: config.views.unwrap_or(if on_kafka {
+            ViewChoice::ALL
+        } else {
+            ViewChoice::NONE
         }),
         command_bytes: config.limits.body_bytes,
     };

@@ -10,7 +10,7 @@ use onhand_log::{Log, Offset, View};
 
 use crate::processor::Processor;
 use crate::restore::{self, Reading, RestoreError};
-use crate::snapshot::{LogMark, SnapshotBuilder, SnapshotDir};
+use crate::snapshot::{LogMark, SnapshotDir};
 use crate::task::{TaskSpec, Topics, guarded};
 use crate::warm::Warm;
 
@@ -22,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The shortest: what comes meanwhile is applied together.
 const BREATH: Duration = Duration::from_millis(5);
+
+/// How soon a stop is noticed in a pause.
+const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// How often the log is asked where it ends. A standby is stale by about so much at most while all is
 /// well.
@@ -155,8 +158,11 @@ impl<P: Processor> Inner<P> {
     /// Sleeps, but for the stop.
     fn pause(&self, patience: Duration) {
         let until = Instant::now() + patience;
-        while !self.is_stopped() && Instant::now() < until {
-            std::thread::sleep(BREATH.min(patience));
+        while !self.is_stopped()
+            && let left = until.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            std::thread::sleep(left.min(STOP_LOOK));
         }
     }
 
@@ -273,9 +279,8 @@ impl<P: Processor> Inner<P> {
             let Some(warm) = state.warm.as_mut().filter(|warm| is_due(warm)) else {
                 return;
             };
-            let mut builder = SnapshotBuilder::new(LogMark::of(self.log.as_ref()), warm.next(), 0);
-            match warm.export(&mut builder) {
-                Ok(()) => builder,
+            match warm.export(LogMark::of(self.log.as_ref())) {
+                Ok(builder) => builder,
                 Err(what) => {
                     let error = slot.spec.unfit(what);
                     tracing::error!(%error, "a standby is thrown away");

@@ -61,13 +61,6 @@ impl SnapshotBuilder {
         Self(bytes)
     }
 
-    /// States how many bytes of redo stand behind the last round of the changelog.
-    pub(crate) fn set_redo_bytes(&mut self, redo_bytes: u64) {
-        if let Some(place) = self.0.get_mut(HEAD_BYTES - 8..HEAD_BYTES) {
-            place.copy_from_slice(&redo_bytes.to_le_bytes());
-        }
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

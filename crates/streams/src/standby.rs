@@ -221,9 +221,7 @@ impl<P: Processor> Standbys<P> {
             threads.push(thread.spawn(move || work(&inner))?);
         }
         inner.log.listen(Box::new(move |progress| {
-            if let (Progress::Appended | Progress::Durable, Some(inner)) =
-                (progress, listening.upgrade())
-            {
+            if let (Progress::Durable, Some(inner)) = (progress, listening.upgrade()) {
                 inner.stir();
             }
         }));

@@ -10,7 +10,7 @@ use onhand_log::{Fetch, Offset};
 
 use crate::processor::Processor;
 use crate::restore::{Restored, Whole, apply_batch, last_mark_of};
-use crate::snapshot::SnapshotBuilder;
+use crate::snapshot::{LogMark, SnapshotBuilder};
 use crate::task::{REDO_PER_SNAPSHOT, is_changelog_due};
 
 /// A whole state, and where it stands.
@@ -130,15 +130,16 @@ impl<P: Processor> Warm<P> {
         self.unsnapped_bytes > 0
     }
 
-    /// Puts the whole state into a snapshot that was begun at its place.
-    pub(crate) fn export(&mut self, builder: &mut SnapshotBuilder) -> Result<(), String> {
+    /// A snapshot of the whole state.
+    pub(crate) fn export(&mut self, log: LogMark) -> Result<SnapshotBuilder, String> {
         self.take_back()?;
-        builder.set_redo_bytes(self.redo_bytes as u64);
+        let redo_bytes = self.redo_bytes as u64;
+        let mut builder = SnapshotBuilder::new(log, self.places.redo, redo_bytes);
         self.processor
             .export(&mut |key, value| builder.put(key, value));
         self.unsnapped_bytes = 0;
         self.snapshot_bytes = builder.len();
-        Ok(())
+        Ok(builder)
     }
 }
 
@@ -272,9 +273,8 @@ mod tests {
         redo(&mut warm, 1);
         redo(&mut warm, 2);
         assert!(warm.is_snapshot_due(64 << 10));
-        let mark = crate::snapshot::LogMark { id: 1, epoch: 1 };
-        let mut builder = SnapshotBuilder::new(mark, warm.next(), 0);
-        warm.export(&mut builder).unwrap();
+        let mark = LogMark { id: 1, epoch: 1 };
+        let builder = warm.export(mark).unwrap();
         assert!(!warm.is_snapshot_worth_it());
         let temp = tempfile::tempdir().unwrap();
         let dir = crate::snapshot::SnapshotDir::new(temp.path()).unwrap();

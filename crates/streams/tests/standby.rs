@@ -12,8 +12,7 @@ mod counting;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use counting::{
@@ -23,13 +22,16 @@ use counting::{
 use onhand_log::journal::{Journal, JournalConfig};
 use onhand_log::memory::MemoryLog;
 use onhand_log::testing::append_and_wait;
-use onhand_log::{
-    Append, AppendError, BatchBuilder, Bounds, Fetch, Listener, Log, Offset, ReadError, Stats,
-    Timestamp, Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View,
-};
+use onhand_log::{BatchBuilder, Log, TopicPartition, View};
 use onhand_streams::{AtStart, Standbys, Ticket, Worker, WorkerConfig};
 
 const WHOLE: Duration = Duration::from_secs(60);
+
+fn memory() -> (Arc<MemoryLog>, Arc<dyn Log>) {
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = Arc::<MemoryLog>::clone(&memory);
+    (memory, log)
+}
 
 fn all() -> BTreeSet<u16> {
     (0..PARTITIONS).collect()
@@ -53,6 +55,16 @@ fn open_all(worker: &Worker<Counting>) {
     for partition in 0..PARTITIONS {
         worker.open(partition).unwrap();
     }
+}
+
+/// An owner of partition 0 that has counted token 1, another instance, and its standbys, level.
+fn followed(log: &Arc<dyn Log>) -> (Worker<Counting>, Worker<Counting>, Standbys<Counting>) {
+    let (a, b) = (instance(log, "a"), instance(log, "b"));
+    a.open(0).unwrap();
+    send_until_done(&a, 0, &[1]);
+    let standbys = following(&b);
+    level(&standbys, 0);
+    (a, b, standbys)
 }
 
 fn following(worker: &Worker<Counting>) -> Standbys<Counting> {
@@ -328,155 +340,43 @@ fn a_record_that_does_not_fit_harms_its_standby_only() {
     b.stop().unwrap();
 }
 
-/// A log whose end, as it is told, and whose reachability a test sets.
-#[derive(Debug)]
-struct Told {
-    log: Arc<MemoryLog>,
-    /// Above the durable end by so much.
-    ahead: AtomicI64,
-    is_away: AtomicBool,
-    /// Nothing becomes durable.
-    is_held: AtomicBool,
-    /// What was asked, in order.
-    claims: Mutex<Vec<String>>,
-}
-
-impl Told {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            log: Arc::new(MemoryLog::new()),
-            ahead: AtomicI64::new(0),
-            is_away: AtomicBool::new(false),
-            is_held: AtomicBool::new(false),
-            claims: Mutex::default(),
-        })
-    }
-
-    fn check(&self) -> Result<(), ReadError> {
-        if self.is_away.load(Ordering::SeqCst) {
-            return Err(ReadError::Io("no broker answers".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-impl Log for Told {
-    fn id(&self) -> u64 {
-        self.log.id()
-    }
-    fn standing(&self) -> onhand_log::Standing {
-        self.log.standing()
-    }
-    fn set_standing(&self, standing: &onhand_log::Standing) -> Result<(), AppendError> {
-        self.log.set_standing(standing)
-    }
-    fn epoch(&self) -> u64 {
-        self.log.epoch()
-    }
-    fn now(&self) -> Timestamp {
-        self.log.now()
-    }
-    fn create_topic(&self, spec: &TopicSpec) -> Result<TopicId, TopicError> {
-        self.log.create_topic(spec)
-    }
-    fn topics(&self) -> Vec<Topic> {
-        self.log.topics()
-    }
-    fn claim(&self, owner: &str) -> Result<Token, AppendError> {
-        self.claims.lock().unwrap().push(owner.to_owned());
-        self.log.claim(owner)
-    }
-    fn give_up(&self, token: &Token) -> Result<(), AppendError> {
-        self.log.give_up(token)
-    }
-    fn append(&self, token: &Token, append: Append) -> Result<(), AppendError> {
-        self.log.append(token, append)
-    }
-    fn flush(&self) {
-        if !self.is_held.load(Ordering::SeqCst) {
-            self.log.flush();
-        }
-    }
-    fn read(
-        &self,
-        at: TopicPartition,
-        from: Offset,
-        max_bytes: usize,
-        view: View,
-    ) -> Result<Fetch, ReadError> {
-        self.check()?;
-        self.log.read(at, from, max_bytes, view)
-    }
-    fn offset_at(&self, at: TopicPartition, time: Timestamp) -> Result<Option<Offset>, ReadError> {
-        self.log.offset_at(at, time)
-    }
-    fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
-        self.check()?;
-        self.log.bounds(at, view)
-    }
-    fn told_end(&self, at: TopicPartition) -> Result<Offset, ReadError> {
-        let end = self.bounds(at, View::Durable)?.end;
-        Ok(end + self.ahead.load(Ordering::SeqCst))
-    }
-    fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
-        self.log.consumed(owner, at)
-    }
-    fn listen(&self, listener: Listener) {
-        self.log.listen(listener);
-    }
-    fn stats(&self) -> Stats {
-        self.log.stats()
-    }
-    fn close(&self) -> Result<(), AppendError> {
-        self.log.close()
-    }
-}
-
 #[test]
 fn its_age_grows_while_something_told_is_not_shown_and_while_nobody_answers() {
-    let told = Told::new();
-    let log: Arc<dyn Log> = told.clone();
-    let (a, b) = (instance(&log, "a"), instance(&log, "b"));
-    a.open(0).unwrap();
-    send_until_done(&a, 0, &[1]);
-    let standbys = following(&b);
-    level(&standbys, 0);
+    let (memory, log) = memory();
+    let (a, b, standbys) = followed(&log);
     let age = || standbys.of(0).unwrap().stale.unwrap();
     let long = Duration::from_millis(800);
     // An undecided record stands before the end.
-    told.ahead.store(1, Ordering::SeqCst);
+    memory.set_told_ahead(1);
     until_eq(|| age() > long, &true);
     assert!(standbys.ask(0, long, |_| ()).is_none());
     let (_, said) = standbys.ask(0, WHOLE, |_| ()).unwrap();
     assert!(said > long, "{said:?}");
     assert_eq!(standbys.of(0).unwrap().lag, 1);
     // Shown: what was asked before is answered too.
-    told.ahead.store(0, Ordering::SeqCst);
+    memory.set_told_ahead(0);
     send_until_done(&a, 0, &[2]);
     level(&standbys, 0);
     assert_eq!(shown(&standbys, 0), [1, 2].into());
-    told.is_away.store(true, Ordering::SeqCst);
+    memory.set_away(true);
     until_eq(|| age() > long, &true);
-    told.is_away.store(false, Ordering::SeqCst);
+    memory.set_away(false);
     level(&standbys, 0);
     assert!(age() < long + Duration::from_secs(2));
-    let claims = told.claims.lock().unwrap().clone();
-    let own: Vec<&str> = claims.iter().map(String::as_str).collect();
-    assert_eq!(own, ["count-intake-a/0", "count-intake-b/0", "count/0"]);
     a.stop().unwrap();
     b.stop().unwrap();
+    let generation = log.claim("count/0").unwrap().generation;
+    assert_eq!(
+        generation, 3,
+        "claimed by its owner, given up, and this one"
+    );
 }
 
 #[test]
 fn what_is_not_durable_is_not_shown() {
-    let told = Told::new();
-    let log: Arc<dyn Log> = told.clone();
-    let (a, b) = (instance(&log, "a"), instance(&log, "b"));
-    a.open(0).unwrap();
-    send_until_done(&a, 0, &[1]);
-    let standbys = following(&b);
-    level(&standbys, 0);
-    told.is_held.store(true, Ordering::SeqCst);
+    let (memory, log) = memory();
+    let (a, b, standbys) = followed(&log);
+    memory.hold();
     let ticket: Arc<dyn Ticket> = Arc::new(Waiter::default());
     let packs = vec![(0, bytes(&[2]))];
     a.handle().submit(packs, &ticket).unwrap();
@@ -488,8 +388,7 @@ fn what_is_not_durable_is_not_shown() {
     until_eq(|| end(View::Latest) > end(View::Durable), &true);
     level(&standbys, 0);
     assert_eq!(shown(&standbys, 0), [1].into());
-    told.is_held.store(false, Ordering::SeqCst);
-    log.flush();
+    memory.release();
     until_eq(|| shown(&standbys, 0), &[1, 2].into());
     a.stop().unwrap();
     b.stop().unwrap();
@@ -498,19 +397,14 @@ fn what_is_not_durable_is_not_shown() {
 /// Brokers that are away at the wrong moment do not cost the state.
 #[test]
 fn a_take_over_that_fails_for_a_while_keeps_the_standby() {
-    let told = Told::new();
-    let log: Arc<dyn Log> = told.clone();
-    let (a, b) = (instance(&log, "a"), instance(&log, "b"));
-    a.open(0).unwrap();
-    send_until_done(&a, 0, &[1]);
-    let standbys = following(&b);
-    level(&standbys, 0);
+    let (memory, log) = memory();
+    let (a, b, standbys) = followed(&log);
     a.stop().unwrap();
-    told.is_away.store(true, Ordering::SeqCst);
+    memory.set_away(true);
     let error = b.open(0).unwrap_err();
     assert!(error.may_pass(), "{error}");
     assert!(standbys.of(0).unwrap().is_warm);
-    told.is_away.store(false, Ordering::SeqCst);
+    memory.set_away(false);
     let restored = b.open(0).unwrap();
     assert!(restored.from_standby, "{restored:?}");
     assert_eq!(ask(&b, 0, |state| state.seen.clone()), [1].into());

@@ -136,9 +136,15 @@ impl Views {
         let decisions = pack::decisions(value)
             .and_then(Iterator::collect::<Result<Vec<Decision<'_>>, _>>)
             .map_err(|error| Unrendered::Pack(error.to_string()))?;
-        let outcomes = self.topics.outcomes;
-        let repeated = decisions.iter().filter(|_| outcomes.is_some());
-        let repeated = repeated.flat_map(|decision| said(decision, origin));
+        let are_shown = self.topics.changes.or(self.topics.levels).is_some();
+        let is_said = self.topics.outcomes.is_some();
+        let said_in = |decision| {
+            is_said
+                .then(|| said(decision, origin))
+                .into_iter()
+                .flatten()
+        };
+        let repeated = decisions.iter().flat_map(said_in);
         let mut firsts = Firsts {
             log: &self.decisions,
             origin,
@@ -149,7 +155,8 @@ impl Views {
         };
         for decision in &decisions {
             let last = decision.levels.len().saturating_sub(1);
-            for (index, change) in (0u32..).zip(changes(decision, origin)) {
+            let shown = are_shown.then(|| changes(decision, origin));
+            for (index, change) in (0u32..).zip(shown.into_iter().flatten()) {
                 // Behind the last of its changes the decision is seen whole.
                 let place = (index as usize != last).then_some(Place {
                     partition: origin.partition,
@@ -157,7 +164,7 @@ impl Views {
                 });
                 sheet.change(&change, place);
             }
-            for said in said(decision, origin).take_while(|_| outcomes.is_some()) {
+            for said in said_in(decision) {
                 let first = match said.first() {
                     Some(wanted) => firsts
                         .next(wanted)

@@ -136,7 +136,7 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
         if after.is_none() && sku.starts_with(&prefix) {
             put_one(app, &mut page, &sku, past.as_ref(), None, &stale).await?;
         }
-        return Ok(stale.say(listed(&page)));
+        return Ok(say(app, &stale, listed(&page)));
     }
     let most = match past {
         None => LOOKED_AT_MAX,
@@ -182,8 +182,7 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
         }
         after = bound;
     }
-    count_stale(app, &stale);
-    Ok(stale.say(listed(&page)))
+    Ok(say(app, &stale, listed(&page)))
 }
 
 fn listed(page: &Levels) -> Response<Body> {
@@ -280,10 +279,12 @@ fn allowed(
     Ok(stale)
 }
 
-fn count_stale(app: &App, stale: &Stale) {
+/// Counts an answer that a standby gave, and says in it how old it may be.
+fn say(app: &App, stale: &Stale, response: Response<Body>) -> Response<Body> {
     if stale.is_used() {
         app.metrics.stale();
     }
+    stale.say(response)
 }
 
 pub(super) async fn of_sku(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
@@ -305,17 +306,16 @@ pub(super) async fn of_sku(app: &Arc<App>, call: &mut Call) -> Result<Response<B
         return Ok(respond::json(200, out));
     }
     let found = levels(app, partition, sku.clone(), &stale).await?;
-    count_stale(app, &stale);
     let Some(levels) = found else {
         let unknown = unknown_sku(app, &sku, &stale).await?;
-        return Ok(stale.say(respond::problem(&unknown)));
+        return Ok(say(app, &stale, respond::problem(&unknown)));
     };
     let views: Vec<_> = levels
         .iter()
         .map(|level| LevelView::of(&sku, partition, level))
         .collect();
     write_sku(&mut out, app.engine.epoch, &sku, &views, None);
-    Ok(stale.say(respond::json(200, out)))
+    Ok(say(app, &stale, respond::json(200, out)))
 }
 
 fn write_sku(
@@ -361,17 +361,16 @@ pub(super) async fn at_location(
         return Ok(respond::json(200, out));
     }
     let found = levels(app, partition, sku.clone(), &stale).await?;
-    count_stale(app, &stale);
     let Some(levels) = found else {
         let unknown = unknown_sku(app, &sku, &stale).await?;
-        return Ok(stale.say(respond::problem(&unknown)));
+        return Ok(say(app, &stale, respond::problem(&unknown)));
     };
     let Some(level) = levels
         .iter()
         .find(|level| level.location.as_str() == location)
     else {
         let unknown = unknown_location(&location, &levels);
-        return Ok(stale.say(respond::problem(&unknown)));
+        return Ok(say(app, &stale, respond::problem(&unknown)));
     };
     let view = LevelView::of(&sku, partition, level);
     let etag = view.etag(epoch);
@@ -395,7 +394,7 @@ pub(super) async fn at_location(
         respond::json(200, out)
     };
     let response = respond::with_header(response, header::ETAG, &etag);
-    Ok(stale.say(response))
+    Ok(say(app, &stale, response))
 }
 
 /// 404 of the past: not there then, or never there at all.
