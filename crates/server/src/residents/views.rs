@@ -45,7 +45,7 @@ const FIRSTS_AT_A_TIME: usize = 32;
 /// Decisions gather for so long under load; the first after a pause is published at once. An append of
 /// views touches up to four topics in each partition, which on Kafka lengthens a transaction that
 /// decisions may be waiting in.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(5);
 
 /// The topics, as far as they are written.
 #[derive(Clone, Copy, Default, Debug)]
