@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::{debug, info};
 
 use crate::producer::TransactionalProducer;
 use crate::settings::KafkaSettings;
@@ -119,7 +119,7 @@ impl Fences {
             Some(why) => Err(format!("{incarnation} was not fenced: {why}")),
             None => {
                 let (ids, took) = (open.len(), began.elapsed());
-                warn!(
+                info!(
                     incarnation = &**incarnation,
                     ids,
                     ?took,
