@@ -157,7 +157,8 @@ impl Brokers {
         let state: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
         let jars = format!("{}/*", state["jars"].as_str().expect("jars"));
         let output = Command::new("java")
-            .args(["-Xmx128m", "-cp", &jars, class, "--bootstrap-server"])
+            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-cp", &jars, class, "--bootstrap-server"])
             .arg(&self.bootstrap)
             .args(arguments)
             .output()
