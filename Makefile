@@ -13,18 +13,22 @@ KAFKA_DIR ?= data/kafka-$(BROKERS)
 # Prints how long a phase took: $(call phase,name,command)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
-# Tests on Kafka, each group on brokers of its own: the engine; the main job with two instances asked in turn;
-# instances and brokers that are killed and paused, and what else goes wrong; other programs and moving a log. Within
-# the last two one test at a time: they share the machine with the brokers. The engine's tests are named within the
-# workspace, as selecting its package would compile the libraries anew with fewer features.
-ENGINE = $(CARGO) test $(RELEASE) --workspace --lib --test ahead --test cluster --test one_broker --test three_brokers
+# All tests are named within the workspace: one package selected alone has other features, and compiles the libraries
+# anew. Those on Kafka run in groups at once, each on brokers of its own: the engine; the main job with two instances
+# asked in turn, other programs and moving a log; what dies and goes wrong. Where instances share the machine with
+# their brokers one test runs at a time.
+TESTS = $(CARGO) test $(RELEASE) --workspace
+WITHOUT_KAFKA = $(TESTS) --lib --bins; $(TESTS) --doc; $(TESTS) --exclude onhand-kafka --test '*' --examples
+ENGINE = --test ahead --test cluster --test one_broker --test three_brokers
 MAIN_JOB = --test import --test last_unit --test feed
+MOVING = --test others --test log_copy
 FAULTS = --test instances --test kafka_faults
-OTHERS = --test others --test log_copy
-BESIDE_BROKERS = ONHAND_TEST_DATA=$(DATA) ./tools/kafka/brokers.py with --brokers 3 -- $(CARGO) test $(RELEASE) -p onhand-cli
-ON_KAFKA = ./tools/at_once.py \
-	engine '$(ENGINE); $(BESIDE_BROKERS) $(OTHERS) -- --test-threads 1' \
-	instances 'ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB); $(BESIDE_BROKERS) $(FAULTS) -- --test-threads 1'
+BESIDE_BROKERS = ./tools/kafka/brokers.py with --brokers 3 -- $(TESTS)
+ONE_BY_ONE = -- --test-threads 1
+ON_KAFKA = export ONHAND_TEST_DATA=$(DATA); ./tools/at_once.py \
+	engine '$(TESTS) $(ENGINE)' \
+	main-job 'ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB); $(BESIDE_BROKERS) $(MOVING) $(ONE_BY_ONE)' \
+	faults '$(BESIDE_BROKERS) $(FAULTS) $(ONE_BY_ONE)'
 
 .PHONY: help build demo demo-kafka kafka test soak bench bench-kafka ci fmt clippy doc deny
 
@@ -44,13 +48,13 @@ build:
 demo: build
 	@./target/release/onhand demo
 
-test: build
-	$(call phase,tests,ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace --exclude onhand-kafka)
-	$(call phase,tests on Kafka,$(ENGINE) --no-run; $(ON_KAFKA))
+test:
+	$(call phase,tests,export ONHAND_TEST_DATA=$(DATA); $(WITHOUT_KAFKA))
+	$(call phase,tests on Kafka,$(TESTS) $(ENGINE) --no-run; $(ON_KAFKA))
 
 soak: MAIN_JOB += --test random_reservations
-soak: build
-	$(call phase,soak,ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA) $(CARGO) test $(RELEASE) --workspace --exclude onhand-kafka)
+soak:
+	$(call phase,soak,export ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA); $(WITHOUT_KAFKA))
 	$(call phase,soak on Kafka,export ONHAND_SOAK=1; $(ON_KAFKA))
 
 bench: build
