@@ -253,10 +253,10 @@ impl Moving {
                     lane.not_before = None;
                 }
             }
-            // Not assigned to this instance at this moment: the lane is closed soon, or it is again.
-            Err(error @ (AppendError::Unreachable(_) | AppendError::Fenced { .. })) => {
-                self.pause(partition, &error.to_string());
-            }
+            // Not assigned to this instance at this moment, as happens while partitions move: the lane is closed
+            // soon, or it is again.
+            Err(AppendError::Fenced { .. }) => self.wait_a_while(partition),
+            Err(error @ AppendError::Unreachable(_)) => self.pause(partition, &error.to_string()),
             Err(error) => self.stop_lane(partition, &error.to_string()),
         }
     }
@@ -414,17 +414,21 @@ impl Moving {
         }
     }
 
-    /// Tries again later.
+    /// After trouble: tries again later.
     fn pause(&mut self, partition: u16, why: &str) {
-        let Some(lane) = self.lanes.get_mut(&partition) else {
-            return;
-        };
         tracing::warn!(
             name = self.work.name(),
             partition,
             why,
             "is tried again soon"
         );
+        self.wait_a_while(partition);
+    }
+
+    fn wait_a_while(&mut self, partition: u16) {
+        let Some(lane) = self.lanes.get_mut(&partition) else {
+            return;
+        };
         lane.not_before = Some(Instant::now() + lane.pause);
         lane.pause = (lane.pause * 2).min(PAUSE_MAX);
         self.shared.lock().figures.retries += 1;
