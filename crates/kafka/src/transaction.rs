@@ -104,7 +104,7 @@ impl Transaction {
 
     /// Something is not acknowledged yet. More would be requests of its own, which cost broker and client
     /// about as much as large ones: it gathers in the queue and goes together once the way is free. Measured
-    /// against 500 records on their way: 7 % less processor time for each record of a drain.
+    /// against 500 records on their way: 7 % less processor time for each record without views, the same with all.
     pub(crate) fn is_busy(&self) -> bool {
         self.producer.outstanding().is_ok_and(|records| records > 0)
     }

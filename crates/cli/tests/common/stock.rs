@@ -1,12 +1,12 @@
 //! Commands as JSON, and the levels that come back.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::http::Http;
+use super::until;
 
 /// A fact about one unit of stock at location `main`.
 pub(crate) fn fact(kind: &str, source: &str, id: &str, sku: &str, quantity: i64) -> Value {
@@ -64,13 +64,11 @@ pub(crate) fn levels(http: &mut Http) -> Levels {
         if let Some(cursor) = &cursor {
             path.push_str(&format!("&cursor={}", encode(cursor)));
         }
-        let began = Instant::now();
-        let mut answer = http.get(&path).unwrap();
         // An instance that lost its place begins anew, as it may when brokers died, and says so meanwhile.
-        while answer.status() == 503 && began.elapsed() < Duration::from_secs(30) {
-            std::thread::sleep(Duration::from_millis(100));
-            answer = http.get(&path).unwrap();
-        }
+        let answer = until("the node answers reads", || {
+            let answer = http.get(&path).unwrap();
+            (answer.status() != 503).then_some(answer)
+        });
         assert_eq!(answer.status(), 200, "{}", answer.text());
         let page = answer.json();
         for item in page["items"].as_array().expect("a list has items") {
