@@ -16,7 +16,7 @@ phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - beg
 # All tests are named within the workspace: one package selected alone has other features, and compiles the libraries
 # anew. Those on Kafka run in two groups at once, each on brokers of its own: the engine, other programs and moving a
 # log; the main job with two instances asked in turn, what dies and goes wrong. Where instances share the machine with
-# their brokers one test runs at a time. A third group would end sooner, but on two cores its instances fall silent.
+# their brokers one test runs at a time. On two cores three groups end no sooner, and their instances fall silent.
 TESTS = $(CARGO) test $(RELEASE) --workspace
 WITHOUT_KAFKA = $(TESTS) --lib --bins; $(TESTS) --doc; $(TESTS) --exclude onhand-kafka --test '*' --examples
 ENGINE = --test ahead --test cluster --test one_broker --test three_brokers
