@@ -315,7 +315,9 @@ fn random_reservations_never_oversell_and_end_with_no_hold_open() {
         assert!(tally.contains_key(what), "the load has {what}: {tally:?}");
     }
 
-    // What has a short life expires by itself; nothing else is left.
+    // What has a short life expires by itself; nothing else is left. By another connection: the node closed
+    // one that was idle for as long as the long form takes.
+    let mut http = node.http();
     let last = until("every hold ends", || {
         let levels = levels(&mut http);
         levels
