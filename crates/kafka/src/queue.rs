@@ -1,13 +1,21 @@
 //! What waits to be written, and under which tokens: the part of the writer that callers meet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use onhand_log::{
-    Append, AppendError, Consumed, Ending, Offset, OnEnd, RecordBatch, Token, TopicPartition,
+    Append, AppendError, Consumed, Ending, Offset, OnEnd, Purpose, RecordBatch, Token,
+    TopicPartition,
 };
+
+/// So long an append waits for others, unless a flush or a wave's worth of bytes says that no more is coming:
+/// who makes several makes them one after the other, and together they cost what one does.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// With so many bytes a wave is worth its requests.
+const WAVE_BYTES: usize = 64 << 10;
 
 /// One accepted append.
 pub(crate) struct Queued {
@@ -19,15 +27,21 @@ pub(crate) struct Queued {
     pub(crate) on_end: Option<OnEnd>,
     pub(crate) bytes: usize,
     pub(crate) since: Instant,
+    /// How many flushes there were before it.
+    flushes: u64,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Queued>,
+    /// New work. It goes into a transaction as that begins.
+    intake: Line,
+    /// What follows from what is in the log. It goes into the open transaction.
+    following: Line,
     /// Bytes of everything whose ending was not told.
     bytes: usize,
     accepted: u64,
-    ended: u64,
+    /// Numbers of the appends whose ending was not told.
+    unended: BTreeSet<u64>,
     /// Appends up to this number shall be durable soon.
     wanted: u64,
     /// How often that was asked for.
@@ -37,6 +51,41 @@ struct State {
     /// Owners held by this process: generation and positions.
     owners: HashMap<Arc<str>, Held>,
     stopped: Option<String>,
+}
+
+/// Appends that wait, in order.
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Queued>,
+    bytes: usize,
+}
+
+impl Line {
+    fn push(&mut self, queued: Queued) {
+        self.bytes += queued.bytes;
+        self.waiting.push_back(queued);
+    }
+
+    fn pop(&mut self) -> Option<Queued> {
+        let queued = self.waiting.pop_front()?;
+        self.bytes -= queued.bytes;
+        Some(queued)
+    }
+
+    /// The number of the first.
+    fn first(&self) -> Option<u64> {
+        Some(self.waiting.front()?.number)
+    }
+
+    /// How long its first is left to wait for others.
+    fn gathers(&self, flushes: u64) -> Duration {
+        match self.waiting.front() {
+            Some(first) if flushes == first.flushes && self.bytes < WAVE_BYTES => {
+                GATHER.saturating_sub(first.since.elapsed())
+            }
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// That owner's name is not held by this process.
@@ -51,6 +100,8 @@ struct Held {
     /// It is being given up: nothing more is taken.
     closing: bool,
     durable: HashMap<TopicPartition, Offset>,
+    /// Of the appends that wait as intake: what follows under the same token goes behind them.
+    intake: usize,
     /// Positions of appends that have not ended, oldest first.
     pending: VecDeque<(u64, TopicPartition, Offset)>,
 }
@@ -80,6 +131,10 @@ pub(crate) struct Standing {
     pub(crate) flushes: u64,
     /// Nothing waits to be taken.
     pub(crate) is_empty: bool,
+    /// How long what waits may wait on for what is still coming.
+    pub(crate) gathers: Duration,
+    /// The same of what an open transaction takes; `None` when nothing of that waits.
+    pub(crate) following: Option<Duration>,
     pub(crate) is_stopped: bool,
 }
 
@@ -127,13 +182,22 @@ impl Queue {
         }
         state.accepted += 1;
         state.bytes += bytes;
-        let number = state.accepted;
+        let (number, flushes) = (state.accepted, state.flushes);
+        let mut is_intake = append.purpose == Purpose::Intake;
         if let Some(held) = state.owners.get_mut(&token.owner) {
+            is_intake |= held.intake > 0;
+            held.intake += usize::from(is_intake);
             let positions = append.consumed.iter();
             held.pending
                 .extend(positions.map(|consumed| (number, consumed.at, consumed.next)));
         }
-        state.waiting.push_back(Queued {
+        state.unended.insert(number);
+        let line = if is_intake {
+            &mut state.intake
+        } else {
+            &mut state.following
+        };
+        line.push(Queued {
             number,
             owner: Arc::clone(&token.owner),
             generation: token.generation,
@@ -142,9 +206,10 @@ impl Queue {
             on_end: append.on_end,
             bytes,
             since: Instant::now(),
+            flushes,
         });
         // It takes all that waits at once.
-        if state.waiting.len() == 1 {
+        if line.waiting.len() == 1 || line.bytes >= WAVE_BYTES {
             state.wake();
         }
         Ok(())
@@ -152,7 +217,7 @@ impl Queue {
 
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
-        if state.ended < state.accepted {
+        if !state.unended.is_empty() {
             state.want();
         }
     }
@@ -168,24 +233,49 @@ impl Queue {
             accepted: state.accepted,
             wanted: state.wanted,
             flushes: state.flushes,
-            is_empty: state.waiting.is_empty(),
+            is_empty: state.is_empty(),
+            gathers: state.gathers(),
+            following: state
+                .following
+                .first()
+                .map(|_| state.following.gathers(state.flushes)),
             is_stopped: state.stopped.is_some(),
         }
     }
 
-    /// What waits, in order, up to so many bytes in all, and whether something is left. `any`: the first
-    /// goes whatever its size.
+    /// All that waits, in order, up to so many bytes, and whether something is left that does not fit.
+    /// `any`: the first goes whatever its size. Nothing while more is still coming.
     pub(crate) fn take(&self, room: usize, any: bool) -> (Vec<Queued>, bool) {
         let mut state = self.lock();
         let (mut taken, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = state.waiting.front() {
-            if bytes + next.bytes > room && !(any && taken.is_empty()) {
+        if !state.gathers().is_zero() {
+            return (taken, false);
+        }
+        let fits = |taken: &[Queued], bytes| any && taken.is_empty() || bytes <= room;
+        while let Some(next) = state.pop_first(|next| fits(&taken, bytes + next)) {
+            bytes += next.bytes;
+            taken.push(next);
+        }
+        (taken, !state.is_empty())
+    }
+
+    /// What goes into the open transaction, in order, up to so many bytes, and whether something is left
+    /// that does not fit.
+    pub(crate) fn take_following(&self, room: usize) -> (Vec<Queued>, bool) {
+        let mut state = self.lock();
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        if !state.following.gathers(state.flushes).is_zero() {
+            return (taken, false);
+        }
+        while let Some(next) = state.following.waiting.front() {
+            bytes += next.bytes;
+            if bytes > room {
                 break;
             }
-            bytes += next.bytes;
-            taken.extend(state.waiting.pop_front());
+            taken.extend(state.following.pop());
         }
-        (taken, !state.waiting.is_empty())
+        let left = !state.following.waiting.is_empty();
+        (taken, left)
     }
 
     /// Whether an append of that owner and generation may still be written.
@@ -217,11 +307,12 @@ impl Queue {
     /// Tells the endings, in order, and makes room. Positions of what is durable stay.
     pub(crate) fn end(&self, group: Vec<(Queued, Ending)>) {
         let mut bytes = 0;
-        let mut last = 0;
+        let mut numbers = Vec::with_capacity(group.len());
         {
             let mut state = self.lock();
             for (queued, ending) in &group {
-                (bytes, last) = (bytes + queued.bytes, queued.number);
+                bytes += queued.bytes;
+                numbers.push(queued.number);
                 let Some(held) = state.owners.get_mut(&queued.owner) else {
                     continue;
                 };
@@ -249,7 +340,9 @@ impl Queue {
         }
         let mut state = self.lock();
         state.bytes -= bytes;
-        state.ended = state.ended.max(last);
+        for number in &numbers {
+            state.unended.remove(number);
+        }
         drop(state);
         self.drained.notify_all();
     }
@@ -262,7 +355,7 @@ impl Queue {
         state.owners.remove(owner);
         let last = state.accepted;
         state.want();
-        while state.ended < last {
+        while state.ended() < last {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let why = format!("what was appended before has not ended within {patience:?}");
@@ -291,12 +384,12 @@ impl Queue {
         held.closing = true;
         let last = state.accepted;
         state.want();
-        while state.ended < last && Instant::now() < until {
+        while state.ended() < last && Instant::now() < until {
             let left = until.saturating_duration_since(Instant::now());
             let waited = self.drained.wait_timeout(state, left);
             (state, _) = waited.expect("no holder of the queue panics");
         }
-        let ended = state.ended >= last;
+        let ended = state.ended() >= last;
         let held = state.owners.remove(owner);
         if !ended {
             let why = format!("what was appended before has not ended within {patience:?}");
@@ -312,6 +405,7 @@ impl Queue {
             spoiled: false,
             closing: false,
             durable,
+            intake: 0,
             pending: VecDeque::new(),
         };
         self.lock().owners.insert(Arc::clone(&token.owner), held);
@@ -375,11 +469,51 @@ impl Queue {
     /// Appends accepted, and those whose ending is not known.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let state = self.lock();
-        (state.accepted, state.accepted - state.ended)
+        (state.accepted, state.unended.len() as u64)
     }
 }
 
 impl State {
+    fn is_empty(&self) -> bool {
+        self.intake.waiting.is_empty() && self.following.waiting.is_empty()
+    }
+
+    /// All appends up to this number have ended.
+    fn ended(&self) -> u64 {
+        let first = self.unended.first();
+        first.map_or(self.accepted, |first| first - 1)
+    }
+
+    /// Takes out what was accepted first, if it fits by its bytes.
+    fn pop_first(&mut self, fits: impl FnOnce(usize) -> bool) -> Option<Queued> {
+        let is_intake = match (self.intake.first(), self.following.first()) {
+            (Some(intake), Some(following)) => intake < following,
+            (intake, _) => intake.is_some(),
+        };
+        let line = if is_intake {
+            &mut self.intake
+        } else {
+            &mut self.following
+        };
+        if !fits(line.waiting.front()?.bytes) {
+            return None;
+        }
+        let queued = line.pop()?;
+        let held = self.owners.get_mut(&queued.owner);
+        if let Some(held) = held.filter(|held| held.generation == queued.generation) {
+            held.intake -= usize::from(is_intake);
+        }
+        Some(queued)
+    }
+
+    /// How long what waits may wait on for what is still coming.
+    fn gathers(&self) -> Duration {
+        let lines = [&self.intake, &self.following];
+        let waiting = lines.into_iter().filter(|line| line.first().is_some());
+        let gathers = waiting.map(|line| line.gathers(self.flushes)).min();
+        gathers.unwrap_or_default()
+    }
+
     fn want(&mut self) {
         self.wanted = self.accepted;
         self.flushes += 1;
@@ -406,5 +540,90 @@ impl State {
         }
         let owner = Arc::clone(&token.owner);
         Err(AppendError::Fenced { owner })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onhand_log::{Purpose, Token};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        append_bytes: 1 << 20,
+        pending_bytes: 1 << 20,
+    };
+
+    fn push(queue: &Queue, token: &Token, purpose: Purpose) {
+        let append = Append {
+            purpose,
+            batches: Vec::new(),
+            consumed: Vec::new(),
+            on_end: None,
+        };
+        queue.push(token, append, LIMITS, |_| true).unwrap();
+    }
+
+    fn token(queue: &Queue, owner: &str) -> Token {
+        let token = Token {
+            owner: owner.into(),
+            generation: 1,
+        };
+        queue.hold(&token, HashMap::new());
+        token
+    }
+
+    fn numbers(taken: &[Queued]) -> Vec<u64> {
+        taken.iter().map(|queued| queued.number).collect()
+    }
+
+    #[test]
+    fn what_follows_overtakes_new_work_but_not_under_its_own_token() {
+        let queue = Queue::default();
+        let (worker, task) = (token(&queue, "worker"), token(&queue, "task"));
+        push(&queue, &worker, Purpose::Intake);
+        push(&queue, &task, Purpose::Decision);
+        push(&queue, &worker, Purpose::Decision);
+        push(&queue, &task, Purpose::View);
+        queue.flush();
+        let (following, left) = queue.take_following(1);
+        assert_eq!((numbers(&following), left), (vec![2, 4], false));
+        // The first is still waiting, so nothing up to any number has ended for who waits for that.
+        queue.end(
+            following
+                .into_iter()
+                .map(|one| (one, Ending::Durable))
+                .collect(),
+        );
+        assert_eq!(queue.lock().ended(), 0);
+        assert_eq!(queue.counts(), (4, 2));
+        let (rest, left) = queue.take(1, true);
+        assert_eq!((numbers(&rest), left), (vec![1, 3], false));
+        queue.end(rest.into_iter().map(|one| (one, Ending::Durable)).collect());
+        assert_eq!(queue.lock().ended(), 4);
+        // Nothing of the worker's waits any more: what follows is free again.
+        push(&queue, &worker, Purpose::Decision);
+        queue.flush();
+        assert_eq!(numbers(&queue.take_following(1).0), [5]);
+    }
+
+    #[test]
+    fn what_comes_one_by_one_goes_together_at_the_flush_or_soon() {
+        let queue = Queue::default();
+        let task = token(&queue, "task");
+        push(&queue, &task, Purpose::Decision);
+        push(&queue, &task, Purpose::Decision);
+        if queue
+            .standing()
+            .following
+            .is_some_and(|left| !left.is_zero())
+        {
+            queue.flush();
+        }
+        assert_eq!(queue.standing().following, Some(Duration::ZERO));
+        assert_eq!(numbers(&queue.take_following(1).0), [1, 2]);
+        push(&queue, &task, Purpose::Intake);
+        std::thread::sleep(GATHER);
+        assert_eq!(numbers(&queue.take(1, true).0), [3]);
     }
 }

@@ -84,8 +84,8 @@ pub struct KafkaSettings {
     /// waits. Default 64 MiB, eight full transactions.
     pub pending_bytes_max: usize,
     /// After this a transaction takes no more appends. Default 50 ms: work that its own appends led to
-    /// joins it, so that a reservation's steps share one commit; under a steady load it must end some
-    /// time.
+    /// joins it, so that a reservation's steps share one commit; where that goes on and on it must end some
+    /// time. New work it takes in its first 8 ms.
     pub transaction_age: Duration,
     /// How long a transaction waits for a flush that nobody asks for, once all in it was acknowledged
     /// and shown to who works on. Default 2 ms.

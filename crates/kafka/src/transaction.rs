@@ -17,6 +17,13 @@ use crate::runs;
 /// The writer looks up at least this often.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
 
+/// So long after its begin a transaction takes new work. Then it ends as soon as what follows from that work
+/// is in it, and what came meanwhile begins the next one. With new work at any time a transaction under a
+/// steady load lasts [`KafkaSettings::transaction_age`](crate::KafkaSettings): over HTTP, 10,000 commands a
+/// second, p50 33 instead of 9 ms. With new work only at the begin, 64 clients that each wait for their
+/// answer would share a commit in two halves.
+const INTAKE: Duration = Duration::from_millis(8);
+
 /// See the module's text.
 pub(crate) struct Transaction {
     pub(crate) producer: TransactionalProducer,
@@ -107,6 +114,11 @@ impl Transaction {
     /// against 500 records on their way: 7 % less processor time for each record without views, the same with all.
     pub(crate) fn is_busy(&self) -> bool {
         self.producer.outstanding().is_ok_and(|records| records > 0)
+    }
+
+    /// It is young enough for new work.
+    pub(crate) fn takes_intake(&self) -> bool {
+        self.since.elapsed() < INTAKE
     }
 
     /// What waits does not fit.
@@ -222,10 +234,16 @@ impl Transaction {
         if self.room(inner) == 0 || standing.is_stopped && standing.is_empty {
             return Ok(Next::Commit);
         }
-        if !standing.is_empty {
-            return Ok(Next::Wait(Duration::ZERO));
+        let gathers = if self.takes_intake() && !standing.is_empty {
+            Some(standing.gathers)
+        } else {
+            standing.following
+        };
+        if let Some(gathers) = gathers {
+            return Ok(Next::Wait(gathers));
         }
-        if standing.wanted >= standing.accepted && standing.flushes > self.told {
+        let last = self.sent.appends.last().map_or(0, |one| one.queued.number);
+        if standing.wanted >= last && standing.flushes > self.told {
             return Ok(Next::Commit);
         }
         Ok(match settings.linger.checked_sub(self.moved.elapsed()) {

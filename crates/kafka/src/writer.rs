@@ -1,5 +1,7 @@
-//! The one thread that writes: what is queued goes into the open transaction at once, and is shown to
-//! this instance's own work before the commit.
+//! The one thread that writes: what is queued goes into a transaction at once, and is shown to this
+//! instance's own work before the commit. New work ([`Purpose::Intake`](onhand_log::Purpose::Intake)) goes into
+//! young transactions only, what follows from it into any. So one ends when the work that it took is done,
+//! also under a steady load.
 //!
 //! ```text
 //!  queue ─► begin ─► records ─► acknowledged ─► View::Latest ─┐
@@ -86,6 +88,8 @@ impl Writer {
                     return false;
                 }
                 std::thread::park_timeout(LOOK);
+            } else if !standing.gathers.is_zero() {
+                std::thread::park_timeout(standing.gathers);
             }
             return true;
         };
@@ -142,7 +146,12 @@ impl Writer {
         if open.is_busy() {
             return Vec::new();
         }
-        let (taken, left) = self.inner.queue.take(open.room(&self.inner), false);
+        let room = open.room(&self.inner);
+        let (taken, left) = if open.takes_intake() {
+            self.inner.queue.take(room, false)
+        } else {
+            self.inner.queue.take_following(room)
+        };
         if left {
             open.close();
         }

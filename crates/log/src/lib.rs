@@ -100,13 +100,17 @@ pub struct Consumed {
     pub next: Offset,
 }
 
-/// Which appends may use the space kept back for finishing what was begun.
+/// What an append is to the work that is under way: whether it may use the space kept back for finishing
+/// what was begun, and whether it may wait until that is finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// New work. Refused with [`AppendError::NoSpace`] while only the reserved space is left.
+    /// New work. Refused with [`AppendError::NoSpace`] while only the reserved space is left. May wait
+    /// for other work to end.
     Intake,
     /// Decisions on what was already taken in. May use the reserved space.
     Decision,
+    /// What others read of decisions. Refused as new work is, but follows from what was begun.
+    View,
 }
 
 /// How an append ended. Every append that [`Log::append`] accepted ends in exactly one of these.
@@ -126,7 +130,7 @@ pub enum Ending {
     Unknown,
 }
 
-/// Called once with how the append ended, in the order of the appends, on a thread of the engine or
+/// Called once with how the append ended, under one token in the order of the appends, on a thread of the engine or
 /// on one that is inside [`Log::flush`] or [`Log::close`]: it must be short, must not call back into
 /// the log, and must not take a lock that a caller of those two holds.
 pub type OnEnd = Box<dyn FnOnce(Ending) + Send>;
@@ -275,7 +279,8 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// When the log is stopped or cannot be reached.
     fn give_up(&self, token: &Token) -> Result<(), AppendError>;
 
-    /// Queues one atomic write. The order of accepted calls is the order in every partition.
+    /// Queues one atomic write. The order of accepted calls under one token is the order in every
+    /// partition; between tokens an engine may put [`Purpose::Intake`] behind what was accepted later.
     /// It is seen by [`View::Latest`] when this returns, or on an engine that stores it elsewhere a
     /// moment later ([`Progress::Appended`] tells), becomes durable with the group of the
     /// next [`Log::flush`] (or after a short linger), and then ends through [`Append::on_end`].

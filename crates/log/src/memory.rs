@@ -137,8 +137,8 @@ impl MemoryLog {
         self.flush();
     }
 
-    /// While set, appends of [`Purpose::Intake`](crate::Purpose::Intake) are refused with
-    /// [`AppendError::NoSpace`].
+    /// While set, only appends of [`Purpose::Decision`](crate::Purpose::Decision) are taken; others are refused
+    /// with [`AppendError::NoSpace`].
     pub fn set_out_of_space(&self, out_of_space: bool) {
         self.lock().out_of_space = out_of_space;
     }
@@ -307,7 +307,7 @@ impl Log for MemoryLog {
                 limit: APPEND_BYTES_MAX,
             });
         }
-        if state.out_of_space && append.purpose == crate::Purpose::Intake {
+        if state.out_of_space && append.purpose != crate::Purpose::Decision {
             return Err(AppendError::NoSpace);
         }
         state.appends += 1;

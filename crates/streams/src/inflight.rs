@@ -19,7 +19,11 @@ struct Inner {
     waiting: VecDeque<(u64, Waiting)>,
 }
 
-/// Counts appends in and out, in order. Clones share the count.
+/// Counts appends in and out. Clones share the count.
+///
+/// An engine may end new work behind what follows from older work. So when as many ended as had begun at
+/// some moment, new work of that time may be open still, and later decisions ended in its place; all
+/// decisions of that time have ended, as those end in order, and nothing was decided on what was not read.
 #[derive(Clone, Default)]
 pub(crate) struct InFlight(Arc<Mutex<Inner>>);
 

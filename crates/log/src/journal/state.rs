@@ -385,7 +385,7 @@ impl Shared {
         let failed = self.spares.failed();
         let ready = self.spares.ready();
         let (here, next) = match purpose {
-            Purpose::Intake => (ready >= 1 || !failed, ready >= 2),
+            Purpose::Intake | Purpose::View => (ready >= 1 || !failed, ready >= 2),
             Purpose::Decision => (true, ready >= 1),
         };
         let total = waiting + bytes;

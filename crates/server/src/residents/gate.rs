@@ -8,7 +8,7 @@ use std::time::Duration;
 use onhand_flows::{CommandPack, key_of, topics};
 use onhand_ledger::Command;
 use onhand_log::{
-    BatchBuilder, Header, Log, Offset, Record, RecordBatch, TopicId, TopicPartition, View,
+    BatchBuilder, Header, Log, Offset, Purpose, Record, RecordBatch, TopicId, TopicPartition, View,
     partition_of,
 };
 
@@ -56,6 +56,10 @@ impl Work for Gate {
     fn view(&self) -> View {
         // Whoever wrote it may still abort it.
         View::Durable
+    }
+
+    fn purpose(&self) -> Purpose {
+        Purpose::Intake
     }
 
     fn pace(&self) -> Duration {

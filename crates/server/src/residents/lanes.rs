@@ -16,7 +16,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use onhand_log::{Ending, Log, Offset, Progress, RecordBatch, TopicId, TopicPartition, View};
+use onhand_log::{
+    Ending, Log, Offset, Progress, Purpose, RecordBatch, TopicId, TopicPartition, View,
+};
 
 use self::moving::Moving;
 use super::Resident;
@@ -31,6 +33,9 @@ pub(crate) trait Work: Send + Sync + 'static {
 
     /// How far it reads: [`View::Latest`] where all that is made stays within the log.
     fn view(&self) -> View;
+
+    /// What the log is told that its appends are.
+    fn purpose(&self) -> Purpose;
 
     /// How long what is there may gather before it is made into an append. Zero: at once, and somebody
     /// waits for it.

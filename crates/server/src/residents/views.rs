@@ -18,7 +18,9 @@ use std::time::Duration;
 use onhand_flows::pack;
 use onhand_ledger::reservation::ReservationRecord;
 use onhand_ledger::{Decision, Time};
-use onhand_log::{BatchBuilder, Offset, RecordBatch, Timestamp, TopicId, TopicPartition, View};
+use onhand_log::{
+    BatchBuilder, Offset, Purpose, RecordBatch, Timestamp, TopicId, TopicPartition, View,
+};
 use percent_encoding::utf8_percent_encode;
 
 use super::lanes::{Made, Work, WorkError};
@@ -77,6 +79,10 @@ impl Work for Views {
 
     fn view(&self) -> View {
         View::Latest
+    }
+
+    fn purpose(&self) -> Purpose {
+        Purpose::View
     }
 
     fn pace(&self) -> Duration {

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use onhand_log::{
-    Append, AppendError, Consumed, Ending, Log, Offset, Purpose, ReadError, RecordBatch, Token,
+    Append, AppendError, Consumed, Ending, Log, Offset, ReadError, RecordBatch, Token,
     TopicPartition, View,
 };
 
@@ -352,8 +352,7 @@ impl Moving {
             shared.wake.notify_all();
         };
         let append = Append {
-            // Nothing here was begun before: it must not take the space that what was begun needs.
-            purpose: Purpose::Intake,
+            purpose: work.purpose(),
             batches: made.batches,
             consumed: vec![Consumed {
                 at: lane.at,
