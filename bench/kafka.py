@@ -16,7 +16,8 @@ topics its publishing task writes as well: none, the outcomes as Kafka Streams d
 `drain`: a million commands lie in the topic while the contestant is stopped (SIGSTOP); from when it goes on until the
 last outcome is committed. Before it, 300,000 warm it up. By core: of its own process, not of the broker.
 `rate`: 10,000 commands a second for 40 s; from when a command was due until a read_committed consumer has its
-outcome, of the second half.
+outcome, of the second half. Without views nobody reads outcomes from a topic: there the commands go through one
+HTTP stream, until its reader has the outcome, which comes once the transaction is committed.
 
 Each sample has a broker, topics and a directory of its own. Needs Java 17 (a JDK) and Maven."""
 
@@ -36,6 +37,7 @@ sys.dont_write_bytecode = True  # nothing is left in the checkout
 
 from measure import Failed, Skipped, server
 from onhand import BINARY
+from paced import paced
 from peers.streams import PARTITIONS, KafkaStreams, broker, client, cpu_seconds, java
 from questions import Contestant, Line, Question
 from run import perform
@@ -176,6 +178,16 @@ def rate(contestant, work, probe):
     return sample
 
 
+def rate_over_http(contestant, work, probe):
+    def sample():
+        with broker(work / "kafka") as brokers, contestant.running(brokers, work):
+            client("load", brokers, contestant.into, contestant.form, WARM, SKUS)
+            until_drained(contestant, brokers, WARM)()
+            return probe.beside(lambda: paced(contestant.url, RATE, RATE_SECONDS, SKUS))
+
+    return sample
+
+
 def prepare(work, probe, report):
     try:
         java()
@@ -200,9 +212,10 @@ def prepare(work, probe, report):
         ),
         Question(
             "rate",
-            "10,000 commands/s, from due to a read_committed consumer: p99 in ms, less is better",
+            "10,000 commands/s, from due to the committed outcome at its reader: p99 in ms, less is better",
             "p99_ms",
             [
+                Contestant(f"{bare.name}, over HTTP", rate_over_http(bare, work, probe)),
                 Contestant(alike.name, rate(alike, work, probe)),
                 Contestant(whole.name, rate(whole, work, probe)),
                 Contestant("Kafka Streams, commit every 100 ms", rate(quick, work, probe)),

@@ -164,7 +164,11 @@ pub fn append(
         // A test that no longer waits has dropped the receiver.
         let _ = sender.send(ending);
     });
-    let purpose = Purpose::Intake;
+    // What says what it has consumed follows from that.
+    let purpose = match consumed.is_empty() {
+        true => Purpose::Intake,
+        false => Purpose::Decision,
+    };
     log.append(
         token,
         Append {
