@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """onhand on Kafka beside the real Kafka Streams: the same broker program, in the same run.
 
-    make bench-kafka                  both questions, three rounds, about ten minutes
+    make bench-kafka                  both questions, three rounds, about 25 minutes
     bench/kafka.py drain              one of them (after `make build`)
 
 ONHAND_REPEAT    rounds: each gives every contestant one sample [3]
@@ -164,26 +164,24 @@ def drain(contestant, work, probe):
     return sample
 
 
-def rate(contestant, work, probe):
+def through_topics(contestant, brokers):
+    arguments = contestant.into, contestant.out, contestant.form, RATE, RATE_SECONDS, SKUS
+    said = client("rate", brokers, *arguments)
+    if said["missing"]:
+        raise Failed(f"{said['missing']} outcomes did not come")
+    return {"p99_ms": said["p99_ms"], "p50_ms": said["p50_ms"], "max_ms": said["max_ms"]}
+
+
+def through_http(contestant, _brokers):
+    return paced(contestant.url, RATE, RATE_SECONDS, SKUS)
+
+
+def rate(contestant, work, probe, through=through_topics):
     def sample():
         with broker(work / "kafka") as brokers, contestant.running(brokers, work):
             client("load", brokers, contestant.into, contestant.form, WARM, SKUS)
             until_drained(contestant, brokers, WARM)()
-            arguments = contestant.into, contestant.out, contestant.form, RATE, RATE_SECONDS, SKUS
-            said, around = probe.beside(lambda: client("rate", brokers, *arguments))
-        if said["missing"]:
-            raise Failed(f"{said['missing']} outcomes did not come")
-        return {"p99_ms": said["p99_ms"], "p50_ms": said["p50_ms"], "max_ms": said["max_ms"]}, around
-
-    return sample
-
-
-def rate_over_http(contestant, work, probe):
-    def sample():
-        with broker(work / "kafka") as brokers, contestant.running(brokers, work):
-            client("load", brokers, contestant.into, contestant.form, WARM, SKUS)
-            until_drained(contestant, brokers, WARM)()
-            return probe.beside(lambda: paced(contestant.url, RATE, RATE_SECONDS, SKUS))
+            return probe.beside(lambda: through(contestant, brokers))
 
     return sample
 
@@ -215,7 +213,7 @@ def prepare(work, probe, report):
             "10,000 commands/s, from due to the committed outcome at its reader: p99 in ms, less is better",
             "p99_ms",
             [
-                Contestant(f"{bare.name}, over HTTP", rate_over_http(bare, work, probe)),
+                Contestant(f"{bare.name}, over HTTP", rate(bare, work, probe, through_http)),
                 Contestant(alike.name, rate(alike, work, probe)),
                 Contestant(whole.name, rate(whole, work, probe)),
                 Contestant("Kafka Streams, commit every 100 ms", rate(quick, work, probe)),

@@ -1,41 +1,22 @@
 //! What waits to be written, and under which tokens: the part of the writer that callers meet.
 
+mod line;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use onhand_log::{
-    Append, AppendError, Consumed, Ending, Offset, OnEnd, Purpose, RecordBatch, Token,
-    TopicPartition,
-};
+use onhand_log::{Append, AppendError, Ending, Offset, Purpose, Token, TopicPartition};
 
-/// So long an append waits for others, unless a flush or a wave's worth of bytes says that no more is coming:
-/// who makes several makes them one after the other, and together they cost what one does.
-const GATHER: Duration = Duration::from_millis(1);
-
-/// With so many bytes a wave is worth its requests.
-const WAVE_BYTES: usize = 64 << 10;
-
-/// One accepted append.
-pub(crate) struct Queued {
-    pub(crate) number: u64,
-    pub(crate) owner: Arc<str>,
-    pub(crate) generation: u64,
-    pub(crate) batches: Vec<(TopicPartition, RecordBatch)>,
-    pub(crate) consumed: Vec<Consumed>,
-    pub(crate) on_end: Option<OnEnd>,
-    pub(crate) bytes: usize,
-    pub(crate) since: Instant,
-    /// How many flushes there were before it.
-    flushes: u64,
-}
+use self::line::Line;
+pub(crate) use self::line::Queued;
 
 #[derive(Default)]
 struct State {
-    /// New work. It goes into a transaction as that begins.
+    /// New work. It goes into a young transaction.
     intake: Line,
-    /// What follows from what is in the log. It goes into the open transaction.
+    /// What follows from what is in the log. It goes into any.
     following: Line,
     /// Bytes of everything whose ending was not told.
     bytes: usize,
@@ -51,41 +32,6 @@ struct State {
     /// Owners held by this process: generation and positions.
     owners: HashMap<Arc<str>, Held>,
     stopped: Option<String>,
-}
-
-/// Appends that wait, in order.
-#[derive(Default)]
-struct Line {
-    waiting: VecDeque<Queued>,
-    bytes: usize,
-}
-
-impl Line {
-    fn push(&mut self, queued: Queued) {
-        self.bytes += queued.bytes;
-        self.waiting.push_back(queued);
-    }
-
-    fn pop(&mut self) -> Option<Queued> {
-        let queued = self.waiting.pop_front()?;
-        self.bytes -= queued.bytes;
-        Some(queued)
-    }
-
-    /// The number of the first.
-    fn first(&self) -> Option<u64> {
-        Some(self.waiting.front()?.number)
-    }
-
-    /// How long its first is left to wait for others.
-    fn gathers(&self, flushes: u64) -> Duration {
-        match self.waiting.front() {
-            Some(first) if flushes == first.flushes && self.bytes < WAVE_BYTES => {
-                GATHER.saturating_sub(first.since.elapsed())
-            }
-            _ => Duration::ZERO,
-        }
-    }
 }
 
 /// That owner's name is not held by this process.
@@ -197,7 +143,7 @@ impl Queue {
         } else {
             &mut state.following
         };
-        line.push(Queued {
+        let is_due = line.push(Queued {
             number,
             owner: Arc::clone(&token.owner),
             generation: token.generation,
@@ -208,8 +154,7 @@ impl Queue {
             since: Instant::now(),
             flushes,
         });
-        // It takes all that waits at once.
-        if line.waiting.len() == 1 || line.bytes >= WAVE_BYTES {
+        if is_due {
             state.wake();
         }
         Ok(())
@@ -544,86 +489,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use onhand_log::{Purpose, Token};
-
-    use super::*;
-
-    const LIMITS: Limits = Limits {
-        append_bytes: 1 << 20,
-        pending_bytes: 1 << 20,
-    };
-
-    fn push(queue: &Queue, token: &Token, purpose: Purpose) {
-        let append = Append {
-            purpose,
-            batches: Vec::new(),
-            consumed: Vec::new(),
-            on_end: None,
-        };
-        queue.push(token, append, LIMITS, |_| true).unwrap();
-    }
-
-    fn token(queue: &Queue, owner: &str) -> Token {
-        let token = Token {
-            owner: owner.into(),
-            generation: 1,
-        };
-        queue.hold(&token, HashMap::new());
-        token
-    }
-
-    fn numbers(taken: &[Queued]) -> Vec<u64> {
-        taken.iter().map(|queued| queued.number).collect()
-    }
-
-    #[test]
-    fn what_follows_overtakes_new_work_but_not_under_its_own_token() {
-        let queue = Queue::default();
-        let (worker, task) = (token(&queue, "worker"), token(&queue, "task"));
-        push(&queue, &worker, Purpose::Intake);
-        push(&queue, &task, Purpose::Decision);
-        push(&queue, &worker, Purpose::Decision);
-        push(&queue, &task, Purpose::View);
-        queue.flush();
-        let (following, left) = queue.take_following(1);
-        assert_eq!((numbers(&following), left), (vec![2, 4], false));
-        // The first is still waiting, so nothing up to any number has ended for who waits for that.
-        queue.end(
-            following
-                .into_iter()
-                .map(|one| (one, Ending::Durable))
-                .collect(),
-        );
-        assert_eq!(queue.lock().ended(), 0);
-        assert_eq!(queue.counts(), (4, 2));
-        let (rest, left) = queue.take(1, true);
-        assert_eq!((numbers(&rest), left), (vec![1, 3], false));
-        queue.end(rest.into_iter().map(|one| (one, Ending::Durable)).collect());
-        assert_eq!(queue.lock().ended(), 4);
-        // Nothing of the worker's waits any more: what follows is free again.
-        push(&queue, &worker, Purpose::Decision);
-        queue.flush();
-        assert_eq!(numbers(&queue.take_following(1).0), [5]);
-    }
-
-    #[test]
-    fn what_comes_one_by_one_goes_together_at_the_flush_or_soon() {
-        let queue = Queue::default();
-        let task = token(&queue, "task");
-        push(&queue, &task, Purpose::Decision);
-        push(&queue, &task, Purpose::Decision);
-        if queue
-            .standing()
-            .following
-            .is_some_and(|left| !left.is_zero())
-        {
-            queue.flush();
-        }
-        assert_eq!(queue.standing().following, Some(Duration::ZERO));
-        assert_eq!(numbers(&queue.take_following(1).0), [1, 2]);
-        push(&queue, &task, Purpose::Intake);
-        std::thread::sleep(GATHER);
-        assert_eq!(numbers(&queue.take(1, true).0), [3]);
-    }
-}
+mod tests;

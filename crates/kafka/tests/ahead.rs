@@ -110,6 +110,32 @@ fn own_records_are_read_before_their_commit_and_keep_their_offsets() {
 }
 
 #[test]
+fn a_steady_load_does_not_keep_a_transaction_open() {
+    let prefix = prefix();
+    let mut settings = BROKERS.settings(&prefix, "a");
+    settings.transaction_age = PATIENCE;
+    let log = KafkaLog::open(settings).unwrap();
+    let at = place(&log, "t");
+    let mine = log.claim("o").unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    let new = || append(&log, &mine, vec![(at, batch_of(1, b"new"))], vec![]).unwrap();
+    let first = new();
+    // Never quiet for as long as a transaction lingers, and more new work while it is written.
+    let ended = loop {
+        if let Ok(ending) = first.try_recv() {
+            break ending;
+        }
+        assert!(
+            Instant::now() < until,
+            "it waits for all that comes behind it"
+        );
+        new();
+        std::thread::sleep(Duration::from_micros(200));
+    };
+    assert_eq!(ended, Ending::Durable);
+}
+
+#[test]
 fn what_came_to_nothing_is_not_read_any_more_and_nothing_rests_on_it() {
     let prefix = prefix();
     let log = patient(&prefix, "a");

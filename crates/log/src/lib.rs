@@ -130,8 +130,8 @@ pub enum Ending {
     Unknown,
 }
 
-/// Called once with how the append ended, under one token in the order of the appends, on a thread of the engine or
-/// on one that is inside [`Log::flush`] or [`Log::close`]: it must be short, must not call back into
+/// Called once with how the append ended, under one token in the order of the appends, on a thread
+/// of the engine or on one that is inside [`Log::flush`] or [`Log::close`]: it must be short, must not call back into
 /// the log, and must not take a lock that a caller of those two holds.
 pub type OnEnd = Box<dyn FnOnce(Ending) + Send>;
 
