@@ -114,13 +114,14 @@ fn a_steady_load_does_not_keep_a_transaction_open() {
     let prefix = prefix();
     let mut settings = BROKERS.settings(&prefix, "a");
     settings.transaction_age = PATIENCE;
+    // No pause of the sender here lasts so long.
+    settings.linger = Duration::from_secs(1);
     let log = KafkaLog::open(settings).unwrap();
     let at = place(&log, "t");
     let mine = log.claim("o").unwrap();
     let until = Instant::now() + Duration::from_secs(10);
     let new = || append(&log, &mine, vec![(at, batch_of(1, b"new"))], vec![]).unwrap();
     let first = new();
-    // Never quiet for as long as a transaction lingers, and more new work while it is written.
     let ended = loop {
         if let Ok(ending) = first.try_recv() {
             break ending;
