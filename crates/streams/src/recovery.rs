@@ -93,14 +93,27 @@ impl<P: Processor> Round<P> {
         partitions.into_iter().try_for_each(|p| self.reopen(p))
     }
 
+    /// Begins a snapshot, if one is due. Partitions that share a load become due together: they take turns,
+    /// with work in between, so that a command waits for one state to be collected and not for all.
     pub(crate) fn snapshot_where_due(&mut self) {
-        for place in 0..self.tasks.len() {
-            let least = self.snapshot_redo_bytes;
-            let task = self.tasks.get(place).and_then(Option::as_ref);
-            if task.is_some_and(|task| task.is_snapshot_due(least)) {
-                self.snapshot(place);
-            }
+        let began = Instant::now();
+        if !self.snapshot_turns.is_free(began) {
+            return;
         }
+        let least = self.snapshot_redo_bytes;
+        let tasks = self.tasks.iter().enumerate();
+        let due = tasks
+            .filter_map(|(place, task)| Some((place, task.as_ref()?)))
+            .filter(|(_, task)| task.is_snapshot_due(least))
+            .max_by_key(|(_, task)| task.unsnapped_bytes());
+        let Some((place, task)) = due else {
+            return;
+        };
+        let partition = task.spec().partition;
+        self.snapshot(place);
+        let took = began.elapsed();
+        self.snapshot_turns.ended(began, took);
+        tracing::debug!(partition, ?took, "collected a state for a snapshot");
     }
 
     /// Collects the task's state, and writes it once everything in it is durable: a snapshot must

@@ -17,7 +17,7 @@ use crate::inbox::{Driving, Message, Query, Reply, Shared, SubmitError};
 use crate::inflight::InFlight;
 use crate::opener::Closing;
 use crate::processor::Processor;
-use crate::snapshot::SnapshotDir;
+use crate::snapshot::{SnapshotDir, Turns};
 use crate::task::{Stepped, Surroundings, Task, Topics, ticket_key};
 use crate::tickets::Tickets;
 
@@ -46,6 +46,7 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) next_ticket: u64,
     pub(crate) snapshots: Option<SnapshotDir>,
     pub(crate) snapshot_redo_bytes: usize,
+    pub(crate) snapshot_turns: Turns,
     /// One for each place of a task.
     pub(crate) standings: Vec<Standing>,
     /// Tasks that go on until their outcomes are out, and then leave. One of each partition at most.

@@ -268,6 +268,11 @@ impl<P: Processor> Task<P> {
         self.is_snapshot_due(0) || self.is_unsnapped() && self.snapshot_bytes <= cheap
     }
 
+    /// Bytes of redo that no snapshot has.
+    pub(crate) fn unsnapped_bytes(&self) -> usize {
+        self.unsnapped_bytes
+    }
+
     /// Bytes of redo since the last round of the changelog.
     pub(crate) fn redo_bytes(&self) -> usize {
         self.redo_bytes

@@ -155,6 +155,7 @@ impl<P: Processor> Worker<P> {
                 next_ticket: (number as u64) << 48,
                 snapshots: snapshots.clone(),
                 snapshot_redo_bytes: config.snapshot_redo_bytes,
+                snapshot_turns: Default::default(),
                 standings: vec![Standing::default(); places],
                 closing: Vec::new(),
             };

@@ -109,6 +109,32 @@ fn a_restart_finds_the_state_from_the_log_with_and_without_snapshots() {
     }
 }
 
+#[test]
+fn partitions_that_are_due_together_all_get_their_snapshot() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("snapshots");
+    let config = WorkerConfig {
+        threads: 1,
+        snapshot_dir: Some(dir.clone()),
+        snapshot_redo_bytes: 1,
+        ..WorkerConfig::default()
+    };
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let worker = start(&log, &config);
+    for n in 0..u64::from(PARTITIONS) {
+        send_until_done(&worker, u16::try_from(n).unwrap(), &[n]);
+    }
+    // Nothing more comes, and it does not stop.
+    let written = || {
+        let files = std::fs::read_dir(&dir).unwrap().flatten();
+        files
+            .filter(|file| file.path().extension().is_some_and(|e| e == "snapshot"))
+            .count()
+    };
+    until_eq(written, &usize::from(PARTITIONS));
+    worker.stop().unwrap();
+}
+
 /// The batches of a partition's changelog, and the marks in them.
 fn changelog(log: &Arc<dyn Log>, partition: u16) -> (usize, usize) {
     let at = TopicPartition {
