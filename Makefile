@@ -1,10 +1,12 @@
-# Two commands do all the set-up: `make demo` and `make test`. Everything builds in one profile.
+# Two commands do all the set-up: `make demo` and `make test`. What runs is built in the profile release, what checks
+# it in another (Cargo.toml says why).
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
 RELEASE := --release --locked
+CHECKED := --profile checked --locked
 DATA ?= ../shared/data
 # `make kafka`: one broker or three, and where their data lies
 BROKERS ?= 1
@@ -17,7 +19,7 @@ phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - beg
 # anew. Those on Kafka run in two groups at once, each on brokers of its own: the engine, other programs and moving a
 # log; the main job with two instances asked in turn, what dies and goes wrong. Where instances share the machine with
 # their brokers one test runs at a time. On two cores three groups end no sooner, and their instances fall silent.
-TESTS = $(CARGO) test $(RELEASE) --workspace
+TESTS = $(CARGO) test $(CHECKED) --workspace
 WITHOUT_KAFKA = $(TESTS) --lib --bins; $(TESTS) --doc; $(TESTS) --exclude onhand-kafka --test '*' --examples
 ENGINE = --test ahead --test cluster --test one_broker --test three_brokers
 MAIN_JOB = --test import --test last_unit --test feed
@@ -73,10 +75,10 @@ fmt:
 	$(call phase,format,$(CARGO) fmt --all --check)
 
 clippy:
-	$(call phase,lints,$(CARGO) clippy $(RELEASE) --workspace --all-targets -- -D warnings)
+	$(call phase,lints,$(CARGO) clippy $(CHECKED) --workspace --all-targets -- -D warnings)
 
 doc:
-	$(call phase,documentation,RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(RELEASE) --workspace --no-deps)
+	$(call phase,documentation,RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(CHECKED) --workspace --no-deps)
 
 deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \

@@ -11,7 +11,8 @@ Both take single commands that another program wrote to a topic, keyed by SKU, c
 is itself written to the log, and put out outcomes, all exactly once, on one broker with one copy and 4
 partitions, 100,000 SKUs. Kafka Streams does nothing else. onhand reads JSON from `stock.inbox`, and also knows
 each command by its name, folds it by its time, keeps history and numbers every change; `views` says which JSON
-topics its publishing task writes as well: none, the outcomes as Kafka Streams does, or all four.
+topics its publishing task writes as well: none, the outcomes as Kafka Streams does, or all four; `packed`: with
+many changes or outcomes in one record.
 
 `drain`: a million commands lie in the topic while the contestant is stopped (SIGSTOP); from when it goes on until the
 last outcome is committed. Before it, 300,000 warm it up. By core: of its own process, not of the broker.
@@ -53,10 +54,12 @@ PATIENCE = 180
 class OnhandOnKafka:
     form, into, out = "json", "stock.inbox", "stock.outcomes"
 
-    def __init__(self, views):
+    def __init__(self, views, packed=False):
         self.views = views
-        self.name = f"onhand, views {views}"
-        self.settings = f"serve --kafka, {PARTITIONS} partitions, JSON from stock.inbox, --views {views}, one copy"
+        self.told = ["--views", views, *(["--pack-views"] if packed else [])]
+        self.name = f"onhand, views {views}{', packed' if packed else ''}"
+        told = " ".join(self.told)
+        self.settings = f"serve --kafka, {PARTITIONS} partitions, JSON from stock.inbox, {told}, one copy"
         self.url = None
 
     @contextlib.contextmanager
@@ -72,7 +75,7 @@ class OnhandOnKafka:
 
         command = [BINARY, "serve", "--data", data, "--listen", "127.0.0.1:0", "--partitions", PARTITIONS]
         command += ["--kafka", brokers, "--kafka-allow-unsafe", "--kafka-replication", 1, "--kafka-insync-min", 1]
-        command += ["--views", self.views, "--inbox", "on"]
+        command += [*self.told, "--inbox", "on"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ONHAND_")}
         try:
             with server(command, log, ready, signal.SIGTERM, env=environment) as url:
@@ -193,7 +196,8 @@ def prepare(work, probe, report):
         sys.exit(f"skipped: Kafka Streams: {why}")
     quick, often, rocks = KafkaStreams(), KafkaStreams(commit_ms=10), KafkaStreams(store="rocksdb")
     bare, alike, whole = OnhandOnKafka("off"), OnhandOnKafka("outcomes"), OnhandOnKafka("on")
-    report["settings"] = {one.name: one.settings for one in (bare, alike, whole, quick)}
+    packed, all_packed = OnhandOnKafka("outcomes", packed=True), OnhandOnKafka("on", packed=True)
+    report["settings"] = {one.name: one.settings for one in (bare, alike, packed, whole, all_packed, quick)}
     return [
         Question(
             "drain",
@@ -202,7 +206,9 @@ def prepare(work, probe, report):
             [
                 Contestant(bare.name, drain(bare, work, probe)),
                 Contestant(alike.name, drain(alike, work, probe)),
+                Contestant(packed.name, drain(packed, work, probe)),
                 Contestant(whole.name, drain(whole, work, probe)),
+                Contestant(all_packed.name, drain(all_packed, work, probe)),
                 Contestant("Kafka Streams, memory store", drain(quick, work, probe)),
                 Contestant("Kafka Streams, RocksDB store", drain(rocks, work, probe)),
             ],

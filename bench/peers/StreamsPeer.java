@@ -234,14 +234,24 @@ public final class StreamsPeer {
         long last = System.nanoTime();
         try (var consumer = consumer(brokers, topic, false)) {
             while (seen < count && System.nanoTime() - last < 60_000_000_000L) {
-                int got = consumer.poll(Duration.ofMillis(20)).count();
-                if (got > 0) {
+                for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(20))) {
                     last = System.nanoTime();
-                    seen += got;
+                    seen += outcomes(record.value());
                 }
             }
         }
         System.out.printf("{\"seen\":%d,\"at_ms\":%d}%n", seen, System.currentTimeMillis());
+    }
+
+    /** JSON may come as many lines in one record. */
+    static int outcomes(byte[] value) {
+        int lines = 1;
+        if (value[0] == '{') {
+            for (byte one : value) {
+                lines += one == '\n' ? 1 : 0;
+            }
+        }
+        return lines;
     }
 
     static void rate(String brokers, String in, String out, Form form, int rate, int seconds, int skus)

@@ -38,8 +38,9 @@ def client(*arguments):
 
 @contextlib.contextmanager
 def broker(home):
-    """One broker on a fresh directory."""
-    done = subprocess.run([TOOL, "start", home, "--brokers", "1"], capture_output=True, text=True, check=False)
+    """One broker on a fresh directory, with the memory and the collector that Kafka itself starts it with."""
+    start = [TOOL, "start", home, "--brokers", "1", "--jvm", "kafka"]
+    done = subprocess.run(start, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Failed(done.stderr.strip())
     try:

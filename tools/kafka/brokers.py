@@ -5,6 +5,8 @@
         [--owned]                          also stop when standard input ends, and remove DIR: for
                                            a test, whose end closes it however it comes
     brokers.py start DIR [--brokers 1|3]   the same, but return and leave them running
+        [--jvm kafka]                      with the memory and the collector of Kafka's own start
+                                           script (1 GB, G1) instead of a small heap: for measuring
     brokers.py node DIR N                  start node N again on the data and ports it had
     brokers.py stop DIR                    stop all nodes of DIR
     brokers.py with [--brokers 1|3] -- COMMAND...
@@ -14,7 +16,7 @@
 
 DIR receives one folder of data and one log file per node, and brokers.json:
 
-    {"bootstrap": "127.0.0.1:1,...", "jars": DIR, "brief": false, "nodes": [{"id": 1, "port": 1, "pid": 1, ...}]}
+    {"bootstrap": "127.0.0.1:1,...", "jars": DIR, "jvm": "small", "nodes": [{"id": 1, "port": 1, "pid": 1, ...}]}
 
 A test kills a node by the pid found there and brings it back with `node`. The jars come through
 Maven once and stay in $ONHAND_KAFKA_JARS, else $XDG_CACHE_HOME/onhand/kafka-4.2.0, else
@@ -42,6 +44,19 @@ import time
 VERSION = "4.2.0"
 # What a test broker needs is far less; the JVM takes what it is allowed.
 HEAP = os.environ.get("ONHAND_KAFKA_HEAP", "320m")
+# The serial collector: a broker starts sooner and keeps fewer threads, and as fast on a small machine.
+SMALL = [f"-Xmx{HEAP}", "-XX:+UseSerialGC", "-XX:-UsePerfData"]
+JVMS = {
+    "small": SMALL,
+    # What lives briefly is compiled once and not again: three brokers take 7 s of processor time to their start
+    # instead of 11.
+    "brief": [*SMALL, "-XX:TieredStopAtLevel=1"],
+    # bin/kafka-server-start.sh and bin/kafka-run-class.sh of Kafka 4.2.0.
+    "kafka": [
+        *("-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
+        *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"),
+    ],
+}
 # Three brokers on two busy cores took 20 s; above this something is wrong.
 START_SECONDS = 90
 STOP_SECONDS = 20
@@ -95,12 +110,9 @@ def jars():
     return home
 
 
-def java(lib, *arguments, heap="128m", brief=True):
+def java(lib, *arguments, jvm):
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-    # The serial collector: a broker starts sooner and keeps fewer threads, and as fast on a small machine. What lives
-    # briefly is compiled once and not again: three brokers take 7 s of processor time to their start instead of 11.
-    lean = ["-XX:+UseSerialGC", "-XX:-UsePerfData", *(["-XX:TieredStopAtLevel=1"] if brief else [])]
-    return ["java", f"-Xmx{heap}", *lean, quiet, "-cp", f"{lib}/*", *arguments]
+    return ["java", *JVMS[jvm], quiet, "-cp", f"{lib}/*", *arguments]
 
 
 def free_ports(count):
@@ -194,7 +206,7 @@ def alive(node):
 def launch(home, state, node):
     with open(home / f"node-{node['id']}.log", "ab") as log:
         process = subprocess.Popen(
-            java(state["jars"], "kafka.Kafka", node["properties"], heap=HEAP, brief=state["brief"]),
+            java(state["jars"], "kafka.Kafka", node["properties"], jvm=state["jvm"]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -234,8 +246,7 @@ def tail(home, node):
     print("\n".join(text.splitlines()[-15:]), file=sys.stderr)
 
 
-def start(home, count, brief=False):
-    """`brief`: they are for tests, and end with them."""
+def start(home, count, jvm="small"):
     lib = jars()
     home.mkdir(parents=True, exist_ok=True)
     if (home / "brokers.json").exists():
@@ -250,7 +261,7 @@ def start(home, count, brief=False):
     state = {
         "bootstrap": ",".join(f"127.0.0.1:{node['port']}" for node in nodes),
         "jars": str(lib),
-        "brief": brief,
+        "jvm": jvm,
         "nodes": nodes,
     }
     cluster = "b25oYW5kLWthZmthLXRlcw"
@@ -260,7 +271,7 @@ def start(home, count, brief=False):
         path = home / f"node-{node['id']}.properties"
         node["properties"] = str(path)
         path.write_text(properties(node, nodes, data), encoding="utf-8")
-        command = java(lib, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(path))
+        command = java(lib, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(path), jvm="brief")
         formats.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     for each in formats:
         words, _ = each.communicate()
@@ -303,7 +314,7 @@ def report(state):
 def run(home, count, owned):
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     try:
-        state = start(home, count, brief=owned)
+        state = start(home, count, "brief" if owned else "small")
         report(state)
         trial = " --kafka-allow-unsafe" if len(state["nodes"]) == 1 else ""
         print(f"try: onhand serve --data /tmp/onhand-kafka --kafka {state['bootstrap']}{trial}")
@@ -332,7 +343,7 @@ def with_brokers(count, command):
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     code = 1
     try:
-        state = start(home, count, brief=True)
+        state = start(home, count, "brief")
         report(state)
         told = {**os.environ, "ONHAND_TEST_KAFKA": state["bootstrap"], "ONHAND_TEST_KAFKA_DIR": str(home)}
         code = subprocess.run(command, env=told, check=False).returncode
@@ -354,6 +365,8 @@ def main():
         command.add_argument("--brokers", type=int, choices=(1, 3), default=1)
         if name == "run":
             command.add_argument("--owned", action="store_true")
+        else:
+            command.add_argument("--jvm", choices=("small", "kafka"), default="small")
     node = commands.add_parser("node")
     node.add_argument("dir", type=pathlib.Path)
     node.add_argument("id", type=int)
@@ -372,7 +385,7 @@ def main():
     if told.command == "run":
         run(home, told.brokers, told.owned)
     elif told.command == "start":
-        report(start(home, told.brokers))
+        report(start(home, told.brokers, told.jvm))
     elif told.command == "stop":
         stop(home)
     elif told.command == "node":

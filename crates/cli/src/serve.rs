@@ -86,6 +86,10 @@ pub(crate) struct ServeArgs {
     /// changes,outcomes,levels,reservations (stock.changes and so on) [default: on with --kafka]
     #[arg(long, env = "ONHAND_VIEWS", value_name = "on|off|LIST")]
     views: Option<ViewChoice>,
+    /// Write stock.changes and stock.outcomes as many lines of JSON in one record, without a key, instead of
+    /// one record each
+    #[arg(long, env = "ONHAND_PACK_VIEWS")]
+    pack_views: bool,
     /// What the node says of itself on stderr: error, warn, info, debug, or by part
     #[arg(
         long,
@@ -212,6 +216,7 @@ impl ServeArgs {
         config.answer_timeout = self.answer_timeout.into();
         config.inbox = self.inbox.map(|switch| switch == Switch::On);
         config.views = self.views;
+        config.pack_views = self.pack_views;
         config
     }
 }

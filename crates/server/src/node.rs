@@ -461,6 +461,7 @@ fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunErr
         } else {
             ViewChoice::NONE
         }),
+        pack_views: config.pack_views,
         command_bytes: config.limits.body_bytes,
     };
     Residents::start(&engine.log, engine.partitions, chosen).map_err(|error| match error {

@@ -59,6 +59,8 @@ pub(crate) struct Residents {
 pub(crate) struct Chosen {
     pub(crate) inbox: bool,
     pub(crate) views: ViewChoice,
+    /// Changes and outcomes go as many lines in one record.
+    pub(crate) pack_views: bool,
     /// Bytes of one record of `stock.inbox` that are read as a command.
     pub(crate) command_bytes: usize,
 }
@@ -88,7 +90,7 @@ impl Residents {
             };
             residents.gate = Some(Lanes::start(log, Box::new(gate))?);
         }
-        let views = chosen.views;
+        let (views, packs) = (chosen.views, chosen.pack_views);
         if views != ViewChoice::NONE {
             let chosen = [
                 views.changes,
@@ -117,6 +119,7 @@ impl Residents {
                     levels,
                     reservations,
                 },
+                packs,
                 epoch: log.epoch(),
             };
             residents.views = Some(Lanes::start(log, Box::new(views))?);

@@ -7,6 +7,9 @@
 //! | `stock.levels`, compacted | SKU and location | the level after the last change of it in this append |
 //! | `stock.reservations`, compacted | the reservation's id | as it stands after this append |
 //!
+//! Changes and outcomes may be packed: then a record has no key and holds as many of them as one append
+//! brings, a line each. Levels and reservations may not: of each key the newest record stays.
+//!
 //! Everything in them follows from the decisions alone, so a publisher that begins anew writes on as if
 //! it had never stopped. A change's position speaks of its partition, not of all as a feed's does: each
 //! partition is published by its own owner.
@@ -44,6 +47,9 @@ const FIRSTS_BYTES: usize = 4 << 20;
 /// First outcomes that are looked for at a time: one read often finds several.
 const FIRSTS_AT_A_TIME: usize = 32;
 
+/// At so many bytes of lines a packed record is full; one line that is longer stands alone.
+const PACK_BYTES: usize = 32 << 10;
+
 /// Decisions gather for so long under load; the first after a pause is published at once. An append of
 /// views touches up to four topics in each partition, which on Kafka lengthens a transaction that
 /// decisions may be waiting in.
@@ -65,6 +71,8 @@ pub(crate) struct Views {
     /// `stock.decisions`.
     pub(crate) input: TopicId,
     pub(crate) topics: ViewTopics,
+    /// Changes and outcomes go as many lines in one record.
+    pub(crate) packs: bool,
     pub(crate) epoch: u64,
 }
 
@@ -101,6 +109,8 @@ impl Work for Views {
         };
         let mut sheet = Sheet {
             topics: self.topics,
+            changes: Lines::new(self.packs),
+            outcomes: Lines::new(self.packs),
             ..Sheet::default()
         };
         for record in batches.iter().flat_map(|batch| batch.records()) {
@@ -243,13 +253,63 @@ impl Firsts<'_> {
 #[derive(Default)]
 struct Sheet {
     topics: ViewTopics,
-    changes: BatchBuilder,
-    outcomes: BatchBuilder,
+    changes: Lines,
+    outcomes: Lines,
     levels: Newest,
     reservations: Newest,
     key: Vec<u8>,
     json: Vec<u8>,
     token: Vec<u8>,
+}
+
+/// Of a topic that is not compacted: a record for each line of JSON, or many lines in one.
+#[derive(Default)]
+struct Lines {
+    batch: BatchBuilder,
+    packs: bool,
+    /// Lines of the record that is not full yet, and the time of the last.
+    pack: Vec<u8>,
+    at: Timestamp,
+}
+
+impl Lines {
+    fn new(packs: bool) -> Self {
+        Self {
+            packs,
+            ..Self::default()
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.batch.len() + self.pack.len()
+    }
+
+    fn push(&mut self, at: Timestamp, key: &[u8], json: &[u8]) {
+        if !self.packs {
+            self.batch.push(at, Some(key), Some(json), &[]);
+            return;
+        }
+        if self.pack.len() + json.len() >= PACK_BYTES {
+            self.close();
+        }
+        if !self.pack.is_empty() {
+            self.pack.push(b'\n');
+        }
+        self.pack.extend_from_slice(json);
+        self.at = at;
+    }
+
+    fn close(&mut self) {
+        if !self.pack.is_empty() {
+            self.batch.push(self.at, None, Some(&self.pack), &[]);
+            self.pack.clear();
+        }
+    }
+
+    fn finish(mut self) -> Option<RecordBatch> {
+        self.close();
+        self.batch.finish()
+    }
 }
 
 /// Of records of a compacted topic the newest of each key: one append holds one record of a key at most.
@@ -305,8 +365,8 @@ impl Sheet {
             let number = [(origin.partition, decision.number)];
             position::write(&mut self.token, origin.epoch, false, &number, place);
             change.write(&mut self.json, Some(&self.token));
-            let key = Some(change.sku.as_bytes());
-            self.changes.push(decision.at.0, key, Some(&self.json), &[]);
+            let key = change.sku.as_bytes();
+            self.changes.push(decision.at.0, key, &self.json);
         }
         if self.topics.levels.is_some() {
             self.levels.push(
@@ -331,23 +391,24 @@ impl Sheet {
         self.json.clear();
         outcome::write(&mut self.json, said, first, None, Detail::Whole);
         self.key.clear();
-        pair(&mut self.key, said.source(), said.id());
+        if !self.outcomes.packs {
+            pair(&mut self.key, said.source(), said.id());
+        }
         let at = said.decision.at.0;
-        self.outcomes
-            .push(at, Some(&self.key), Some(&self.json), &[]);
+        self.outcomes.push(at, &self.key, &self.json);
     }
 
     fn finish(self, partition: u16) -> Vec<(TopicPartition, RecordBatch)> {
         let topics = self.topics;
         let all = [
-            (topics.changes, self.changes),
-            (topics.outcomes, self.outcomes),
-            (topics.levels, self.levels.finish()),
-            (topics.reservations, self.reservations.finish()),
+            (topics.changes, self.changes.finish()),
+            (topics.outcomes, self.outcomes.finish()),
+            (topics.levels, self.levels.finish().finish()),
+            (topics.reservations, self.reservations.finish().finish()),
         ];
         let at = |topic| TopicPartition { topic, partition };
         all.into_iter()
-            .filter_map(|(topic, batch)| Some((at(topic?), batch.finish()?)))
+            .filter_map(|(topic, batch)| Some((at(topic?), batch?)))
             .collect()
     }
 }

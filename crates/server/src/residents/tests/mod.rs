@@ -160,12 +160,17 @@ fn taken(log: &dyn Log) -> Vec<(u16, String, String, String)> {
 
 /// Residents on that log, with all partitions open.
 fn start(log: &Arc<dyn Log>, partitions: u16, inbox: bool, views: ViewChoice) -> Residents {
-    use super::Resident as _;
     let chosen = Chosen {
         inbox,
         views,
+        pack_views: false,
         command_bytes: 512 << 10,
     };
+    started(log, partitions, chosen)
+}
+
+fn started(log: &Arc<dyn Log>, partitions: u16, chosen: Chosen) -> Residents {
+    use super::Resident as _;
     let residents = Residents::start(log, partitions, chosen).unwrap();
     (0..partitions).for_each(|partition| residents.open(partition));
     residents

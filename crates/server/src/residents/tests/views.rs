@@ -196,6 +196,53 @@ fn views_that_were_not_chosen_are_not_written() {
     );
 }
 
+#[test]
+fn packed_views_say_the_same_in_fewer_records() {
+    let decided = decided();
+    let written = |packs| {
+        let (_, log) = memory(decided.reopened());
+        let flusher = Flusher::on(&log);
+        let chosen = Chosen {
+            inbox: false,
+            views: ViewChoice::ALL,
+            pack_views: packs,
+            command_bytes: 512 << 10,
+        };
+        let residents = started(&log, PARTITIONS, chosen);
+        eventually("all is published", || {
+            has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
+        });
+        residents.stop();
+        drop(flusher);
+        dump(log.as_ref())
+    };
+    let (single, packed) = (written(false), written(true));
+    for view in 0..2 {
+        assert!(packed[view].iter().all(|(_, key, _)| key.is_none()));
+        assert!(
+            packed[view].len() * 3 < single[view].len(),
+            "{} of {} records",
+            packed[view].len(),
+            single[view].len()
+        );
+        for partition in 0..PARTITIONS {
+            let lines = |records: &[(u16, Option<Vec<u8>>, Option<Vec<u8>>)]| {
+                let mut lines: Vec<Vec<u8>> = Vec::new();
+                let here = records.iter().filter(|(at, ..)| *at == partition);
+                for value in here.filter_map(|(.., value)| value.as_deref()) {
+                    lines.extend(value.split(|byte| *byte == b'\n').map(<[u8]>::to_vec));
+                }
+                lines
+            };
+            let (wanted, found) = (lines(&single[view]), lines(&packed[view]));
+            assert!(wanted == found, "{} of partition {partition}", ALL[view]);
+        }
+    }
+    for view in 2..4 {
+        assert_eq!(newest(&packed[view]), newest(&single[view]));
+    }
+}
+
 /// An owner elsewhere tells of a duplicate before its first decision can be read here.
 #[test]
 fn what_a_duplicate_repeats_is_waited_for() {
