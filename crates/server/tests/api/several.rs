@@ -166,6 +166,10 @@ fn the_cluster_is_shown_and_an_instance_is_ready_once_what_is_its_own_is_open() 
     let table = Table::new(PARTITIONS);
     let a = Node::seated(&table, "a", |config| config.partitions = Some(PARTITIONS));
     table.assign(0, "a");
+    // It was ready with nothing of its own, until it heard of this.
+    wait_until("open", || {
+        a.get("/v1/cluster").json()["partitions"][0]["open_here"] == true
+    });
     wait_until("ready", || is_ready(&a));
     let ghost = "127.0.0.1:9".parse().unwrap();
     table.add("ghost", ghost);
