@@ -110,26 +110,27 @@ impl<P: Processor> Round<P> {
             return;
         };
         let partition = task.spec().partition;
-        self.snapshot(place);
-        let took = began.elapsed();
-        self.snapshot_turns.ended(began, took);
-        tracing::debug!(partition, ?took, "collected a state for a snapshot");
+        if self.snapshot(place) {
+            let took = began.elapsed();
+            self.snapshot_turns.ended(began, took);
+            tracing::debug!(partition, ?took, "collected a state for a snapshot");
+        }
     }
 
     /// Collects the task's state, and writes it once everything in it is durable: a snapshot must
-    /// never say more than the log.
-    fn snapshot(&mut self, place: usize) {
+    /// never say more than the log. Whether it was collected.
+    fn snapshot(&mut self, place: usize) -> bool {
         let Some(dir) = self.snapshots.clone() else {
-            return;
+            return false;
         };
         let mark = LogMark::of(self.log.as_ref());
         let log = Arc::clone(&self.log);
         let Some(task) = self.tasks.get_mut(place).and_then(Option::as_mut) else {
-            return;
+            return false;
         };
         let redo = task.spec().at(self.topics.redo);
         let Ok(bounds) = log.bounds(redo, View::Latest) else {
-            return;
+            return false;
         };
         let builder = take_snapshot(task, mark, bounds.end);
         let owner = task.spec().owner();
@@ -143,6 +144,7 @@ impl<P: Processor> Round<P> {
                 tracing::warn!(%error, "snapshot not written, restarts take longer");
             }
         }));
+        true
     }
 
     /// Nothing more comes: make everything durable, give the names up, write snapshots.

@@ -218,6 +218,9 @@ fn packed_views_say_the_same_in_fewer_records() {
     };
     let (single, packed) = (written(false), written(true));
     for view in 0..2 {
+        let values = packed[view].iter().map(|(.., value)| value.as_ref());
+        let longest = values.map(|value| value.unwrap().len()).max().unwrap();
+        assert!(longest <= 32 << 10, "{longest} bytes");
         assert!(packed[view].iter().all(|(_, key, _)| key.is_none()));
         assert!(
             packed[view].len() * 3 < single[view].len(),
