@@ -506,9 +506,11 @@ fn a_slow_reader_is_cut_off_with_its_position_and_slows_nobody() {
     println!(
         "{written} changes; acknowledgements beside a stuck reader: {median:?}, at most {worst:?}"
     );
+    // Who waited for the reader would wait for ever. Three brokers, other tests and their nodes on two cores
+    // held one of fifteen up for 5.7 s once.
     assert!(
-        worst < Duration::from_secs(5),
-        "a stuck reader slowed the writer: {worst:?}"
+        median < Duration::from_secs(5) && worst < Duration::from_secs(20),
+        "a stuck reader slowed the writer: {median:?}, at most {worst:?}"
     );
 
     until("the stuck reader is cut off", || {

@@ -47,9 +47,9 @@ pub struct Config {
     /// Kafka, where others can read, and none on a journal; feeds and history need none of them.
     pub views: Option<ViewChoice>,
     /// Write `stock.changes` and `stock.outcomes` as records of many lines, up to 32 KiB each and without
-    /// a key, in place of one record for each line. Every record costs the client, the broker and who
-    /// reads it about as much as a line's content does. Default false: tools that take a record for an
-    /// object go on working. Records written before stay as they are.
+    /// a key, in place of one record for each line: a seventh to a quarter less of the node's processor
+    /// time. Default false: tools that take a record for an object go on working. Records written before
+    /// stay as they are.
     pub pack_views: bool,
     /// How many other instances follow each partition, so that one of them takes it over warm when its
     /// owner goes, and answers reads that may be a little old. At most as many as there are others.

@@ -10,17 +10,17 @@ mod counting;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use counting::{
-    PARTITIONS, PASSED_ON, POISON, REDO_PADDED, Waiter, ask, bytes, counted_in_log, seen, send,
-    send_until_done, start, start_padded, topics, until_eq,
+    Counting, PARTITIONS, PASSED_ON, POISON, REDO_PADDED, Waiter, ask, bytes, counted_in_log, seen,
+    send, send_until_done, start, start_padded, topics, until_eq,
 };
 use onhand_log::memory::{Fault, MemoryLog};
 use onhand_log::{Log, TopicPartition, View};
-use onhand_streams::{SubmitError, Ticket, WorkerConfig};
+use onhand_streams::{SubmitError, Ticket, Worker, WorkerConfig};
 
 #[test]
 fn each_token_counts_once_whatever_ending_an_append_has() {
@@ -110,7 +110,7 @@ fn a_restart_finds_the_state_from_the_log_with_and_without_snapshots() {
 }
 
 #[test]
-fn partitions_that_are_due_together_all_get_their_snapshot() {
+fn partitions_that_are_due_together_take_turns_and_all_get_their_snapshot() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("snapshots");
     let config = WorkerConfig {
@@ -120,10 +120,22 @@ fn partitions_that_are_due_together_all_get_their_snapshot() {
         ..WorkerConfig::default()
     };
     let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
-    let worker = start(&log, &config);
-    for n in 0..u64::from(PARTITIONS) {
-        send_until_done(&worker, u16::try_from(n).unwrap(), &[n]);
-    }
+    let collected = Arc::new(Mutex::new(Vec::new()));
+    let make = {
+        let collected = Arc::clone(&collected);
+        move |partition| Counting {
+            partition,
+            collected: Some(Arc::clone(&collected)),
+            ..Counting::default()
+        }
+    };
+    let topics = topics(&log);
+    let worker =
+        Worker::start(&log, "count", topics, PARTITIONS, make, &config, |_, _| ()).unwrap();
+    let ticket = Arc::new(Waiter::default());
+    let packs = (0..PARTITIONS).map(|partition| (partition, bytes(&[u64::from(partition)])));
+    let told: Arc<dyn Ticket> = ticket.clone();
+    worker.handle().submit(packs.collect(), &told).unwrap();
     // Nothing more comes, and it does not stop.
     let written = || {
         let files = std::fs::read_dir(&dir).unwrap().flatten();
@@ -132,6 +144,13 @@ fn partitions_that_are_due_together_all_get_their_snapshot() {
             .count()
     };
     until_eq(written, &usize::from(PARTITIONS));
+    let collected = collected.lock().unwrap().clone();
+    assert_eq!(collected.len(), usize::from(PARTITIONS));
+    for pair in collected.windows(2) {
+        let apart = pair[1] - pair[0];
+        // Of its time three parts in four are for other work.
+        assert!(apart >= Duration::from_millis(120), "{apart:?}");
+    }
     worker.stop().unwrap();
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use onhand_log::{Log, Record, TopicPartition, TopicSpec, View};
 use onhand_streams::{
@@ -34,6 +34,8 @@ pub(crate) struct Counting {
     pub(crate) ticks: u64,
     /// What a token takes in the changelog.
     pub(crate) changelog_padding: usize,
+    /// When its state was collected; then that takes 30 ms.
+    pub(crate) collected: Option<Arc<Mutex<Vec<Instant>>>>,
     /// Given back with the state.
     pub(crate) kept: Option<Arc<()>>,
 }
@@ -169,6 +171,10 @@ impl Processor for Counting {
     }
 
     fn export(&self, put: &mut dyn FnMut(&[u8], &[u8])) {
+        if let Some(collected) = &self.collected {
+            collected.lock().unwrap().push(Instant::now());
+            std::thread::sleep(Duration::from_millis(30));
+        }
         for token in &self.seen {
             put(&token.to_be_bytes(), b"");
         }
