@@ -132,10 +132,9 @@ fn partitions_that_are_due_together_take_turns_and_all_get_their_snapshot() {
     let topics = topics(&log);
     let worker =
         Worker::start(&log, "count", topics, PARTITIONS, make, &config, |_, _| ()).unwrap();
-    let ticket = Arc::new(Waiter::default());
+    let ticket: Arc<dyn Ticket> = Arc::new(Waiter::default());
     let packs = (0..PARTITIONS).map(|partition| (partition, bytes(&[u64::from(partition)])));
-    let told: Arc<dyn Ticket> = ticket.clone();
-    worker.handle().submit(packs.collect(), &told).unwrap();
+    worker.handle().submit(packs.collect(), &ticket).unwrap();
     // Nothing more comes, and it does not stop.
     let written = || {
         let files = std::fs::read_dir(&dir).unwrap().flatten();
