@@ -258,7 +258,10 @@ impl Node {
                     return false;
                 };
                 let cluster = cluster.json();
-                let places = cluster["partitions"].as_array().expect("partitions");
+                // One that the others have given up says so instead, and joins anew.
+                let Some(places) = cluster["partitions"].as_array() else {
+                    return false;
+                };
                 let holders: std::collections::BTreeSet<_> = places
                     .iter()
                     .filter_map(|place| place["holder"].as_str())
