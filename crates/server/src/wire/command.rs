@@ -87,24 +87,31 @@ const KINDS_LATER: &[&str] = &[
 
 /// Reads one command. What it returns borrows from `text`.
 pub(crate) fn parse<'a>(text: &'a str, given: &Given<'a>) -> Result<Command<'a>, Refusal> {
-    let mut fields: Fields<'a> = serde_json::from_str(text).map_err(|error| {
+    let mut fields = Fields::new();
+    fields.read(text).map_err(|error| {
         Refusal::new(
             RefusalKind::Unreadable,
             "",
             format!("cannot be read: {error}; send one JSON object"),
         )
     })?;
-    let id = fields.peek_text(Field::Id).or(given.id).map(str::to_owned);
-    let source = fields
-        .peek_text(Field::Source)
-        .or(given.source)
-        .unwrap_or(given.way.source())
-        .to_owned();
-    command(&mut fields, given).map_err(|refusal| Refusal {
-        id: id.filter(|id| id.len() <= NAME_BYTES_MAX),
-        source: Some(source).filter(|source| source.len() <= NAME_BYTES_MAX),
+    command(&mut fields, given).map_err(|refusal| told_of(refusal, text, given))
+}
+
+/// The refusal with the name of the command, as far as it has one that can be shown.
+fn told_of(refusal: Refusal, text: &str, given: &Given<'_>) -> Refusal {
+    // The first reading's fields are used up, and few commands are refused.
+    let mut fields = Fields::new();
+    fields.read(text).expect("it was read before");
+    let id = fields.peek_text(Field::Id).or(given.id);
+    let source = fields.peek_text(Field::Source).or(given.source);
+    let source = source.unwrap_or(given.way.source());
+    let shown = |name: &str| (name.len() <= NAME_BYTES_MAX).then(|| name.to_owned());
+    Refusal {
+        id: id.and_then(shown),
+        source: shown(source),
         ..refusal
-    })
+    }
 }
 
 fn command<'a>(fields: &mut Fields<'a>, given: &Given<'a>) -> Result<Command<'a>, Refusal> {
@@ -233,8 +240,9 @@ fn check_fields(fields: &Fields<'_>, kind: Kind) -> Result<(), Refusal> {
             "is given twice; send it once",
         ));
     }
+    let own = kind.fields();
     for (field, value) in Field::ALL.iter().zip(&fields.values) {
-        if value.is_none() || kind.has(*field) {
+        if value.is_none() || own & field.bit() != 0 {
             continue;
         }
         return Err(match field {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::wire::field;
@@ -96,6 +96,13 @@ names! {
 
 pub(super) const FIELDS: usize = Field::ALL.len();
 
+impl Field {
+    pub(super) fn bit(self) -> u64 {
+        const { assert!(FIELDS <= 64) };
+        1 << self as u64
+    }
+}
+
 /// Fields that every type has.
 pub(super) const COMMON: &[Field] = &[
     Field::Id,
@@ -141,8 +148,10 @@ impl Kind {
         }
     }
 
-    pub(super) fn has(self, field: Field) -> bool {
-        COMMON.contains(&field) || self.own().contains(&field)
+    /// All fields of this type, a bit each.
+    pub(super) fn fields(self) -> u64 {
+        let all = COMMON.iter().chain(self.own());
+        all.fold(0, |bits, field| bits | field.bit())
     }
 }
 
@@ -157,6 +166,22 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    pub(super) fn new() -> Self {
+        Self {
+            values: [const { None }; FIELDS],
+            data: None,
+            unknown: None,
+            repeated: None,
+        }
+    }
+
+    /// Reads what stands in a line that is one JSON object.
+    pub(super) fn read(&mut self, text: &'a str) -> Result<(), serde_json::Error> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        Fill(self).deserialize(&mut json)?;
+        json.end()
+    }
+
     pub(super) fn take(&mut self, field: Field) -> Option<Value<'a>> {
         self.values.get_mut(field as usize).and_then(Option::take)
     }
@@ -173,45 +198,45 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Fields<'de>;
+/// Fills the table where it stands: it is larger than most lines, and each return would copy it.
+struct Fill<'f, 'a>(&'f mut Fields<'a>);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
+impl<'de> DeserializeSeed<'de> for Fill<'_, 'de> {
+    type Value = ();
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Fields {
-                    values: [const { None }; FIELDS],
-                    data: None,
-                    unknown: None,
-                    repeated: None,
-                };
-                while let Some(key) = map.next_key::<Key<'de>>()? {
-                    let Some(field) = Field::parse(&key.0) else {
-                        map.next_value::<IgnoredAny>()?;
-                        fields.unknown.get_or_insert_with(|| key.0.into_owned());
-                        continue;
-                    };
-                    let value = if field == Field::Data {
-                        fields.data = Some(map.next_value()?);
-                        Value::Null
-                    } else {
-                        map.next_value()?
-                    };
-                    if let Some(slot) = fields.values.get_mut(field as usize)
-                        && slot.replace(value).is_some()
-                    {
-                        fields.repeated.get_or_insert(field);
-                    }
-                }
-                Ok(fields)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Fill<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let fields = self.0;
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            let Some(field) = Field::parse(&key.0) else {
+                map.next_value::<IgnoredAny>()?;
+                fields.unknown.get_or_insert_with(|| key.0.into_owned());
+                continue;
+            };
+            let value = if field == Field::Data {
+                fields.data = Some(map.next_value()?);
+                Value::Null
+            } else {
+                map.next_value()?
+            };
+            if let Some(slot) = fields.values.get_mut(field as usize)
+                && slot.replace(value).is_some()
+            {
+                fields.repeated.get_or_insert(field);
             }
         }
-        deserializer.deserialize_map(Members)
+        Ok(())
     }
 }
 
