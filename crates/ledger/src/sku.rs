@@ -394,8 +394,9 @@ impl SkuTable {
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
-        self.index
-            .find(xxh3_64(name.as_bytes()), |slot| self.name(slot) == name)
+        self.index.find(xxh3_64(name.as_bytes()), |slot| {
+            self.name_bytes(slot) == name.as_bytes()
+        })
     }
 
     pub(crate) fn get(&self, slot: u32) -> &SkuState {
