@@ -18,6 +18,10 @@ use crate::times;
 /// A batch is closed here, so that a cache gives up memory in small pieces.
 const RUN_BYTES_MAX: usize = 1 << 20;
 
+/// Room for a run from its beginning: under load it grows to about so much, and a batch gives back what it
+/// did not need.
+const RUN_ROOM: usize = 64 << 10;
+
 /// Gathers records of one partition.
 pub(crate) struct Runs {
     /// Of a topic that only instances of this log write.
@@ -57,6 +61,7 @@ impl Runs {
         if offset != self.next || self.open.is_empty() || self.open.len() >= RUN_BYTES_MAX {
             self.close();
             self.base = offset;
+            self.open = BatchBuilder::with_capacity(RUN_ROOM);
         }
         // Kafka's "no time" is -1, as is what is stored for 0.
         let time = times::given(message.timestamp().to_millis().unwrap_or(-1));
