@@ -11,6 +11,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use smallvec::SmallVec;
 use thiserror::Error;
 
 const VERSION: u8 = 1;
@@ -19,6 +20,9 @@ const HAS_PLACE: u8 = 2;
 
 /// Characters of the longest token that is looked at: 1,024 partitions with ten-byte numbers fit.
 const TOKEN_CHARS_MAX: usize = 24_000;
+
+/// A token's bytes: of one decision they fit without memory of their own.
+type Bytes = SmallVec<[u8; 48]>;
 
 /// Why a token is no position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -139,7 +143,7 @@ pub(crate) fn write(
     numbers: &[(u16, u64)],
     place: Option<Place>,
 ) {
-    let mut bytes = Vec::with_capacity(16 + numbers.len() * 4);
+    let mut bytes = Bytes::new();
     bytes.push(VERSION);
     let flags = if whole { OF_ALL } else { 0 } | if place.is_some() { HAS_PLACE } else { 0 };
     bytes.push(flags);
@@ -165,7 +169,7 @@ pub(crate) fn write(
     }
 }
 
-fn put(out: &mut Vec<u8>, mut value: u64) {
+fn put(out: &mut Bytes, mut value: u64) {
     loop {
         let low = (value & 0x7f) as u8;
         value >>= 7;

@@ -14,11 +14,11 @@
 //! it had never stopped. A change's position speaks of its partition, not of all as a feed's does: each
 //! partition is published by its own owner.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use onhand_flows::pack;
+use onhand_flows::pack::{self, DecisionReader, PackError};
 use onhand_ledger::reservation::ReservationRecord;
 use onhand_ledger::{Decision, Time};
 use onhand_log::{
@@ -31,6 +31,7 @@ use crate::decisions::{DecisionError, DecisionLog};
 use crate::intake::single::firsts;
 use crate::position::{self, Place};
 use crate::wire::change::{Change, changes};
+use crate::wire::level::LevelsJson;
 use crate::wire::outcome::{self, Detail, First, Origin, Said};
 use crate::wire::reservation;
 use crate::wire::write::SEGMENT;
@@ -149,27 +150,14 @@ enum Unrendered {
 
 impl Views {
     fn render(&self, sheet: &mut Sheet, value: &[u8], origin: Origin) -> Result<(), Unrendered> {
-        let decisions = pack::decisions(value)
-            .and_then(Iterator::collect::<Result<Vec<Decision<'_>>, _>>)
-            .map_err(|error| Unrendered::Pack(error.to_string()))?;
+        let wrong = |error: PackError| Unrendered::Pack(error.to_string());
         let are_shown = self.topics.changes.or(self.topics.levels).is_some();
         let is_said = self.topics.outcomes.is_some();
-        let said_in = |decision| {
-            is_said
-                .then(|| said(decision, origin))
-                .into_iter()
-                .flatten()
-        };
-        let repeated = decisions.iter().flat_map(said_in);
-        let mut firsts = Firsts {
-            log: &self.decisions,
-            origin,
-            wanted: repeated.filter_map(|said| said.first()).collect(),
-            asked: BTreeMap::new(),
-            found: BTreeMap::new(),
-            left: FIRSTS_BYTES,
-        };
-        for decision in &decisions {
+        let mut firsts: Option<Firsts<'_>> = None;
+        let mut decisions = pack::decisions(value).map_err(wrong)?;
+        while let Some(decision) = decisions.next() {
+            let decision = &decision.map_err(wrong)?;
+            sheet.levels_of(decision, origin);
             let last = decision.levels.len().saturating_sub(1);
             let shown = are_shown.then(|| changes(decision, origin));
             for (index, change) in (0u32..).zip(shown.into_iter().flatten()) {
@@ -178,12 +166,14 @@ impl Views {
                     partition: origin.partition,
                     index,
                 });
-                sheet.change(&change, place);
+                sheet.change(&change, index as usize, place);
             }
-            for said in said_in(decision) {
+            let outcomes = is_said.then(|| said(decision, origin));
+            for said in outcomes.into_iter().flatten() {
                 let first = match said.first() {
                     Some(wanted) => firsts
-                        .next(wanted)
+                        .get_or_insert_with(|| self.firsts(origin))
+                        .next(wanted, &decisions)
                         .map_err(|error| Unrendered::First(error.to_string()))?,
                     None => None,
                 };
@@ -194,6 +184,16 @@ impl Views {
             }
         }
         Ok(())
+    }
+
+    fn firsts(&self, origin: Origin) -> Firsts<'_> {
+        Firsts {
+            log: &self.decisions,
+            origin,
+            asked: BTreeMap::new(),
+            found: BTreeMap::new(),
+            left: FIRSTS_BYTES,
+        }
     }
 }
 
@@ -210,7 +210,7 @@ fn said<'d, 'a>(decision: &'d Decision<'a>, origin: Origin) -> impl Iterator<Ite
 struct Firsts<'v> {
     log: &'v DecisionLog,
     origin: Origin,
-    wanted: VecDeque<(u64, u128)>,
+    /// By number, the names that were asked for last.
     asked: BTreeMap<u64, u128>,
     found: BTreeMap<u64, First>,
     /// Bytes that may still be written.
@@ -218,15 +218,20 @@ struct Firsts<'v> {
 }
 
 impl Firsts<'_> {
-    fn next(&mut self, wanted: (u64, u128)) -> Result<Option<&First>, DecisionError> {
+    /// What is repeated under that number and name. `behind` are the decisions that come next: what they
+    /// repeat is looked up with it.
+    fn next(
+        &mut self,
+        wanted: (u64, u128),
+        behind: &DecisionReader<'_>,
+    ) -> Result<Option<&First>, DecisionError> {
         let (number, name) = wanted;
         if self.left == 0 {
             return Ok(None);
         }
         if self.asked.get(&number) != Some(&name) {
-            self.ask()?;
+            self.ask(wanted, behind)?;
         }
-        self.wanted.pop_front();
         let found = self.found.get(&number);
         if let Some(first) = found {
             self.left = self.left.saturating_sub(first.json.len());
@@ -234,16 +239,27 @@ impl Firsts<'_> {
         Ok(found)
     }
 
-    fn ask(&mut self) -> Result<(), DecisionError> {
-        self.asked.clear();
-        for (number, name) in &self.wanted {
-            // One decision may carry several outcomes; it is asked for one at a time.
-            let other = self.asked.get(number).is_some_and(|known| known != name);
-            if other || self.asked.len() == FIRSTS_AT_A_TIME {
-                break;
+    fn ask(
+        &mut self,
+        wanted: (u64, u128),
+        behind: &DecisionReader<'_>,
+    ) -> Result<(), DecisionError> {
+        self.asked = BTreeMap::from([wanted]);
+        // One that cannot be read is told of when its turn comes.
+        for decision in behind.clone().map_while(Result::ok) {
+            for (number, name) in said(&decision, self.origin).filter_map(|said| said.first()) {
+                // One decision may carry several outcomes; it is asked for one at a time.
+                let other = self.asked.get(&number).is_some_and(|known| *known != name);
+                if other || self.asked.len() == FIRSTS_AT_A_TIME {
+                    return self.look_up();
+                }
+                self.asked.insert(number, name);
             }
-            self.asked.insert(*number, *name);
         }
+        self.look_up()
+    }
+
+    fn look_up(&mut self) -> Result<(), DecisionError> {
         self.found = firsts(self.log, self.origin, &self.asked, Detail::Whole)?;
         Ok(())
     }
@@ -257,6 +273,8 @@ struct Sheet {
     outcomes: Lines,
     levels: Newest,
     reservations: Newest,
+    /// Of the decision that is rendered: three topics show them.
+    left: LevelsJson,
     key: Vec<u8>,
     json: Vec<u8>,
     token: Vec<u8>,
@@ -356,15 +374,24 @@ impl Sheet {
         self.changes.len() + self.outcomes.len() + newest
     }
 
-    /// A change and the level behind it.
-    fn change(&mut self, change: &Change<'_, '_>, place: Option<Place>) {
+    /// Renders the levels that the decision left, for all that show them.
+    fn levels_of(&mut self, decision: &Decision<'_>, origin: Origin) {
+        self.left.clear();
+        for change in changes(decision, origin) {
+            self.left.push(&change.level_view(), origin.epoch);
+        }
+    }
+
+    /// A change of the decision and the level behind it, the one of that index.
+    fn change(&mut self, change: &Change<'_, '_>, index: usize, place: Option<Place>) {
         let (origin, decision) = (change.origin, change.decision);
+        let level = self.left.get(index).unwrap_or_default();
         if self.topics.changes.is_some() {
             self.json.clear();
             self.token.clear();
             let number = [(origin.partition, decision.number)];
             position::write(&mut self.token, origin.epoch, false, &number, place);
-            change.write(&mut self.json, Some(&self.token));
+            change.write_with(&mut self.json, &self.token, level);
             let key = change.sku.as_bytes();
             self.changes.push(decision.at.0, key, &self.json);
         }
@@ -372,7 +399,7 @@ impl Sheet {
             self.levels.push(
                 decision.at.0,
                 |key| pair(key, change.sku, change.location),
-                |json| change.level_view().write(json, origin.epoch),
+                |json| json.extend_from_slice(level),
             );
         }
     }
@@ -389,7 +416,8 @@ impl Sheet {
 
     fn outcome(&mut self, said: &Said<'_, '_>, first: Option<&First>) {
         self.json.clear();
-        outcome::write(&mut self.json, said, first, None, Detail::Whole);
+        let detail = Detail::WholeOf(&self.left);
+        outcome::write(&mut self.json, said, first, None, detail);
         self.key.clear();
         if !self.outcomes.packs {
             pair(&mut self.key, said.source(), said.id());

@@ -166,6 +166,21 @@ impl<'d> Change<'d, '_> {
     /// Writes the change. `position` is the feed's token behind it, which each feed makes for itself;
     /// `None` within a snapshot, whose lines cannot be resumed from.
     pub(crate) fn write(&self, out: &mut Vec<u8>, position: Option<&[u8]>) {
+        let level = |out: &mut Vec<u8>| self.level_view().write(out, self.origin.epoch);
+        self.write_around(out, position, level);
+    }
+
+    /// The same with the level that it left as it was rendered already.
+    pub(crate) fn write_with(&self, out: &mut Vec<u8>, position: &[u8], level: &[u8]) {
+        self.write_around(out, Some(position), |out| out.extend_from_slice(level));
+    }
+
+    fn write_around(
+        &self,
+        out: &mut Vec<u8>,
+        position: Option<&[u8]>,
+        level: impl FnOnce(&mut Vec<u8>),
+    ) {
         let mut object = Object::open(out);
         if let Some(token) = position {
             let place = object.key("position");
@@ -180,8 +195,7 @@ impl<'d> Change<'d, '_> {
         write_cause(object.key("cause"), &self.decision.input);
         let delta = Delta::of(self.decision, self.level.location);
         delta.write(object.key("delta"), self.decision.decimals);
-        self.level_view()
-            .write(object.key("level"), self.origin.epoch);
+        level(object.key("level"));
         object.time("at", self.decision.at);
         object.close();
     }

@@ -6,7 +6,8 @@ use onhand_ledger::{
     Reason, Rejection, Resolved,
 };
 
-use super::level::LevelView;
+use super::change::changes;
+use super::level::LevelsJson;
 use super::refusal::{Refusal, RefusalKind};
 use super::write::{Object, list, uint};
 use super::{problem, reservation};
@@ -41,7 +42,7 @@ pub(crate) struct First {
 }
 
 impl First {
-    pub(crate) fn of(said: &Said<'_, '_>, detail: Detail) -> Self {
+    pub(crate) fn of(said: &Said<'_, '_>, detail: Detail<'_>) -> Self {
         let outcome = said.outcome();
         let mut json = Vec::with_capacity(256);
         write(&mut json, said, None, None, detail);
@@ -57,10 +58,12 @@ impl First {
 }
 
 /// How much of an outcome is shown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Detail {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Detail<'l> {
     /// With the levels that it left and the reservation as it stands.
     Whole,
+    /// The same; the decision's levels are rendered already.
+    WholeOf(&'l LevelsJson),
     /// A line among many: what was asked and how it ended.
     Lean,
 }
@@ -250,7 +253,7 @@ pub(crate) fn write(
     said: &Said<'_, '_>,
     first: Option<&First>,
     line: Option<u64>,
-    detail: Detail,
+    detail: Detail<'_>,
 ) {
     let mut object = Object::open(out);
     if let Some(line) = line {
@@ -266,7 +269,7 @@ pub(crate) fn members(
     object: &mut Object<'_>,
     said: &Said<'_, '_>,
     first: Option<&First>,
-    detail: Detail,
+    detail: Detail<'_>,
     status_key: &str,
 ) {
     let outcome = said.outcome();
@@ -290,8 +293,10 @@ pub(crate) fn members(
     token.push(b'"');
     reservation::write_position(token, said.origin, said.decision.number, said.decided_by());
     token.push(b'"');
-    if detail == Detail::Whole {
-        whole(object, said);
+    match detail {
+        Detail::Whole => whole(object, said, None),
+        Detail::WholeOf(levels) => whole(object, said, Some(levels)),
+        Detail::Lean => {}
     }
 }
 
@@ -424,25 +429,19 @@ fn parked(object: &mut Object<'_>, said: &Said<'_, '_>, panic: &str) {
     object.text("dead_letter", &letter).text("detail", panic);
 }
 
-fn whole(object: &mut Object<'_>, said: &Said<'_, '_>) {
+fn whole(object: &mut Object<'_>, said: &Said<'_, '_>, rendered: Option<&LevelsJson>) {
     let decision = said.decision;
-    if let (None, Some(sku)) = (said.resolved, sku_of(&decision.input))
-        && !decision.levels.is_empty()
-    {
-        list(object.key("levels"), &decision.levels, |out, level| {
-            let location = decision.locations.get(usize::from(level.location));
-            LevelView {
-                sku,
-                location: location.map_or("", |location| location.as_str()),
-                decimals: decision.decimals,
-                figures: level.into(),
-                sequence: level.sequence,
-                partition: said.origin.partition,
-                number: decision.number,
-                at: decision.at,
-            }
-            .write(out, said.origin.epoch);
-        });
+    if said.resolved.is_none() && sku_of(&decision.input).is_some() && !decision.levels.is_empty() {
+        let out = object.key("levels");
+        if let Some(levels) = rendered {
+            out.push(b'[');
+            out.extend_from_slice(levels.all());
+            out.push(b']');
+        } else {
+            list(out, changes(decision, said.origin), |out, change| {
+                change.level_view().write(out, said.origin.epoch);
+            });
+        }
     }
     if let Some(record) = said.reservation() {
         reservation::write(object.key("reservation"), record, said.origin);

@@ -155,20 +155,22 @@ pub(crate) fn int(out: &mut Vec<u8>, value: i64) {
 }
 
 pub(crate) fn uint(out: &mut Vec<u8>, value: u64) {
-    digits(out, value, 1);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Decimal digits, at least `width` of them.
-fn digits(out: &mut Vec<u8>, mut value: u64, width: usize) {
-    let start = out.len();
-    while value > 0 || out.len() - start < width {
-        let digit = u8::try_from(value % 10).expect("a remainder by ten fits");
-        out.push(b'0' + digit);
-        value /= 10;
-    }
-    if let Some(written) = out.get_mut(start..) {
-        written.reverse();
-    }
+fn digits(out: &mut Vec<u8>, value: u64, width: usize) {
+    let mut written = itoa::Buffer::new();
+    let written = written.format(value).as_bytes();
+    let missing = width.saturating_sub(written.len());
+    out.resize(out.len() + missing, b'0');
+    out.extend_from_slice(written);
+}
+
+/// The decimal digits of a value below 100.
+fn two(value: u64) -> [u8; 2] {
+    let digit = |value: u64| b'0' + u8::try_from(value % 10).expect("a remainder by ten fits");
+    [digit(value / 10), digit(value)]
 }
 
 /// An integer, or a decimal string where the item has decimals.
@@ -220,20 +222,15 @@ fn common(out: &mut Vec<u8>, at: Time) -> bool {
         0..=9 => (month_from_march + 3, 0),
         _ => (month_from_march - 9, 1),
     };
-    digits(out, 1600 + era * 400 + of_years + later, 4);
-    out.push(b'-');
-    digits(out, month, 2);
-    out.push(b'-');
-    digits(out, of_month, 2);
+    let year = 1600 + era * 400 + of_years + later;
     let rest = ms % DAY_MS;
-    for (mark, value) in [
-        (b'T', rest / 3_600_000),
-        (b':', rest / 60_000 % 60),
-        (b':', rest / 1_000 % 60),
-    ] {
-        out.push(mark);
-        digits(out, value, 2);
-    }
+    let ([y0, y1], [y2, y3]) = (two(year / 100), two(year % 100));
+    let ([m0, m1], [d0, d1]) = (two(month), two(of_month));
+    let [h0, h1] = two(rest / 3_600_000);
+    let ([n0, n1], [s0, s1]) = (two(rest / 60_000 % 60), two(rest / 1_000 % 60));
+    out.extend_from_slice(&[
+        y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', n0, n1, b':', s0, s1,
+    ]);
     let mut fraction = rest % 1_000;
     if fraction > 0 {
         // As many digits as it has.
