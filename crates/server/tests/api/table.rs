@@ -235,9 +235,13 @@ impl Log for Seat {
             return self.table.log.claim(owner);
         };
         let standing = self.table.standing.lock().unwrap();
+        // One that said that it goes is waited for as well.
         let lives = |s: &mut Standing| {
             let holder = s.holders[partition].as_ref();
-            holder.is_some_and(|run| s.members.values().any(|m| m.incarnation == *run))
+            holder.is_some_and(|run| {
+                s.ended.get(run) == Some(&Ended::Left)
+                    || s.members.values().any(|m| m.incarnation == *run)
+            })
         };
         let waited = self
             .table
