@@ -198,7 +198,10 @@ impl Views {
 }
 
 /// The outcomes that a decision brings: its own command's, then those of earlier ones.
-fn said<'d, 'a>(decision: &'d Decision<'a>, origin: Origin) -> impl Iterator<Item = Said<'d, 'a>> {
+pub(super) fn said<'d, 'a>(
+    decision: &'d Decision<'a>,
+    origin: Origin,
+) -> impl Iterator<Item = Said<'d, 'a>> {
     let late = decision
         .resolved
         .iter()

@@ -8,7 +8,10 @@ use onhand_streams::{Delivery, SubmitError, Ticket};
 
 use super::*;
 use crate::decisions::{DecisionError, DecisionLog};
+use crate::residents::views::said;
+use crate::wire::change::changes;
 use crate::wire::command::{Given, parse};
+use crate::wire::outcome::{self, Detail, Origin};
 
 const PARTITIONS: u16 = 3;
 const ALL: [&str; 4] = [
@@ -244,6 +247,51 @@ fn packed_views_say_the_same_in_fewer_records() {
     for view in 2..4 {
         assert_eq!(newest(&packed[view]), newest(&single[view]));
     }
+}
+
+#[test]
+fn changes_and_outcomes_are_rendered_as_feeds_and_http_render_them() {
+    let (_, log) = memory(decided());
+    let flusher = Flusher::on(&log);
+    let residents = start(&log, PARTITIONS, false, ViewChoice::ALL);
+    eventually("all is published", || {
+        has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
+    });
+    residents.stop();
+    drop(flusher);
+    let mut shown = all(log.as_ref(), topics::CHANGES).into_iter();
+    let mut told = all(log.as_ref(), topics::OUTCOMES).into_iter();
+    let mut repeats = 0;
+    for record in all(log.as_ref(), topics::DECISIONS) {
+        let origin = Origin {
+            epoch: log.epoch(),
+            partition: record.partition,
+        };
+        for decision in pack::decisions(record.value.as_deref().unwrap()).unwrap() {
+            let decision = decision.unwrap();
+            for change in changes(&decision, origin) {
+                let mut wanted = Vec::new();
+                change.write(&mut wanted, None);
+                let wanted: serde_json::Value = serde_json::from_slice(&wanted).unwrap();
+                let mut found = shown.next().unwrap().json();
+                found.as_object_mut().unwrap().remove("position").unwrap();
+                assert_eq!(found, wanted);
+            }
+            for said in said(&decision, origin) {
+                let found = told.next().unwrap();
+                if said.first().is_some() {
+                    repeats += 1;
+                    assert!(found.json()["first"]["levels"].is_array(), "{found:?}");
+                    continue;
+                }
+                let mut wanted = Vec::new();
+                outcome::write(&mut wanted, &said, None, None, Detail::Whole);
+                assert_eq!(found.value.unwrap(), wanted);
+            }
+        }
+    }
+    assert_eq!((shown.next(), told.next()), (None, None));
+    assert!(repeats > 100, "{repeats}");
 }
 
 /// An owner elsewhere tells of a duplicate before its first decision can be read here.
