@@ -143,7 +143,7 @@ pub(crate) fn write(
     numbers: &[(u16, u64)],
     place: Option<Place>,
 ) {
-    let mut bytes = Bytes::new();
+    let mut bytes = Bytes::with_capacity(16 + numbers.len() * 4);
     bytes.push(VERSION);
     let flags = if whole { OF_ALL } else { 0 } | if place.is_some() { HAS_PLACE } else { 0 };
     bytes.push(flags);

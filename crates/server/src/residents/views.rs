@@ -157,7 +157,10 @@ impl Views {
         let mut decisions = pack::decisions(value).map_err(wrong)?;
         while let Some(decision) = decisions.next() {
             let decision = &decision.map_err(wrong)?;
-            sheet.levels_of(decision, origin);
+            // A late outcome shows none.
+            let is_wanted = are_shown || is_said && decision.outcome.is_some();
+            let levels = is_wanted.then(|| changes(decision, origin));
+            sheet.render_levels(levels.into_iter().flatten());
             let last = decision.levels.len().saturating_sub(1);
             let shown = are_shown.then(|| changes(decision, origin));
             for (index, change) in (0u32..).zip(shown.into_iter().flatten()) {
@@ -377,18 +380,18 @@ impl Sheet {
         self.changes.len() + self.outcomes.len() + newest
     }
 
-    /// Renders the levels that the decision left, for all that show them.
-    fn levels_of(&mut self, decision: &Decision<'_>, origin: Origin) {
+    /// Renders the levels that a decision left, for all that show them.
+    fn render_levels<'d, 'a: 'd>(&mut self, changes: impl Iterator<Item = Change<'d, 'a>>) {
         self.left.clear();
-        for change in changes(decision, origin) {
-            self.left.push(&change.level_view(), origin.epoch);
+        for change in changes {
+            self.left.push(&change.level_view(), change.origin.epoch);
         }
     }
 
     /// A change of the decision and the level behind it, the one of that index.
     fn change(&mut self, change: &Change<'_, '_>, index: usize, place: Option<Place>) {
         let (origin, decision) = (change.origin, change.decision);
-        let level = self.left.get(index).unwrap_or_default();
+        let level = self.left.get(index).expect("its levels were rendered");
         if self.topics.changes.is_some() {
             self.json.clear();
             self.token.clear();

@@ -95,11 +95,11 @@ pub(crate) fn parse<'a>(text: &'a str, given: &Given<'a>) -> Result<Command<'a>,
             format!("cannot be read: {error}; send one JSON object"),
         )
     })?;
-    command(&mut fields, given).map_err(|refusal| told_of(refusal, text, given))
+    command(&mut fields, given).map_err(|refusal| with_name(refusal, text, given))
 }
 
 /// The refusal with the name of the command, as far as it has one that can be shown.
-fn told_of(refusal: Refusal, text: &str, given: &Given<'_>) -> Refusal {
+fn with_name(refusal: Refusal, text: &str, given: &Given<'_>) -> Refusal {
     // The first reading's fields are used up, and few commands are refused.
     let mut fields = Fields::new();
     fields.read(text).expect("it was read before");

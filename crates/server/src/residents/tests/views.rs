@@ -76,6 +76,23 @@ fn decided() -> MemoryLog {
     memory.reopened()
 }
 
+/// Publishes these views of all that is decided there.
+fn publish(log: &Arc<dyn Log>, views: ViewChoice, pack_views: bool) {
+    let flusher = Flusher::on(log);
+    let chosen = Chosen {
+        inbox: false,
+        views,
+        pack_views,
+        command_bytes: 512 << 10,
+    };
+    let residents = started(log, PARTITIONS, chosen);
+    eventually("all is published", || {
+        has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
+    });
+    residents.stop();
+    drop(flusher);
+}
+
 fn dump(log: &dyn Log) -> Vec<Vec<(u16, Option<Vec<u8>>, Option<Vec<u8>>)>> {
     let records = |name| {
         let seen = all(log, name).into_iter();
@@ -100,13 +117,7 @@ fn newest(
 fn views_written_through_every_ending_are_those_written_through_none() {
     let decided = decided();
     let (_, plain) = memory(decided.reopened());
-    let flusher = Flusher::on(&plain);
-    let residents = start(&plain, PARTITIONS, false, ViewChoice::ALL);
-    eventually("all is published", || {
-        has_read(plain.as_ref(), "views", topics::DECISIONS, PARTITIONS)
-    });
-    residents.stop();
-    drop(flusher);
+    publish(&plain, ViewChoice::ALL, false);
     let expected = dump(plain.as_ref());
     assert!(expected.iter().all(|records| !records.is_empty()));
 
@@ -150,13 +161,7 @@ fn views_that_were_not_chosen_are_not_written() {
     let decided = decided();
     let written = |chosen: ViewChoice| {
         let (_, log) = memory(decided.reopened());
-        let flusher = Flusher::on(&log);
-        let residents = start(&log, PARTITIONS, false, chosen);
-        eventually("all is published", || {
-            has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
-        });
-        residents.stop();
-        drop(flusher);
+        publish(&log, chosen, false);
         log
     };
     let whole = written(ViewChoice::ALL);
@@ -204,19 +209,7 @@ fn packed_views_say_the_same_in_fewer_records() {
     let decided = decided();
     let written = |packs| {
         let (_, log) = memory(decided.reopened());
-        let flusher = Flusher::on(&log);
-        let chosen = Chosen {
-            inbox: false,
-            views: ViewChoice::ALL,
-            pack_views: packs,
-            command_bytes: 512 << 10,
-        };
-        let residents = started(&log, PARTITIONS, chosen);
-        eventually("all is published", || {
-            has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
-        });
-        residents.stop();
-        drop(flusher);
+        publish(&log, ViewChoice::ALL, packs);
         dump(log.as_ref())
     };
     let (single, packed) = (written(false), written(true));
@@ -252,13 +245,7 @@ fn packed_views_say_the_same_in_fewer_records() {
 #[test]
 fn changes_and_outcomes_are_rendered_as_feeds_and_http_render_them() {
     let (_, log) = memory(decided());
-    let flusher = Flusher::on(&log);
-    let residents = start(&log, PARTITIONS, false, ViewChoice::ALL);
-    eventually("all is published", || {
-        has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
-    });
-    residents.stop();
-    drop(flusher);
+    publish(&log, ViewChoice::ALL, false);
     let mut shown = all(log.as_ref(), topics::CHANGES).into_iter();
     let mut told = all(log.as_ref(), topics::OUTCOMES).into_iter();
     let mut repeats = 0;
@@ -338,13 +325,7 @@ fn what_a_duplicate_repeats_is_waited_for() {
 #[test]
 fn keys_read_back_as_the_names_they_are_made_of() {
     let (_, log) = memory(decided());
-    let flusher = Flusher::on(&log);
-    let residents = start(&log, PARTITIONS, false, ViewChoice::ALL);
-    eventually("all is published", || {
-        has_read(log.as_ref(), "views", topics::DECISIONS, PARTITIONS)
-    });
-    residents.stop();
-    drop(flusher);
+    publish(&log, ViewChoice::ALL, false);
     let key = |seen: &Seen| String::from_utf8(seen.key.clone().unwrap()).unwrap();
     for seen in all(log.as_ref(), topics::CHANGES) {
         assert_eq!(key(&seen), seen.json()["sku"]);
