@@ -112,6 +112,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "ONHAND_KAFKA_WAIT", default_value = "60s", value_parser = kafka_wait,
           value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
     kafka_wait: Milliseconds,
+    /// An instance of which the others heard nothing for so long is given up, and they take over what it had.
+    /// Longer where machines or brokers stand still at times; the shortest of all instances counts
+    #[arg(long, env = "ONHAND_SESSION_TIMEOUT", default_value = "1500ms", value_parser = session_timeout,
+          value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
+    session_timeout: Milliseconds,
     /// How long the brokers keep records of stock.inbox, 1h or longer, or forever. What they drop before it is
     /// taken is lost: choose longer than onhand may ever be down
     #[arg(long, env = "ONHAND_INBOX_RETENTION", default_value = "forever", value_parser = retention,
@@ -171,6 +176,10 @@ fn answer_timeout(text: &str) -> Result<Milliseconds, String> {
     duration::parse(text, duration::SECOND, 30 * duration::SECOND)
 }
 
+fn session_timeout(text: &str) -> Result<Milliseconds, String> {
+    duration::parse(text, 600, duration::MINUTE)
+}
+
 fn kafka_wait(text: &str) -> Result<Milliseconds, String> {
     duration::parse(text, 0, duration::DAY)
 }
@@ -201,6 +210,7 @@ impl ServeArgs {
             None => LogEngine::Journal(self.durability),
             Some(kafka) => LogEngine::Kafka(KafkaConfig {
                 inbox_retention: self.inbox_retention.0.map(Into::into),
+                session_timeout: self.session_timeout.into(),
                 ..kafka
             }),
         };

@@ -379,6 +379,8 @@ fn is_passing(error: &KafkaError) -> bool {
             RDKafkaErrorCode::LeaderNotAvailable
                 | RDKafkaErrorCode::OperationTimedOut
                 | RDKafkaErrorCode::RequestTimedOut
+                // It did not get out within its time, as when a connection is not open yet.
+                | RDKafkaErrorCode::TimedOutQueue
                 | RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::DestroyBroker
                 | RDKafkaErrorCode::NotLeaderForPartition

@@ -54,13 +54,13 @@ pub struct KafkaSettings {
     /// transaction takes 33 to 38 ms with one id and 8 to 13 ms with four, on three brokers. More bring
     /// nothing, and all have to be fenced when the instance dies.
     pub transactional_ids: u64,
-    /// How often a member says that it lives. Default 300 ms. With [`KafkaSettings::silent_after`] it
-    /// decides how soon a dead member is noticed, measured 1.0 to 1.5 s; a cluster of ten members
-    /// writes 33 small records a second for it. 50 ms to 10 s, the same for all members.
-    pub heartbeat: Duration,
-    /// A member is silent when this many own heartbeats were read back since its last one. Default 5:
-    /// four may be late, as when a broker's place is taken by another. 2 to 100.
-    pub silent_after: u32,
+    /// A member of which nothing was heard for so long is given up, and what it owned goes to others. Each
+    /// says every [`KafkaSettings::HEARTBEAT`] that it lives, and is judged by who counts so many of its own
+    /// messages without one of the other. Default 1.5 s, five of them: four may be late, as when a broker's
+    /// place is taken by another; a dead member is noticed after 1.0 to 1.5 s, measured. Longer where
+    /// machines stand still at times: it moves nothing then, and what a dead member had stays away longer.
+    /// 600 ms to 60 s. Where members differ the shortest counts.
+    pub session_timeout: Duration,
     /// How long a claim waits for a live member to give a name up before it fences it, which disturbs
     /// all that this member has. Default 15 s: a member under load finishes what it began in it, also while
     /// a broker is being replaced; one that says it lives and does not is rare.
@@ -144,6 +144,10 @@ const APPEND_BYTES_LIMIT: usize = 16 << 20;
 const MESSAGE_OVERHEAD: usize = 64 << 10;
 
 impl KafkaSettings {
+    /// How often a member says that it lives: ten members write 33 small records a second for it. The same
+    /// for all members, as they are judged by it.
+    pub const HEARTBEAT: Duration = Duration::from_millis(300);
+
     /// The defaults, for this cluster and this instance.
     pub fn new(bootstrap: impl Into<String>, instance: impl Into<String>) -> Self {
         Self {
@@ -158,8 +162,7 @@ impl KafkaSettings {
             retention: BTreeMap::new(),
             transaction_timeout: Duration::from_secs(10),
             transactional_ids: 4,
-            heartbeat: Duration::from_millis(300),
-            silent_after: 5,
+            session_timeout: Duration::from_millis(1_500),
             release_timeout: Duration::from_secs(15),
             append_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(10),
@@ -218,14 +221,12 @@ impl KafkaSettings {
             let ids = self.transactional_ids;
             return refuse(format!("transactional_ids is {ids}; choose 2 to 8"));
         }
-        let beats = Duration::from_millis(50)..=Duration::from_secs(10);
-        if !beats.contains(&self.heartbeat) {
-            let beat = self.heartbeat;
-            return refuse(format!("heartbeat is {beat:?}; choose 50 ms to 10 s"));
-        }
-        if !(2..=100).contains(&self.silent_after) {
-            let silent = self.silent_after;
-            return refuse(format!("silent_after is {silent}; choose 2 to 100"));
+        let sessions = Self::HEARTBEAT * 2..=Duration::from_secs(60);
+        if !sessions.contains(&self.session_timeout) {
+            let time = self.session_timeout;
+            return refuse(format!(
+                "session_timeout is {time:?}; choose 600 ms to 60 s"
+            ));
         }
         if !(1 << 16..=APPEND_BYTES_LIMIT).contains(&self.append_bytes_max) {
             let bytes = self.append_bytes_max;
@@ -242,6 +243,15 @@ impl KafkaSettings {
             ));
         }
         Ok(())
+    }
+
+    /// So many own heartbeats without one of another member: its session is over.
+    pub(crate) fn silent_after(&self) -> u32 {
+        let beats = self
+            .session_timeout
+            .as_millis()
+            .div_ceil(Self::HEARTBEAT.as_millis());
+        u32::try_from(beats).unwrap_or(u32::MAX)
     }
 
     /// The cluster's name for a topic.
@@ -393,7 +403,7 @@ mod tests {
     fn the_defaults_are_allowed_and_each_wrong_setting_is_named() {
         let good = KafkaSettings::new("localhost:9092", "a");
         assert!(good.check().is_ok());
-        let wrong: [(&str, fn(&mut KafkaSettings)); 11] = [
+        let wrong: [(&str, fn(&mut KafkaSettings)); 10] = [
             ("broker", |s| s.bootstrap.clear()),
             ("instance", |s| s.instance = "a b".into()),
             ("prefix", |s| s.prefix = "ü".into()),
@@ -402,8 +412,9 @@ mod tests {
                 s.transaction_timeout = Duration::from_millis(10);
             }),
             ("transactional_ids", |s| s.transactional_ids = 1),
-            ("heartbeat", |s| s.heartbeat = Duration::ZERO),
-            ("silent_after", |s| s.silent_after = 1),
+            ("session_timeout", |s| {
+                s.session_timeout = Duration::from_millis(300);
+            }),
             ("append_bytes_max", |s| s.append_bytes_max = 17 << 20),
             ("readers", |s| s.readers = 0),
             ("acks", |s| s.client.push(("acks".into(), "1".into()))),

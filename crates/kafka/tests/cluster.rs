@@ -29,7 +29,7 @@ static BROKERS: LazyLock<Brokers> = LazyLock::new(|| Brokers::shared(3));
 /// A member that is judged by nobody, however busy the machine is.
 fn patient(prefix: &str, name: &str) -> KafkaSettings {
     let mut settings = BROKERS.settings(prefix, name);
-    settings.silent_after = 100;
+    settings.session_timeout = Duration::from_secs(30);
     settings
 }
 

@@ -157,6 +157,9 @@ pub struct KafkaConfig {
     /// How long the brokers keep records of `stock.inbox`. `None`, the default: without end. What they drop
     /// before the gate has taken it is lost, and the gate says so.
     pub inbox_retention: Option<Duration>,
+    /// A node of which the others heard nothing for so long is given up, and its partitions are taken over.
+    /// Default 1.5 s; 600 ms to 60 s.
+    pub session_timeout: Duration,
 }
 
 impl KafkaConfig {
@@ -171,6 +174,7 @@ impl KafkaConfig {
             allow_unsafe_topics: false,
             client: Vec::new(),
             inbox_retention: None,
+            session_timeout: Duration::from_millis(1_500),
         }
     }
 }

@@ -189,6 +189,7 @@ fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
         insync_min: kafka.insync_min,
         allow_unsafe_topics: kafka.allow_unsafe_topics,
         client: kafka.client.clone(),
+        session_timeout: kafka.session_timeout,
         // Log time is the brokers': instances have clocks of their own.
         append_time_topics: [topics::COMMANDS.to_owned()].into(),
         retention: [(topics::INBOX.to_owned(), kafka.inbox_retention)].into(),

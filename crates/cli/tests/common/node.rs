@@ -143,9 +143,10 @@ pub(crate) fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
     args
 }
 
-/// Baskets that fight for few SKUs wait for each other; with each hop a commit on brokers that share the
-/// machine, 10 s can pass, and the refusal after it is right and not what is tested.
-const PATIENT: [&str; 2] = ["--answer-timeout", "30s"];
+/// On brokers that share a busy machine with the instances all goes on, slowly. Baskets that fight for few
+/// SKUs wait for each other, each hop a commit, and an instance may get no turn for seconds: a refusal or
+/// a take-over would be right, and is not what is tested.
+const PATIENT: [&str; 4] = ["--answer-timeout", "30s", "--session-timeout", "30s"];
 
 /// How many instances stand for one node on Kafka; `ONHAND_TEST_INSTANCES`, else one.
 fn instances_of_a_node() -> usize {

@@ -13,6 +13,7 @@ use crate::cluster::note::{Assignment, Note, name_of};
 use crate::cluster::view::Part;
 use crate::cluster::voice::Sent;
 use crate::error::OpenError;
+use crate::settings::KafkaSettings;
 
 /// How long an assignment that was sent may take to be read before it is sent again.
 const PROPOSAL_PATIENCE: Duration = Duration::from_secs(1);
@@ -117,7 +118,7 @@ pub(crate) fn join(
             address: join.address.into(),
             partitions: asked,
             spread: join.spread.into_iter().map(Arc::from).collect(),
-            silent_after: settings.silent_after,
+            silent_after: settings.silent_after(),
         });
         *slot = Some(Arc::clone(&joined));
     }
@@ -155,7 +156,7 @@ fn beat(board: &Weak<Board>, joined: &Joined) {
         if board.is_stopped() {
             return;
         }
-        let every = board.settings().heartbeat;
+        let every = KafkaSettings::HEARTBEAT;
         if on_way.as_ref().is_some_and(Sent::is_over) {
             on_way = None;
         }
