@@ -225,16 +225,9 @@ async fn catch(
 ) -> Result<Seen, End> {
     let to: Arc<[u64]> = to.into();
     let resumable = catch_up.within.is_none();
-    loop {
-        let behind = catch_up
-            .seen
-            .numbers
-            .iter()
-            .zip(to.iter())
-            .any(|(at, to)| at < to);
-        if !behind {
-            return Ok(catch_up.seen);
-        }
+    // Where it stood when all that it wants was seen to be there.
+    let mut must_move: Option<Vec<u64>> = None;
+    while is_behind(&catch_up.seen, &to) {
         let target = Arc::clone(&to);
         let (moved, piece, done) = app
             .engine
@@ -248,32 +241,31 @@ async fn catch(
         if resumable {
             *seen = Some(catch_up.seen.clone());
         }
-        if done && !is_coming(app, &catch_up.seen, &to).await? {
-            let why = "what follows is not held any more; take a snapshot with snapshot=true";
-            return Err(End::Trouble(Problem::new(Kind::GONE, why)));
+        if done && is_behind(&catch_up.seen, &to) {
+            if must_move.is_some_and(|stood| stood == catch_up.seen.numbers) {
+                let why = "what follows is not held any more; take a snapshot with snapshot=true";
+                return Err(End::Trouble(Problem::new(Kind::GONE, why)));
+            }
+            // Asked behind the step: what it did not find may be there a moment later.
+            await_shown(app, &catch_up.seen, &to).await?;
+            must_move = Some(catch_up.seen.numbers.clone());
         }
     }
+    Ok(catch_up.seen)
 }
 
-/// Whether what is between the two is there to be read, or was a moment ago not shown by the log here.
-async fn is_coming(app: &App, seen: &Seen, to: &[u64]) -> Result<bool, Problem> {
-    let mut lags = false;
+fn is_behind(seen: &Seen, to: &[u64]) -> bool {
+    seen.numbers.iter().zip(to).any(|(at, to)| at < to)
+}
+
+/// Waits until the log here shows what is between the two: an owner elsewhere may have shown it before.
+async fn await_shown(app: &App, seen: &Seen, to: &[u64]) -> Result<(), Problem> {
     for (partition, target) in (0u16..).zip(to.iter().copied()) {
-        if seen.number(partition) >= target {
-            continue;
-        }
-        let newest = app.engine.lookup(move |log| log.newest(partition)).await?;
-        if newest >= target {
-            return Ok(false);
-        }
-        lags = true;
-        if !app.engine.shows(partition, target).await? {
-            return Ok(false);
+        if seen.number(partition) < target {
+            app.engine.must_show(partition, target).await?;
         }
     }
-    // With nothing left to read it is there already.
-    let is_there = (0u16..).zip(to).all(|(p, to)| seen.number(p) >= *to);
-    Ok(lags || is_there)
+    Ok(())
 }
 
 /// Follows the hub until the reader is further behind than the ring is long.

@@ -520,6 +520,27 @@ fn a_feed_from_the_newest_on_begins_there_in_all_partitions() {
     }
 }
 
+/// What another instance decided comes at any moment between one look and the next: it is waited for.
+#[test]
+fn a_feed_waits_for_what_the_log_here_shows_late() {
+    let (table, a, b) = pair();
+    let sku = key_in(0, "W");
+    for sequence in 1..=400 {
+        table.show_late(Duration::from_micros(sequence * 37 % 4_000));
+        let node = [&a, &b][usize::from(sequence % 2 == 0)];
+        let told = node.command(&receive(&sequence.to_string(), &sku, 1));
+        assert_eq!(told.status, 200, "{}", told.text());
+        let mut feed = node.feed("?snapshot=true", &[]);
+        loop {
+            let event = feed.event().expect("its end is told");
+            assert_ne!(event.name, "closed", "{}", event.data);
+            if event.name == "snapshot_end" {
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn an_instance_that_leaves_gives_up_what_it_has_and_the_others_answer() {
     let (table, mut a, b) = pair();

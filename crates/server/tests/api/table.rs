@@ -35,6 +35,14 @@ pub(crate) struct Table {
     pub(crate) log: Arc<MemoryLog>,
     standing: Mutex<Standing>,
     changed: Condvar,
+    looks: Mutex<Looks>,
+}
+
+/// How far each run sees what others wrote, and since when there is more.
+#[derive(Debug, Default)]
+struct Looks {
+    late: Duration,
+    seen: BTreeMap<(Arc<str>, TopicPartition), (Offset, Option<Instant>)>,
 }
 
 impl Table {
@@ -48,7 +56,32 @@ impl Table {
             log: Arc::default(),
             standing: Mutex::new(standing),
             changed: Condvar::new(),
+            looks: Mutex::default(),
         })
+    }
+
+    /// From now on a node sees what another one wrote so much later than it looked for it first.
+    pub(crate) fn show_late(&self, late: Duration) {
+        self.looks.lock().unwrap().late = late;
+    }
+
+    /// How far a run sees that looks at a partition which ends there.
+    fn sees(&self, run: &Arc<str>, at: TopicPartition, end: Offset) -> Offset {
+        let is_own = {
+            let standing = self.standing.lock().unwrap();
+            let holder = standing.holders.get(usize::from(at.partition));
+            holder.is_some_and(|holder| holder.as_ref() == Some(run))
+        };
+        let mut looks = self.looks.lock().unwrap();
+        let late = looks.late;
+        let (seen, since) = looks.seen.entry((Arc::clone(run), at)).or_default();
+        if end > *seen {
+            let since_then = since.get_or_insert_with(Instant::now).elapsed();
+            if is_own || since_then >= late {
+                (*seen, *since) = (end, None);
+            }
+        }
+        *seen
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
@@ -277,13 +310,23 @@ impl Log for Seat {
         max_bytes: usize,
         view: View,
     ) -> Result<Fetch, ReadError> {
-        self.table.log.read(at, from, max_bytes, view)
+        let mut fetch = self.table.log.read(at, from, max_bytes, view)?;
+        if view == View::Durable {
+            let end = self.bounds(at, view)?.end;
+            fetch.batches.retain(|batch| batch.next_offset() <= end);
+            fetch.next = fetch.next.min(end).max(from);
+        }
+        Ok(fetch)
     }
     fn offset_at(&self, at: TopicPartition, time: Timestamp) -> Result<Option<Offset>, ReadError> {
         self.table.log.offset_at(at, time)
     }
     fn bounds(&self, at: TopicPartition, view: View) -> Result<Bounds, ReadError> {
-        self.table.log.bounds(at, view)
+        let mut bounds = self.table.log.bounds(at, view)?;
+        if view == View::Durable {
+            bounds.end = self.table.sees(&self.incarnation, at, bounds.end);
+        }
+        Ok(bounds)
     }
     fn consumed(&self, owner: &str, at: TopicPartition) -> Result<Option<Offset>, ReadError> {
         self.table.log.consumed(owner, at)
