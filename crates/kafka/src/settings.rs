@@ -136,6 +136,13 @@ const RESERVED: &[&str] = &[
     "transactional.id",
 ];
 
+/// What a fetch brings of one partition, bytes, and of how many records a consumer has so much that it fetches
+/// no more. A consumer that is sent to another partition throws away what it had fetched: with 8 MiB and
+/// 100,000 records a backlog that is read from the brokers, four partitions by two readers, went at 0.6 of
+/// the speed (87,000 and 91,000 commands/s for each core instead of 148,000 and 137,000).
+const PARTITION_FETCH_BYTES: usize = 1 << 20;
+const QUEUED_MESSAGES: usize = 5_000;
+
 /// How long one request about `onhand.cluster` waits before it is asked again, elsewhere if need be.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(1);
 /// The journal's largest append.
@@ -352,8 +359,11 @@ impl KafkaSettings {
                 "fetch.max.bytes",
                 self.fetch_bytes.max(self.message_bytes_max()).to_string(),
             )
-            .set("fetch.message.max.bytes", self.fetch_bytes.to_string())
-            .set("queued.min.messages", "100000")
+            .set(
+                "fetch.message.max.bytes",
+                self.fetch_bytes.min(PARTITION_FETCH_BYTES).to_string(),
+            )
+            .set("queued.min.messages", QUEUED_MESSAGES.to_string())
             .set(
                 "queued.max.messages.kbytes",
                 (self.fetch_bytes / 1024 * 2).max(1).to_string(),

@@ -182,12 +182,14 @@ impl Transaction {
     pub(crate) fn place(&mut self, inner: &Inner) {
         let before = self.placed;
         let mut grown = false;
-        while let Some(one) = self.sent.appends.get(self.placed) {
+        while let Some(one) = self.sent.appends.get_mut(self.placed) {
             if let Some(part) = one.part {
                 let Some(placed) = self.producer.part(part) else {
                     break;
                 };
-                for (at, (batches, end)) in by_partition(&one.queued.batches, &placed) {
+                // Handed on, so that their bytes need not be copied.
+                let batches = std::mem::take(&mut one.queued.batches);
+                for (at, (batches, end)) in by_partition(batches, &placed) {
                     let known = self.sent.ends.entry(at).or_insert(end);
                     *known = end.max(*known);
                     if self.sent.witness.is_none() && end > 0 {
@@ -277,7 +279,7 @@ fn topic_name(inner: &Inner, at: TopicPartition) -> Result<Arc<str>, Failed> {
 /// The batches as they lie in their partitions, and where they end. One whose records lie apart is left
 /// to the follower, and so is all behind it, as it then does not join the window.
 fn by_partition(
-    batches: &[(TopicPartition, RecordBatch)],
+    batches: Vec<(TopicPartition, RecordBatch)>,
     placed: &[Placed],
 ) -> BTreeMap<TopicPartition, (Vec<RecordBatch>, Offset)> {
     let mut found: BTreeMap<TopicPartition, (Vec<RecordBatch>, Offset)> = BTreeMap::new();
@@ -287,10 +289,10 @@ fn by_partition(
             return found;
         };
         rest = behind;
-        let (batches, end) = found.entry(*at).or_default();
+        let (batches, end) = found.entry(at).or_default();
         let ends = own.iter().map(|place| place.offset + 1);
         *end = ends.fold(*end, Offset::max);
-        batches.extend(runs::placed(batch.clone(), own));
+        batches.extend(runs::placed(batch, own));
     }
     found
 }
