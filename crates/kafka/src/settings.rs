@@ -139,7 +139,7 @@ const RESERVED: &[&str] = &[
 /// What a fetch brings of one partition, bytes, and of how many records a consumer has so much that it fetches
 /// no more. A consumer that is sent to another partition throws away what it had fetched: with 8 MiB and
 /// 100,000 records a backlog that is read from the brokers, four partitions by two readers, went at 0.6 of
-/// the speed (87,000 and 91,000 commands/s for each core instead of 148,000 and 137,000).
+/// the speed (`docs/benchmarks.md`).
 const PARTITION_FETCH_BYTES: usize = 1 << 20;
 const QUEUED_MESSAGES: usize = 5_000;
 
