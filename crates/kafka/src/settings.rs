@@ -410,6 +410,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_session_lasts_as_many_heartbeats_as_its_time_needs() {
+        for (ms, beats) in [(600, 2), (700, 3), (1_500, 5), (60_000, 200)] {
+            let mut settings = KafkaSettings::new("b:1", "a");
+            settings.session_timeout = Duration::from_millis(ms);
+            assert_eq!(settings.check(), Ok(()));
+            assert_eq!(settings.silent_after(), beats, "{ms} ms");
+        }
+    }
+
+    #[test]
     fn the_defaults_are_allowed_and_each_wrong_setting_is_named() {
         let good = KafkaSettings::new("localhost:9092", "a");
         assert!(good.check().is_ok());
