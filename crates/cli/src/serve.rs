@@ -113,7 +113,7 @@ pub(crate) struct ServeArgs {
           value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
     kafka_wait: Milliseconds,
     /// An instance of which the others heard nothing for so long is given up, and they take over what it had.
-    /// Longer where machines or brokers stand still at times; the shortest of all instances counts
+    /// Longer where machines or brokers stand still at times. The same on every instance
     #[arg(long, env = "ONHAND_SESSION_TIMEOUT", default_value = "1500ms", value_parser = session_timeout,
           value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
     session_timeout: Milliseconds,

@@ -94,6 +94,24 @@ fn an_instance_that_stood_still_is_fenced_and_joins_anew() {
     instances.stop_and_verify();
 }
 
+/// One that stands still for less than its session keeps what it has.
+#[test]
+fn a_pause_within_a_longer_session_moves_nothing() {
+    let Some(mut instances) = Instances::start_with(2, &["--session-timeout", "30s"]) else {
+        return;
+    };
+    let before = (instances.runs(0), instances.holders(0));
+    instances.nodes[1].pause(true);
+    // By the default it would have been given up after 1.5 s.
+    std::thread::sleep(Duration::from_secs(5));
+    let meanwhile = (instances.runs(0), instances.holders(0));
+    instances.nodes[1].pause(false);
+    assert_eq!(meanwhile, before);
+    instances.await_shared(&[0, 1]);
+    assert_eq!((instances.runs(0), instances.holders(0)), before);
+    instances.stop_and_verify();
+}
+
 /// Each broker is killed and started again under load, and one stands still.
 #[test]
 fn brokers_that_are_killed_lose_nothing() {

@@ -132,7 +132,7 @@ impl KafkaLog {
 
     /// Names of the instances that serve this log: of those that joined, who says that it lives. Joins
     /// nothing, writes nothing, and listens for two times as long as members wait before they call
-    /// another one dead: 3 s. Who is stopped or cut off for that long is not heard.
+    /// another one dead: 3 s by default. Who is stopped or cut off for that long is not heard.
     ///
     /// # Errors
     /// As [`KafkaLog::open`]; no log is not an error.

@@ -221,7 +221,7 @@ pub(crate) fn living(settings: &KafkaSettings) -> Result<Vec<String>, OpenError>
     let me = ids::incarnation(&settings.instance);
     let board = Board::open(settings, &me).map_err(OpenError::Cluster)?;
     let from = board.view().next();
-    std::thread::sleep(KafkaSettings::HEARTBEAT * 10);
+    std::thread::sleep(settings.session_timeout * 2);
     let heard = board.view().heard_since(from);
     board.stop();
     Ok(heard)

@@ -59,7 +59,7 @@ pub struct KafkaSettings {
     /// messages without one of the other. Default 1.5 s, five of them: four may be late, as when a broker's
     /// place is taken by another; a dead member is noticed after 1.0 to 1.5 s, measured. Longer where
     /// machines stand still at times: it moves nothing then, and what a dead member had stays away longer.
-    /// 600 ms to 60 s. Where members differ the shortest counts.
+    /// 600 ms to 60 s. The same for all members: who assigns partitions goes by its own.
     pub session_timeout: Duration,
     /// How long a claim waits for a live member to give a name up before it fences it, which disturbs
     /// all that this member has. Default 15 s: a member under load finishes what it began in it, also while
@@ -136,11 +136,11 @@ const RESERVED: &[&str] = &[
     "transactional.id",
 ];
 
-/// What a fetch brings of one partition, bytes, and of how many records a consumer has so much that it fetches
-/// no more. A consumer that is sent to another partition throws away what it had fetched: with 8 MiB and
+/// What a fetch brings of one partition, bytes. A consumer that is sent to another partition throws away what it had fetched: with 8 MiB and
 /// 100,000 records a backlog that is read from the brokers, four partitions by two readers, went at 0.6 of
 /// the speed (`docs/benchmarks.md`).
 const PARTITION_FETCH_BYTES: usize = 1 << 20;
+/// A consumer that has so many records of a partition fetches no more of it.
 const QUEUED_MESSAGES: usize = 5_000;
 
 /// How long one request about `onhand.cluster` waits before it is asked again, elsewhere if need be.

@@ -176,6 +176,19 @@ impl DecisionLog {
         Ok(newest)
     }
 
+    /// Whether the log shows the decision of that number. Once it did it is not asked again.
+    pub(crate) fn shows(&self, partition: u16, number: u64) -> Result<bool, DecisionError> {
+        let seen = self.seen.get(usize::from(partition));
+        if seen.is_some_and(|seen| seen.load(Ordering::Relaxed) >= number) {
+            return Ok(true);
+        }
+        let newest = self.newest(partition)?;
+        if let Some(seen) = seen {
+            seen.fetch_max(newest, Ordering::Relaxed);
+        }
+        Ok(newest >= number)
+    }
+
     /// Waits until the decision of that number is there: what an owner elsewhere has told of may not have
     /// arrived yet.
     ///
@@ -183,15 +196,7 @@ impl DecisionLog {
     /// [`DecisionError::Behind`] after 10 s.
     pub(crate) fn await_number(&self, partition: u16, number: u64) -> Result<(), DecisionError> {
         let until = Instant::now() + ARRIVAL_MAX;
-        let seen = self.seen.get(usize::from(partition));
-        while seen.is_none_or(|seen| seen.load(Ordering::Relaxed) < number) {
-            let newest = self.newest(partition)?;
-            if let Some(seen) = seen {
-                seen.fetch_max(newest, Ordering::Relaxed);
-            }
-            if newest >= number {
-                break;
-            }
+        while !self.shows(partition, number)? {
             if Instant::now() >= until {
                 return Err(DecisionError::Behind { partition, number });
             }

@@ -230,14 +230,12 @@ impl Engine {
     }
 
     /// Waits until the log here shows that decision of the partition, for a few seconds: what another
-    /// instance decided and answered may be a moment away. Says whether it does.
+    /// instance decided and answered may be a moment away, and what this one did may stand behind a
+    /// transaction that another left open. Says whether it does.
     pub(crate) async fn shows(&self, partition: u16, number: u64) -> Result<bool, Problem> {
         let mut patience = Patience::new(SHOWN_WAIT);
         loop {
-            // What is decided here is shown before it is answered.
-            if self.is_open(partition)
-                || self.lookup(move |log| log.newest(partition)).await? >= number
-            {
+            if self.lookup(move |log| log.shows(partition, number)).await? {
                 return Ok(true);
             }
             if !patience.goes_on().await {

@@ -38,7 +38,7 @@ pub(crate) struct Table {
     looks: Mutex<Looks>,
 }
 
-/// How far each run sees what others wrote, and since when there is more.
+/// How far each run sees what is durable, and since when there is more.
 #[derive(Debug, Default)]
 struct Looks {
     late: Duration,
@@ -60,24 +60,20 @@ impl Table {
         })
     }
 
-    /// From now on a node sees what another one wrote so much later than it looked for it first.
+    /// From now on a node sees what is durable so much later than it looked for it first: what others wrote
+    /// has to arrive, and its own may stand behind what another left open.
     pub(crate) fn show_late(&self, late: Duration) {
         self.looks.lock().unwrap().late = late;
     }
 
     /// How far a run sees that looks at a partition which ends there.
     fn sees(&self, run: &Arc<str>, at: TopicPartition, end: Offset) -> Offset {
-        let is_own = {
-            let standing = self.standing.lock().unwrap();
-            let holder = standing.holders.get(usize::from(at.partition));
-            holder.is_some_and(|holder| holder.as_ref() == Some(run))
-        };
         let mut looks = self.looks.lock().unwrap();
         let late = looks.late;
         let (seen, since) = looks.seen.entry((Arc::clone(run), at)).or_default();
         if end > *seen {
             let since_then = since.get_or_insert_with(Instant::now).elapsed();
-            if is_own || since_then >= late {
+            if since_then >= late {
                 (*seen, *since) = (end, None);
             }
         }
