@@ -226,6 +226,7 @@ const RECORD: &[Column] = &[
 const MEMBER: &[Column] = &[
     text("name", &["/name"]),
     text("address", &["/address"]),
+    text("state", &["/state"]),
     text("incarnation", &["/incarnation"]),
     text("me", &["/me"]),
 ];

@@ -106,6 +106,12 @@ pub(crate) struct ServeArgs {
           value_parser = clap::value_parser!(u16).range(0..=15), requires = "kafka",
           help_heading = "On Kafka")]
     standbys: u16,
+    /// Most time that an instance warms up when it joins others: it follows what is going to be its own, which
+    /// its owners serve meanwhile, and takes over once it is level with them. 0s: it takes over at once, and
+    /// what it takes answers nobody until it is restored
+    #[arg(long, env = "ONHAND_WARM_UP", default_value = "10m", value_parser = warm_up,
+          value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
+    warm_up: Milliseconds,
     /// How long a start waits for brokers: none answers yet, or fewer than --kafka-replication. It says so
     /// each time it has asked, answers no request meanwhile, and ends with exit code 3 where none came.
     /// 0s: it does not wait
@@ -180,6 +186,10 @@ fn session_timeout(text: &str) -> Result<Milliseconds, String> {
     duration::parse(text, 600, duration::MINUTE)
 }
 
+fn warm_up(text: &str) -> Result<Milliseconds, String> {
+    duration::parse(text, 0, duration::DAY)
+}
+
 fn kafka_wait(text: &str) -> Result<Milliseconds, String> {
     duration::parse(text, 0, duration::DAY)
 }
@@ -216,6 +226,7 @@ impl ServeArgs {
         };
         config.start_wait = self.kafka_wait.into();
         config.standbys = self.standbys;
+        config.warm_up = self.warm_up.into();
         config.partitions = self.partitions;
         config.workers = self.workers;
         config.truth.clone_from(&self.truth);

@@ -28,7 +28,7 @@ fn say(what: &str, told: &Told) {
     );
 }
 
-/// 3 kills, or 50: the others answer for what the killed one had, and it takes its place again.
+/// 3 kills, or 50: the others answer for what the killed one had, and it takes its place again, warm.
 #[test]
 fn instances_that_are_killed_lose_nothing() {
     let Some(mut instances) = Instances::start(3) else {
@@ -52,6 +52,12 @@ fn instances_that_are_killed_lose_nothing() {
         load.await_answers(BETWEEN);
         instances.nodes[dead].start_again();
         instances.await_shared(&[0, 1, 2]);
+        // What it is given the others served until it was level with them.
+        let owned = || instances.metric(dead, "onhand_partitions_owned");
+        until("all is open", || {
+            (owned() == instances.held(dead, dead) as u64).then_some(())
+        });
+        assert_eq!(taken_over(&instances, &[dead]), owned(), "it had warmed up");
         println!(
             "kill {kill} of {}: {had} partitions, taken over after {:?}",
             instances.names[dead],

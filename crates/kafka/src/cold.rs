@@ -227,6 +227,7 @@ impl Reader {
         if anew {
             self.assign(topic, partition, from)?;
         }
+        let mut checked = false;
         let mut runs = Runs::new(&self.labels, topic);
         let mut ended = false;
         let mut last = "nothing was heard from the brokers".to_owned();
@@ -249,6 +250,14 @@ impl Reader {
                     // An end is told once: who reads on from here must begin anew to hear it again.
                     ended = true;
                     break;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) if anew && !checked => {
+                    // A leader that is new may not know yet how far the one before it was. It says where
+                    // the partition ends only once it does.
+                    let left = until.saturating_duration_since(Instant::now());
+                    ends(&self.consumer, topic, partition, left).map_err(ColdError::Failed)?;
+                    self.assign(topic, partition, from)?;
+                    checked = true;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) if anew => {
                     // Fetching began after `stable` was known, so this end is not before it.

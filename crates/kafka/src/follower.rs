@@ -28,8 +28,6 @@ use crate::settings::KafkaSettings;
 const FETCH_WAIT: Duration = Duration::from_millis(500);
 /// How long a new partition waits until it is followed.
 const POLL: Duration = Duration::from_millis(10);
-/// A partition that nobody read for so long is let go.
-const IDLE: Duration = Duration::from_secs(60);
 /// Most records taken before readers see them.
 const BURST: usize = 1_000;
 
@@ -106,7 +104,7 @@ fn run(
     let mut looked = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let broken = take(&mut followed, |partition| partition.is_broken());
-        end(consumer, &broken);
+        end(consumer, &broken, around);
         let wishes: Vec<_> = wished.try_iter().collect();
         if !wishes.is_empty() {
             begin(consumer, &mut followed, wishes);
@@ -116,12 +114,12 @@ fn run(
             // question each at their next read.
             warn!(error, "following begins anew");
             let all = drain(&mut followed);
-            end(consumer, &all);
+            end(consumer, &all, around);
         }
-        if looked.elapsed() > IDLE / 20 {
+        if looked.elapsed() > around.settings.idle / 20 {
             looked = Instant::now();
             let idle = take_idle(&mut followed, around);
-            end(consumer, &idle);
+            end(consumer, &idle, around);
             shed(&followed, around);
         }
         if around.total.load(Ordering::Relaxed) > around.settings.cache_bytes {
@@ -129,7 +127,7 @@ fn run(
         }
     }
     let all = drain(&mut followed);
-    end(consumer, &all);
+    end(consumer, &all, around);
 }
 
 fn begin(
@@ -265,7 +263,7 @@ fn drain(followed: &mut Followed) -> Vec<Arc<Partition>> {
 
 fn take_idle(followed: &mut Followed, around: &Around) -> Vec<Arc<Partition>> {
     let now = u64::try_from(around.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let idle_ms = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
+    let idle_ms = u64::try_from(around.settings.idle.as_millis()).unwrap_or(u64::MAX);
     take(followed, |partition| {
         now.saturating_sub(partition.read_at()) >= idle_ms
     })
@@ -282,7 +280,9 @@ fn take(followed: &mut Followed, is_so: impl Fn(&Partition) -> bool) -> Vec<Arc<
     taken
 }
 
-fn end(consumer: &BaseConsumer<Quiet>, partitions: &[Arc<Partition>]) {
+/// Lets these go. Whoever waits for news of one hears of it, as no news come any more: it is followed
+/// again once it is read.
+fn end(consumer: &BaseConsumer<Quiet>, partitions: &[Arc<Partition>], around: &Around) {
     if partitions.is_empty() {
         return;
     }
@@ -296,6 +296,7 @@ fn end(consumer: &BaseConsumer<Quiet>, partitions: &[Arc<Partition>]) {
     for partition in partitions {
         partition.unfollow();
     }
+    (around.tell)();
 }
 
 /// Gives memory back: the partitions that were not read longest go first, down to nine tenths.

@@ -82,6 +82,7 @@ mod labels;
 mod open;
 mod owner;
 mod partition;
+mod polled;
 mod positions;
 mod producer;
 mod queue;

@@ -35,8 +35,10 @@ use crate::writer::Writer;
 pub(crate) fn open(settings: KafkaSettings) -> Result<KafkaLog, OpenError> {
     settings.check()?;
     let admin = Topics::open(&settings)?;
-    for internal in [catalog(), cluster(), positions::spec()] {
-        open_internal(&admin, &settings, &internal)?;
+    let internals = [catalog(), cluster(), positions::spec()];
+    refuse_gone(&admin, &settings, &internals).map_err(OpenError::Cluster)?;
+    for internal in &internals {
+        open_internal(&admin, &settings, internal)?;
     }
     let mut registry = Registry::open(&settings).map_err(OpenError::Cluster)?;
     registry.refresh().map_err(OpenError::Cluster)?;
@@ -274,6 +276,41 @@ pub(crate) fn set_standing(inner: &Inner, standing: &Standing) -> Result<(), App
             Err(error) if Instant::now() >= until => return Err(unreachable(error.to_string())),
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
+    }
+}
+
+/// How long a topic of the log's own that is not there is looked for.
+const GONE: Duration = Duration::from_secs(3);
+
+/// Whoever begins a log creates all its own topics before it writes to one of them. So where one has ever had
+/// a record, one that is not there was deleted, and an empty one in its place would pass for what it
+/// held: who owns what, how far everybody is, what is this log's.
+fn refuse_gone(
+    admin: &Topics,
+    settings: &KafkaSettings,
+    internals: &[TopicSpec],
+) -> Result<(), String> {
+    let until = Instant::now() + GONE;
+    let name = |spec: &TopicSpec| settings.topic(&spec.name);
+    loop {
+        let there = admin.names()?;
+        let named = internals.iter().map(name);
+        let known: Vec<_> = named.filter(|name| there.contains(name)).collect();
+        if known.len() == internals.len() || !admin.has_any_record(&known)? {
+            return Ok(());
+        }
+        // Asked again: somebody may have begun the log in between, and not every broker knows at once.
+        let there = admin.names()?;
+        let gone = internals.iter().filter(|spec| !there.contains(&name(spec)));
+        let findings = gone.flat_map(|spec| admin.findings(&wanted(settings, spec, false), None));
+        let findings: Vec<_> = findings.collect();
+        if findings.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(findings.join("\n"));
+        }
+        std::thread::sleep(GONE / 10);
     }
 }
 

@@ -158,26 +158,40 @@ fn take(inner: &Inner, owner: &str, at: Offset) -> Result<Token, AppendError> {
     Ok(token)
 }
 
-/// Gives the name up: the next claimer need not fence anybody. A claim of which something did not end
-/// durable stays: what its transaction left behind may not be decided, and the next claimer's fence
-/// decides it.
+/// Gives the name up: the next claimer need not fence anybody. Where something of it did not end durable,
+/// what its transaction left behind is decided first; while nobody does that, the claim stays, and the
+/// next claimer's fence does it.
 pub(crate) fn give_up(inner: &Inner, token: &Token) -> Result<(), AppendError> {
     inner.queue.check_running()?;
     let _turn = inner.board.turn(&token.owner);
     let finished = inner
         .queue
         .finish(&token.owner, token.generation, patience(inner))?;
-    if !finished {
+    if !finished && !is_decided(inner) {
         return Ok(());
     }
     release(inner, std::slice::from_ref(token))
 }
 
-/// Gives up what is held once the writer has ended, as far as all of it became durable.
+/// Decides what this run left in doubt.
+fn is_decided(inner: &Inner) -> bool {
+    let decided = inner.ids.decide();
+    if let Err(why) = &decided {
+        warn!(why, "claims stay; whoever claims next fences this run");
+    }
+    decided.is_ok()
+}
+
+/// Gives up what is held once the writer has ended, as far as all of it is decided.
 pub(crate) fn release_all(inner: &Inner) {
-    let held = inner.queue.held().into_iter();
+    let is_spoiled =
+        |(owner, generation): &(Arc<str>, u64)| inner.queue.is_spoiled(owner, *generation);
+    let mut held = inner.queue.held();
+    if held.iter().any(is_spoiled) && !is_decided(inner) {
+        held.retain(|one| !is_spoiled(one));
+    }
+    let held = held.into_iter();
     let sound: Vec<_> = held
-        .filter(|(owner, generation)| !inner.queue.is_spoiled(owner, *generation))
         .map(|(owner, generation)| Token { owner, generation })
         .collect();
     if let Err(error) = release(inner, &sound) {
@@ -185,14 +199,20 @@ pub(crate) fn release_all(inner: &Inner) {
     }
 }
 
-/// Empties the claims of these tokens, under which nothing is appended any more.
+/// Empties the claims of these tokens, under which nothing is appended any more, and all below them: whose
+/// they were was fenced before these were taken, and must not stand again when these are gone.
 fn release(inner: &Inner, tokens: &[Token]) -> Result<(), AppendError> {
     let claims: Vec<_> = {
         let view = inner.board.view();
-        let standing = tokens
-            .iter()
-            .filter_map(|token| view.standing(&token.owner, at(token.generation)));
-        standing.map(|claim| Note::Claim(claim, false)).collect()
+        let mut claims = Vec::new();
+        for token in tokens {
+            let at = at(token.generation);
+            if view.standing(&token.owner, at).is_some() {
+                let below = view.claims(&token.owner).filter(|(_, place)| *place <= at);
+                claims.extend(below.map(|(claim, _)| Note::Claim(claim, false)));
+            }
+        }
+        claims
     };
     if claims.is_empty() {
         return Ok(());

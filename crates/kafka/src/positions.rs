@@ -205,10 +205,7 @@ impl Reader {
         if self.next >= end {
             return Ok(());
         }
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(&self.topic, 0, KafkaOffset::Offset(self.next))
-            .map_err(|error| words(&error))?;
-        self.consumer.assign(&from).map_err(|error| words(&error))?;
+        self.assign()?;
         let read = self.read_to(end, until);
         // Nothing is fetched between two reads.
         if let Err(error) = self.consumer.unassign() {
@@ -222,7 +219,15 @@ impl Reader {
             .map_err(|why| format!("where {} ends: {why}", self.topic))
     }
 
+    fn assign(&self) -> Result<(), String> {
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(&self.topic, 0, KafkaOffset::Offset(self.next))
+            .map_err(|error| words(&error))?;
+        self.consumer.assign(&from).map_err(|error| words(&error))
+    }
+
     fn read_to(&mut self, end: Offset, until: Instant) -> Result<(), String> {
+        let mut checked = false;
         while self.next < end {
             match self.consumer.poll(Duration::from_millis(100)) {
                 None => {}
@@ -235,6 +240,13 @@ impl Reader {
                         self.table.fold(position);
                     }
                     self.next = message.offset() + 1;
+                }
+                // A leader that is new may not know yet how far the one before it was. It says where the
+                // topic ends only once it does.
+                Some(Err(KafkaError::PartitionEOF(_))) if !checked => {
+                    self.ends(&self.consumer)?;
+                    self.assign()?;
+                    checked = true;
                 }
                 // Assigned anew after `end` was decided, so this is an end at or behind it.
                 Some(Err(KafkaError::PartitionEOF(_))) => self.next = self.next.max(end),

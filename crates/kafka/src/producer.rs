@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use onhand_log::{Header, Offset, RecordBatch, Timestamp};
 use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use tracing::debug;
 
 use crate::client;
 use crate::error::{is_fence, words};
 use crate::labels;
+use crate::polled::Polled;
 use crate::settings::KafkaSettings;
 use crate::times;
 
@@ -147,7 +148,7 @@ impl ProducerContext for Reports {
 /// See the module's text.
 pub(crate) struct TransactionalProducer {
     id: String,
-    producer: ThreadedProducer<Reports>,
+    producer: Polled<Reports>,
     /// A call of the client must return in this time; it is asked again until a deadline.
     step: Duration,
 }
@@ -161,8 +162,7 @@ impl TransactionalProducer {
         timeout: Duration,
     ) -> Result<Self, String> {
         let config = settings.producer(transactional_id);
-        let producer = ThreadedProducer::from_config_and_context(&config, Reports::default())
-            .map_err(|error| words(&error))?;
+        let producer = Polled::start(&config, Reports::default())?;
         let until = Instant::now() + timeout;
         // Without a connection the client would wait half a second before it asks again.
         if let Err(error) = producer

@@ -59,17 +59,12 @@ impl Registry {
     /// Reads on to the end.
     pub(crate) fn refresh(&mut self) -> Result<(), String> {
         let until = Instant::now() + self.settings.request_timeout;
-        let timeout = self.settings.request_timeout;
-        let (low, end) = cold::ends(&self.consumer, &self.topic, 0, timeout)
-            .map_err(|why| format!("where {} ends: {why}", self.topic))?;
+        let (low, end) = self.ends()?;
         self.next = self.next.max(low);
         if self.next >= end {
             return Ok(());
         }
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(&self.topic, 0, Offset::Offset(self.next))
-            .map_err(|error| words(&error))?;
-        self.consumer.assign(&from).map_err(|error| words(&error))?;
+        self.assign()?;
         let read = self.read_to(end, until);
         // Nothing is fetched between two reads.
         if let Err(error) = self.consumer.unassign() {
@@ -78,7 +73,25 @@ impl Registry {
         read
     }
 
+    fn ends(&self) -> Result<(i64, i64), String> {
+        cold::ends(
+            &self.consumer,
+            &self.topic,
+            0,
+            self.settings.request_timeout,
+        )
+        .map_err(|why| format!("where {} ends: {why}", self.topic))
+    }
+
+    fn assign(&self) -> Result<(), String> {
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(&self.topic, 0, Offset::Offset(self.next))
+            .map_err(|error| words(&error))?;
+        self.consumer.assign(&from).map_err(|error| words(&error))
+    }
+
     fn read_to(&mut self, end: i64, until: Instant) -> Result<(), String> {
+        let mut checked = false;
         while self.next < end {
             match self.consumer.poll(Duration::from_millis(100)) {
                 None => {}
@@ -89,6 +102,13 @@ impl Registry {
                     let entry = Entry::parse(&text(message.key()), &text(message.payload()))?;
                     self.catalog.fold(entry);
                     self.next = message.offset() + 1;
+                }
+                // A leader that is new may not know yet how far the one before it was. It says where the
+                // topic ends only once it does.
+                Some(Err(KafkaError::PartitionEOF(_))) if !checked => {
+                    self.ends()?;
+                    self.assign()?;
+                    checked = true;
                 }
                 // Assigned anew for this read, so this is an end that lies at or behind `end`.
                 Some(Err(KafkaError::PartitionEOF(_))) => self.next = self.next.max(end),

@@ -105,11 +105,14 @@ pub struct KafkaSettings {
     pub fetch_bytes: usize,
     /// Consumers for restores and history, which read what is no longer in memory. Default 2.
     pub readers: usize,
+    /// A partition that nobody read for so long is not followed any more. Default 60 s.
+    pub idle: Duration,
     /// Bytes of the newest records kept in memory, all partitions together. Default 256 MiB: tasks and
     /// feeds that keep up never ask a broker. What was not read longest goes first.
     pub cache_bytes: usize,
-    /// Further librdkafka settings, for security (`security.protocol`, `sasl.*`, `ssl.*`). They
-    /// may not replace what the log's promises rest on; such a key is refused.
+    /// Further librdkafka settings. The client is built without TLS, and of SASL it speaks PLAIN only
+    /// (`security.protocol=SASL_PLAINTEXT`, `sasl.mechanism`, `sasl.username`, `sasl.password`). They may
+    /// not replace what the log's promises rest on; such a key is refused.
     pub client: Vec<(String, String)>,
     /// What it is opened for. Default [`Opening::Serve`], which refuses a sealed log and an unfinished
     /// copy.
@@ -183,6 +186,7 @@ impl KafkaSettings {
             compression: "lz4".into(),
             fetch_bytes: 8 << 20,
             readers: 2,
+            idle: Duration::from_secs(60),
             cache_bytes: 256 << 20,
             client: Vec::new(),
             opening: Opening::Serve,

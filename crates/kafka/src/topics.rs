@@ -134,6 +134,19 @@ impl Topics {
         Ok(there.map(|topic| topic.name().to_owned()).collect())
     }
 
+    /// Whether one of these topics, which exist and have one partition, ever had a record.
+    pub(crate) fn has_any_record(&self, names: &[String]) -> Result<bool, String> {
+        let client = self.admin.inner();
+        for name in names {
+            let ends = client.fetch_watermarks(name, 0, self.settings.request_timeout);
+            let (_, end) = ends.map_err(|error| format!("{name}: {}", words(&error)))?;
+            if end > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// How these topics exist; those that do not are absent.
     pub(crate) fn describe(&self, names: &[String]) -> Result<BTreeMap<String, Existing>, String> {
         let mut found = BTreeMap::new();

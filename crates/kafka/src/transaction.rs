@@ -182,22 +182,25 @@ impl Transaction {
     pub(crate) fn place(&mut self, inner: &Inner) {
         let before = self.placed;
         let mut grown = false;
-        while let Some(one) = self.sent.appends.get_mut(self.placed) {
+        while let Some(one) = self.sent.appends.get(self.placed) {
             if let Some(part) = one.part {
                 let Some(placed) = self.producer.part(part) else {
                     break;
                 };
-                // Handed on, so that their bytes need not be copied.
-                let batches = std::mem::take(&mut one.queued.batches);
-                for (at, (batches, end)) in by_partition(batches, &placed) {
+                for (at, (batches, end)) in by_partition(&one.queued.batches, &placed) {
                     let known = self.sent.ends.entry(at).or_insert(end);
                     *known = end.max(*known);
                     if self.sent.witness.is_none() && end > 0 {
                         let topic = inner.topic_name(at);
                         self.sent.witness = topic.map(|topic| (topic, at.partition, end - 1));
                     }
-                    if let Some(partition) = inner.partition(at) {
-                        grown |= partition.sent(batches);
+                    // Copied only for those who read here: what comes to nothing is written once more.
+                    if let Some(partition) = inner.partition(at)
+                        && partition.is_watched()
+                    {
+                        let batches = batches.into_iter();
+                        let placed = batches.filter_map(|(b, own)| runs::placed(b.clone(), own));
+                        grown |= partition.sent(placed.collect());
                     }
                 }
                 self.sent.untold |= !grown;
@@ -276,23 +279,26 @@ fn topic_name(inner: &Inner, at: TopicPartition) -> Result<Arc<str>, Failed> {
     })
 }
 
-/// The batches as they lie in their partitions, and where they end. One whose records lie apart is left
-/// to the follower, and so is all behind it, as it then does not join the window.
-fn by_partition(
-    batches: Vec<(TopicPartition, RecordBatch)>,
-    placed: &[Placed],
-) -> BTreeMap<TopicPartition, (Vec<RecordBatch>, Offset)> {
-    let mut found: BTreeMap<TopicPartition, (Vec<RecordBatch>, Offset)> = BTreeMap::new();
+/// Batches, each with where its records are, and where they end.
+type Own<'a> = (Vec<(&'a RecordBatch, &'a [Placed])>, Offset);
+
+/// The batches by partition, each with where its records are. One whose records lie apart is left to the
+/// follower, and so is all behind it, as it then does not join the window.
+fn by_partition<'a>(
+    batches: &'a [(TopicPartition, RecordBatch)],
+    placed: &'a [Placed],
+) -> BTreeMap<TopicPartition, Own<'a>> {
+    let mut found: BTreeMap<TopicPartition, Own<'a>> = BTreeMap::new();
     let mut rest = placed;
     for (at, batch) in batches {
         let Some((own, behind)) = rest.split_at_checked(batch.count()) else {
             return found;
         };
         rest = behind;
-        let (batches, end) = found.entry(at).or_default();
+        let (batches, end) = found.entry(*at).or_default();
         let ends = own.iter().map(|place| place.offset + 1);
         *end = ends.fold(*end, Offset::max);
-        batches.extend(runs::placed(batch, own));
+        batches.push((batch, own));
     }
     found
 }

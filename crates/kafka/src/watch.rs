@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use onhand_log::Progress;
 use tracing::{debug, error};
@@ -18,6 +18,8 @@ use crate::open;
 
 /// How often it is looked whether something failed as it does on a topic that is gone.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often it is looked without that: nothing may be asked of a topic for long.
+const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 /// A topic is gone when the brokers lack it twice, this far apart: one that starts may know less for a
 /// moment.
 const CONFIRM: Duration = Duration::from_secs(3);
@@ -35,14 +37,17 @@ pub(crate) fn start(inner: &Arc<Inner>) -> Result<(), OpenError> {
 }
 
 fn watch(watched: &Weak<Inner>) {
+    let mut looked = Instant::now();
     loop {
         std::thread::sleep(LOOK);
         let Some(inner) = running(watched) else {
             return;
         };
-        if !inner.suspects.swap(false, Ordering::Relaxed) {
+        let suspects = inner.suspects.swap(false, Ordering::Relaxed);
+        if !suspects && looked.elapsed() < LOOK_ANYWAY {
             continue;
         }
+        looked = Instant::now();
         if !lacks_any(&inner) {
             continue;
         }

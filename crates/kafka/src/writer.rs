@@ -35,6 +35,8 @@ use crate::producer::{Failed, TransactionalProducer};
 use crate::queue::Queued;
 use crate::transaction::{LOOK, Next, One, Sent, Transaction};
 
+/// A commit that took so long may have been asked for twice, over two connections.
+const SLOW_COMMIT: Duration = Duration::from_secs(1);
 /// Pause before brokers that did not answer are asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -212,12 +214,13 @@ impl Writer {
         let Some(open) = self.open.take() else { return };
         let patience = self.inner.settings.append_timeout;
         let (producer, sent) = open.end(&self.inner);
+        let asked = Instant::now();
         // Without a record nothing reaches a broker, and the answer means nothing.
         let why = match producer.commit(patience) {
             Ok(()) => {
-                // A connection broke: a request of this transaction may still be on its way, and must
-                // not end the next one of this id.
-                if producer.troubled() {
+                // A connection broke, or was given up for another: a request of this transaction may still
+                // be on its way, and must not end the next one of this id.
+                if producer.troubled() || asked.elapsed() >= SLOW_COMMIT {
                     self.let_go([producer]);
                 } else {
                     self.free.push_back(producer);
@@ -231,7 +234,7 @@ impl Writer {
                 passing,
             }) => {
                 warn!(why, "a commit was refused");
-                self.free.push_back(producer);
+                self.let_go([producer]);
                 self.came_to_nothing(sent, passing);
                 return;
             }
@@ -273,7 +276,7 @@ impl Writer {
                 usable, passing, ..
             } => {
                 if *usable && producer.abort() {
-                    self.free.push_back(producer);
+                    self.let_go([producer]);
                 } else {
                     self.lose(producer);
                 }
@@ -377,6 +380,9 @@ impl Writer {
         if shown {
             self.inner.queue.spoil_all();
         }
+        // Behind what is gone others may have written what is shown now.
+        self.inner.tell(Progress::Appended);
+        self.inner.tell(Progress::Durable);
         shown
     }
 

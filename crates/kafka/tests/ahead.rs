@@ -172,6 +172,35 @@ fn what_came_to_nothing_is_not_read_any_more_and_nothing_rests_on_it() {
     }
 }
 
+/// What nobody reads here was shown to nobody when its transaction came to nothing: it is written once more,
+/// with all that is in it.
+#[test]
+fn what_came_to_nothing_unseen_is_written_again_whole() {
+    let prefix = prefix();
+    let log = patient(&prefix, "a");
+    let (at, behind) = (place(&log, "t"), place(&log, "u"));
+    let (mine, other) = (log.claim("o").unwrap(), log.claim("p").unwrap());
+    let one = append(&log, &mine, vec![(at, batch_of(1, b"one"))], vec![]).unwrap();
+    let held = |at| log.told_end(at).unwrap();
+    eventually("the broker holds it", || held(at) == 1);
+    let next = 7;
+    let two = vec![(behind, batch_of(1, b"two"))];
+    let two = append(&log, &other, two, vec![Consumed { at, next }]).unwrap();
+    eventually("and what came later", || held(behind) == 1);
+    // Until the writer has heard of it too.
+    std::thread::sleep(Duration::from_millis(100));
+    fence(&prefix, "a", 0..4);
+    for ending in [one, two] {
+        assert_eq!(flushed(&log, &ending), Ending::Durable);
+    }
+    for (at, value) in [(at, b"one"), (behind, b"two")] {
+        let found = read_all(&BROKERS.open(&prefix, "b"), at, View::Durable);
+        let found: Vec<_> = found.into_iter().map(|(_, value)| value).collect();
+        assert_eq!(found, [value]);
+    }
+    assert_eq!(log.consumed("p", at), Ok(Some(next)));
+}
+
 #[test]
 fn the_position_of_anothers_owner_is_what_was_decided_when_it_was_asked_for() {
     let prefix = prefix();

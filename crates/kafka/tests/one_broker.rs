@@ -9,6 +9,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,7 @@ fn who_serves_a_log_is_heard_without_joining() {
         address: "127.0.0.1:1".into(),
         partitions: 4,
         spread: vec!["task".into()],
+        warms_up: false,
     };
     let (a, b) = (BROKERS.open(&prefix, "a"), BROKERS.open(&prefix, "b"));
     assert!(living().is_empty(), "who opened it serves nothing yet");
@@ -81,6 +83,7 @@ fn a_member_of_a_log_that_is_sealed_ends_and_comes_back_once_it_is_unsealed() {
         address: "127.0.0.1:1".into(),
         partitions: 4,
         spread: vec!["task".into()],
+        warms_up: false,
     };
     let a = BROKERS.open(&prefix, "a");
     let in_a = a.join(join()).unwrap();
@@ -382,6 +385,41 @@ fn what_others_abort_is_not_seen_and_what_they_commit_is() {
     assert_eq!(cold.offset_at(at, log.now() + 60_000), Ok(None));
 }
 
+/// Who reads when told of something is told of what others write, however long nothing came.
+#[test]
+fn a_partition_that_was_quiet_for_long_is_heard_of_again() {
+    let prefix = prefix();
+    let mut settings = BROKERS.settings(&prefix, "a");
+    settings.idle = Duration::from_secs(1);
+    let log = KafkaLog::open(settings).unwrap();
+    let at = place(&log, "t");
+    let (sender, told) = channel();
+    let sender = Mutex::new(sender);
+    log.listen(Box::new(move |_| {
+        let _ = sender.lock().unwrap().send(());
+    }));
+    let read = || log.read(at, 0, 1 << 20, View::Durable).unwrap().batches;
+    assert!(read().is_empty());
+    // It is let go within this time, and whoever is told then reads.
+    let quiet = Instant::now() + Duration::from_secs(3);
+    while let Some(left) = quiet.checked_duration_since(Instant::now()) {
+        if told.recv_timeout(left).is_ok() {
+            assert!(read().is_empty());
+        }
+    }
+    let other = BROKERS.open(&prefix, "b");
+    let token = other.claim("o").unwrap();
+    let one = vec![(at, batch_of(1, b"1"))];
+    assert_eq!(append_and_wait(&other, &token, one), Ending::Durable);
+    loop {
+        let heard = told.recv_timeout(Duration::from_secs(20));
+        heard.expect("it is told");
+        if !read().is_empty() {
+            break;
+        }
+    }
+}
+
 #[test]
 fn an_open_transaction_of_others_holds_nobody_up() {
     let prefix = prefix();
@@ -627,6 +665,37 @@ fn a_deleted_topic_stops_the_log_and_is_named_by_it_by_reads_and_the_next_open()
         matches!(&read, Err(ReadError::Io(why)) if why.contains(&name) && why.contains("deleted")),
         "{read:?}"
     );
+}
+
+/// Made anew and empty it would pass for what it held: nobody owns anything, everybody is at the start.
+#[test]
+fn a_deleted_topic_of_the_logs_own_is_not_made_anew() {
+    if !BROKERS.are_ours() {
+        return;
+    }
+    for own in ["onhand.positions", "onhand.cluster", "onhand.log"] {
+        let prefix = prefix();
+        let log = BROKERS.open(&prefix, "a");
+        let at = place(&log, "t");
+        let token = log.claim("o").unwrap();
+        let one = vec![(at, batch_of(1, b"1"))];
+        let ending = append(&log, &token, one, vec![Consumed { at, next: 1 }]).unwrap();
+        log.flush();
+        assert_eq!(ending.recv().unwrap(), Ending::Durable);
+        let name = format!("{prefix}{own}");
+        let class = "org.apache.kafka.tools.TopicCommand";
+        BROKERS.kafka(class, &["--delete", "--topic", &name]);
+        let fresh = KafkaLog::open(BROKERS.settings(&prefix, "b"));
+        let error = fresh.expect_err("a topic is gone").to_string();
+        assert!(
+            error.contains(&name) && error.contains("kafka-topics.sh"),
+            "{error}"
+        );
+        // Also where nothing is asked of it.
+        eventually("the log stops", || {
+            matches!(log.claim("p"), Err(AppendError::Stopped(_)))
+        });
+    }
 }
 
 #[test]

@@ -6,10 +6,14 @@
 //! so: it is assigned to somebody else; its holder finishes what it began and gives its names up
 //! ([`Log::give_up`](crate::Log::give_up)), or is dead and gets fenced; the new one claims them.
 //!
+//! A member that joins others may **warm up** before it takes part: nothing is assigned to it yet, and it
+//! follows what will be, so that its owners can give it up and it answers again at once.
+//!
 //! What an engine promises: a member that is fenced, or that is not in the newest membership any more,
 //! can write nothing. Who is told what, and when, decides only who is disturbed.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +29,9 @@ pub struct Member {
     pub incarnation: Arc<str>,
     /// Where it answers requests, `host:port`.
     pub address: Arc<str>,
+    /// Whether partitions are assigned to it, as far as there are enough: not while it warms up, and
+    /// not in the moment before the first assignment that knows it.
+    pub takes_part: bool,
 }
 
 /// Where one partition is, as indices into [`Membership::members`].
@@ -47,9 +54,21 @@ pub struct Membership {
     pub me: Option<usize>,
     /// By partition.
     pub places: Vec<Place>,
+    /// While this member warms up: what it prepares for.
+    pub warm_up: Option<WarmUp>,
     /// Why this member's run has ended: it was silent for too long, or another process has its name.
     /// It can write nothing more; the instance may join anew.
     pub ended: Option<Ended>,
+}
+
+/// What a member prepares for before it takes part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WarmUp {
+    /// The partitions that are assigned to it once it takes part, if nobody else comes or goes before.
+    pub coming: BTreeSet<u16>,
+    /// Whether it is its turn. Of several that warm up those before it by name come first: what it is
+    /// given depends on what they are.
+    pub is_next: bool,
 }
 
 /// Why a member's run has ended.
@@ -77,14 +96,26 @@ impl Membership {
     }
 
     /// By partition, who shall follow it so as to take it over warm: the first `count` of its
-    /// [`heirs`], as indices into [`Membership::members`]. Fewer where there are fewer others, and
-    /// nobody for a partition that is assigned to nobody.
+    /// [`heirs`] among those that take part, as indices into [`Membership::members`]. Fewer where there
+    /// are fewer others, and nobody for a partition that is assigned to nobody.
     pub fn standbys(&self, count: usize) -> Vec<Vec<usize>> {
-        let assigned: Vec<_> = self.places.iter().map(|place| place.assigned).collect();
-        let names: Vec<&str> = self.members.iter().map(|member| &*member.name).collect();
-        let mut heirs = heirs(&assigned, &names);
-        heirs.iter_mut().for_each(|heirs| heirs.truncate(count));
+        let members = self.members.iter().enumerate();
+        let (parts, names): (Vec<usize>, Vec<&str>) = members
+            .filter(|(_, member)| member.takes_part)
+            .map(|(at, member)| (at, &*member.name))
+            .unzip();
+        let part = |at: usize| parts.iter().position(|part| *part == at);
+        let assigned = self
+            .places
+            .iter()
+            .map(|place| place.assigned.and_then(part));
+        let heirs = heirs(&assigned.collect::<Vec<_>>(), &names).into_iter();
         heirs
+            .map(|heirs| {
+                let first = heirs.into_iter().take(count);
+                first.filter_map(|at| parts.get(at).copied()).collect()
+            })
+            .collect()
     }
 }
 
@@ -155,6 +186,10 @@ pub trait Cluster: Send + Sync + fmt::Debug {
     /// gives the newest.
     fn wait(&self, seen: u64, patience: Duration) -> Arc<Membership>;
 
+    /// Ends this member's warm-up: the others are told, and assign its share to it. Without effect where it
+    /// takes part already.
+    fn take_part(&self);
+
     /// Tells the others that this member goes: nothing is assigned to it any more. What it holds it
     /// must still give up, or it is fenced after a while.
     ///
@@ -180,9 +215,11 @@ impl Alone {
                 name: name.into(),
                 incarnation: name.into(),
                 address: address.into(),
+                takes_part: true,
             }],
             me: Some(0),
             places: vec![place; usize::from(partitions)],
+            warm_up: None,
             ended: None,
         }))
     }
@@ -197,6 +234,8 @@ impl Cluster for Alone {
         std::thread::sleep(patience);
         self.membership()
     }
+
+    fn take_part(&self) {}
 
     fn leave(&self) -> Result<(), String> {
         Ok(())
@@ -213,6 +252,7 @@ mod tests {
             name: (*name).into(),
             incarnation: format!("{name}.1").into(),
             address: "host:1".into(),
+            takes_part: true,
         };
         let place = |partition: u16| Place {
             assigned: Some(usize::from(partition) % names.len()),
@@ -223,6 +263,7 @@ mod tests {
             members: names.iter().map(member).collect(),
             me: Some(0),
             places: (0..partitions).map(place).collect(),
+            warm_up: None,
             ended: None,
         }
     }
@@ -244,6 +285,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// It may be gone again before anything is assigned to it.
+    #[test]
+    fn who_warms_up_is_nobodys_standby() {
+        let two = even(&["a", "c"], 16);
+        let mut three = even(&["a", "b", "c"], 16);
+        three.members[1].takes_part = false;
+        for (place, before) in three.places.iter_mut().zip(&two.places) {
+            place.assigned = before.assigned.map(|at| 2 * at);
+        }
+        let name = |of: &Membership, at: &usize| of.members[*at].name.to_string();
+        let named = |of: &Membership| -> Vec<Vec<String>> {
+            let standbys = of.standbys(2).into_iter();
+            standbys
+                .map(|all| all.iter().map(|at| name(of, at)).collect())
+                .collect()
+        };
+        assert_eq!(named(&two), named(&three));
     }
 
     #[test]

@@ -57,6 +57,11 @@ pub struct Config {
     /// traffic of reading its decisions. Every instance should have the same number. A journal has
     /// nobody else.
     pub standbys: u16,
+    /// Most time that an instance which joins others warms up: it follows what is going to be assigned to it,
+    /// which its owners serve meanwhile, and takes it over once it is level with them, or when this is
+    /// over. Default 10 minutes; zero: it takes over at once, and what it takes answers nobody until it
+    /// is restored. A journal has nobody else.
+    pub warm_up: Duration,
     /// How long a start waits for the brokers, which may start beside it: none answers yet, or too few
     /// for the copies that are wanted. It says so meanwhile, and then ends. Default 60 s; zero: it ends
     /// at once. A journal is never waited for.
@@ -270,6 +275,7 @@ impl Config {
             views: None,
             pack_views: false,
             standbys: 0,
+            warm_up: Duration::from_secs(600),
             start_wait: Duration::from_secs(60),
             limits: Limits::default(),
         }

@@ -69,6 +69,7 @@ impl Ground for OnJournal {
 struct OnKafka {
     log: Arc<KafkaLog>,
     instance: Arc<str>,
+    warms_up: bool,
 }
 
 impl Ground for OnKafka {
@@ -89,6 +90,7 @@ impl Ground for OnKafka {
             address: address.to_owned(),
             partitions,
             spread: SPREAD.map(str::to_owned).into(),
+            warms_up: self.warms_up,
         };
         let joined = self.log.join(join);
         joined.map_err(|error| RunError::Join(error.to_string()))
@@ -105,6 +107,7 @@ pub(crate) fn open(config: &Config) -> Result<Box<dyn Ground>, RunError> {
         LogEngine::Kafka(kafka) => Box::new(OnKafka {
             log: open_kafka(kafka, Opening::Serve)?,
             instance: kafka.instance.as_str().into(),
+            warms_up: !config.warm_up.is_zero(),
         }),
     })
 }

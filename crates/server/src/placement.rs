@@ -4,7 +4,9 @@
 //! before opening, since somebody waits for what is given up. What cannot be opened now is tried again.
 //!
 //! The same thread says what is followed here for others: a partition is let go only once it is known for
-//! a while who has which, so that a standby is there when its owner's death is being sorted out.
+//! a while who has which, so that a standby is there when its owner's death is being sorted out. While
+//! this instance warms up it follows what is going to be assigned to it, and takes part once it is level
+//! with the owners of that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,6 +33,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
+/// A standby that shows what is so old at most is level with its owner: it is asked five times a second
+/// where that ends.
+const LEVEL: Duration = Duration::from_secs(2);
+
 /// How long all partitions may take to close when the node ends. What is not closed then is fenced by
 /// whoever takes it over.
 const CLOSE_ALL: Duration = Duration::from_secs(20);
@@ -43,6 +49,9 @@ pub(crate) trait Partitions: Send + Sync {
     /// Follows `wanted` and lets go of the rest, but for those of `keep` that are followed.
     fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String>;
     fn followed(&self) -> BTreeSet<u16>;
+    /// How old what the standby of that partition shows may be; `None` where there is none, or it never
+    /// was level with its owner.
+    fn stale(&self, partition: u16) -> Option<Duration>;
     /// What an opening under way has still to read, in offsets.
     fn left(&self, partition: u16) -> u64;
 }
@@ -70,6 +79,10 @@ impl Partitions for Opener<Stock> {
         self.standbys().followed()
     }
 
+    fn stale(&self, partition: u16) -> Option<Duration> {
+        self.standbys().of(partition)?.stale
+    }
+
     fn left(&self, partition: u16) -> u64 {
         Self::left(self, partition)
     }
@@ -87,7 +100,7 @@ struct State {
     moves: u64,
     /// What is said of once it is done.
     spell: Spell,
-    joined: bool,
+    takes_part: bool,
     /// Nothing is opened any more.
     leaving: bool,
     stop: bool,
@@ -153,7 +166,7 @@ pub(crate) struct Standing {
     pub(crate) opening: u64,
     /// Opened and closed since the start.
     pub(crate) moves: u64,
-    /// This instance is a member, and everything assigned to it is open.
+    /// This instance takes part, and everything assigned to it is open.
     pub(crate) is_settled: bool,
 }
 
@@ -168,6 +181,8 @@ pub(crate) struct Placement {
     opening: Arc<RwLock<()>>,
     /// How many follow each partition.
     standbys: usize,
+    /// Most time that this instance warms up.
+    warm_up: Duration,
     ended: watch::Sender<Option<Ended>>,
 }
 
@@ -191,6 +206,7 @@ impl Placement {
         cluster: Arc<dyn Cluster>,
         opening: Arc<RwLock<()>>,
         standbys: usize,
+        warm_up: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -200,6 +216,7 @@ impl Placement {
             cluster,
             opening,
             standbys,
+            warm_up,
             ended: watch::Sender::new(None),
         })
     }
@@ -240,7 +257,7 @@ impl Placement {
             owned: state.open.len() as u64,
             opening,
             moves: state.moves,
-            is_settled: state.joined && !state.leaving && opening == 0,
+            is_settled: state.takes_part && !state.leaving && opening == 0,
         }
     }
 
@@ -250,7 +267,8 @@ impl Placement {
     }
 
     fn note(&self, state: &mut State, membership: &Membership) {
-        state.joined = membership.me.is_some() && membership.ended.is_none();
+        let me = membership.me.and_then(|me| membership.members.get(me));
+        state.takes_part = me.is_some_and(|me| me.takes_part) && membership.ended.is_none();
         let all = 0..u16::try_from(membership.places.len()).unwrap_or(u16::MAX);
         state.wanted = all
             .filter(|partition| membership.is_mine(*partition))
@@ -282,9 +300,43 @@ impl Placement {
         }
     }
 
+    /// Takes part once all that is coming is level, or this took long enough. Whoever comes before is waited
+    /// for, as what is coming rests on that.
+    fn warm_up(&self, membership: &Membership, since: &mut Option<Instant>) {
+        let Some(warm_up) = &membership.warm_up else {
+            return;
+        };
+        let partitions = warm_up.coming.len();
+        let since = since.get_or_insert_with(|| {
+            tracing::info!(
+                partitions,
+                "warming up: following what is going to be assigned"
+            );
+            Instant::now()
+        });
+        let stale = |partition: &u16| self.partitions.stale(*partition);
+        let is_level = |partition: &u16| stale(partition).is_some_and(|stale| stale <= LEVEL);
+        let level = warm_up.coming.iter().filter(|p| is_level(p)).count();
+        let took = since.elapsed();
+        if level == partitions && warm_up.is_next {
+            tracing::info!(partitions, ?took, "warm; taking part");
+        } else if took >= self.warm_up {
+            tracing::warn!(
+                partitions,
+                level,
+                ?took,
+                "not warm in time; taking part all the same, and what is not level is restored first"
+            );
+        } else {
+            return;
+        }
+        self.cluster.take_part();
+    }
+
     fn follow(&self) {
         let mut seen = None;
         let mut standing_by = StandingBy::new(self.standbys);
+        let mut warms_up = None;
         let mut names: Vec<Arc<str>> = Vec::new();
         loop {
             let membership = match seen {
@@ -314,6 +366,7 @@ impl Placement {
             if let Some(wanted) = follow {
                 self.stand_by(&wanted);
             }
+            self.warm_up(&membership, &mut warms_up);
         }
     }
 
@@ -434,204 +487,4 @@ impl Running {
 }
 
 #[cfg(test)]
-mod tests {
-    use onhand_log::cluster::{Member, Place};
-
-    use super::*;
-
-    /// A membership that the test changes, and what was done for it, in order.
-    #[derive(Debug, Default)]
-    struct World {
-        membership: Mutex<Arc<Membership>>,
-        done: Mutex<Vec<String>>,
-        /// Openings that fail before one succeeds.
-        failures: Mutex<u32>,
-        followed: Mutex<BTreeSet<u16>>,
-    }
-
-    impl World {
-        fn assign(&self, partitions: &[u16]) {
-            let mut membership = self.membership.lock().unwrap();
-            let place = |partition| Place {
-                assigned: partitions.contains(&partition).then_some(0),
-                holder: None,
-            };
-            *membership = Arc::new(Membership {
-                version: membership.version + 1,
-                members: vec![Member {
-                    name: "a".into(),
-                    incarnation: "a.1".into(),
-                    address: "".into(),
-                }],
-                me: Some(0),
-                places: (0..3).map(place).collect(),
-                ended: None,
-            });
-        }
-
-        /// The partitions are these members' of a cluster whose first is this one.
-        fn assign_to(&self, names: &[&str], assigned: [Option<usize>; 3]) {
-            let mut membership = self.membership.lock().unwrap();
-            let member = |name: &&str| Member {
-                name: (*name).into(),
-                incarnation: format!("{name}.1").into(),
-                address: "".into(),
-            };
-            let place = |assigned| Place {
-                assigned,
-                holder: None,
-            };
-            *membership = Arc::new(Membership {
-                version: membership.version + 1,
-                members: names.iter().map(member).collect(),
-                me: Some(0),
-                places: assigned.into_iter().map(place).collect(),
-                ended: None,
-            });
-        }
-
-        fn did(&self, what: String) {
-            self.done.lock().unwrap().push(what);
-        }
-
-        fn done(&self) -> Vec<String> {
-            std::mem::take(&mut *self.done.lock().unwrap())
-        }
-    }
-
-    impl Cluster for World {
-        fn membership(&self) -> Arc<Membership> {
-            Arc::clone(&self.membership.lock().unwrap())
-        }
-
-        fn wait(&self, _seen: u64, _patience: Duration) -> Arc<Membership> {
-            std::thread::sleep(Duration::from_millis(5));
-            self.membership()
-        }
-
-        fn leave(&self) -> Result<(), String> {
-            Ok(())
-        }
-    }
-
-    impl Partitions for Arc<World> {
-        fn open(&self, partition: u16) -> Result<Option<String>, String> {
-            let mut failures = self.failures.lock().unwrap();
-            if *failures > 0 {
-                *failures -= 1;
-                return Err("not now".to_owned());
-            }
-            self.did(format!("open {partition}"));
-            Ok(None)
-        }
-
-        fn close(&self, partition: u16) -> Result<(), String> {
-            self.did(format!("close {partition}"));
-            Ok(())
-        }
-
-        fn follow(&self, wanted: &BTreeSet<u16>, keep: &BTreeSet<u16>) -> Result<(), String> {
-            let mut followed = self.followed.lock().unwrap();
-            followed.retain(|partition| keep.contains(partition));
-            followed.extend(wanted);
-            self.did(format!("follow {followed:?}"));
-            Ok(())
-        }
-
-        fn followed(&self) -> BTreeSet<u16> {
-            self.followed.lock().unwrap().clone()
-        }
-
-        fn left(&self, _partition: u16) -> u64 {
-            0
-        }
-    }
-
-    impl Resident for Arc<World> {
-        fn open(&self, partition: u16) {
-            self.did(format!("begin {partition}"));
-        }
-
-        fn close(&self, partition: u16) {
-            self.did(format!("end {partition}"));
-        }
-    }
-
-    fn wait_until(placement: &Placement, is: impl Fn(Standing) -> bool) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while !is(placement.standing()) {
-            assert!(Instant::now() < until, "{:?}", placement.standing());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    #[test]
-    fn what_is_assigned_is_opened_before_its_residents_and_closed_after_them() {
-        let world = Arc::new(World::default());
-        *world.failures.lock().unwrap() = 1;
-        let placement = Placement::new(
-            Box::new(Arc::clone(&world)),
-            vec![Arc::new(Arc::clone(&world))],
-            Arc::<World>::clone(&world),
-            Arc::default(),
-            0,
-        );
-        let mut running = Arc::clone(&placement).start(Vec::new()).unwrap();
-        assert!(!placement.standing().is_settled, "it has not joined");
-        world.assign(&[1]);
-        // The first try fails, and is made again.
-        wait_until(&placement, |standing| standing.owned == 1);
-        assert!(placement.standing().is_settled);
-        assert_eq!(world.done(), ["open 1", "begin 1"]);
-        world.assign(&[2]);
-        wait_until(&placement, |standing| {
-            standing.moves == 3 && standing.is_settled
-        });
-        let done = world.done();
-        let place = |what: &str| done.iter().position(|one| one == what).unwrap();
-        assert!(place("end 1") < place("close 1"), "{done:?}");
-        assert!(place("open 2") < place("begin 2"), "{done:?}");
-        assert_eq!(done.len(), 4, "{done:?}");
-        placement.close_all();
-        assert_eq!(world.done(), ["end 2", "close 2"]);
-        assert!(!placement.standing().is_settled);
-        running.stop();
-    }
-
-    /// A standby is there until its partition is open here, and when its owner is being replaced.
-    #[test]
-    fn what_others_own_is_followed_and_kept_until_it_is_open_here() {
-        let world = Arc::new(World::default());
-        let placement = Placement::new(
-            Box::new(Arc::clone(&world)),
-            Vec::new(),
-            Arc::<World>::clone(&world),
-            Arc::default(),
-            1,
-        );
-        let mut running = Arc::clone(&placement).start(Vec::new()).unwrap();
-        let followed = || world.followed.lock().unwrap().clone();
-        let until_followed = |wanted: &[u16]| {
-            let until = Instant::now() + Duration::from_secs(60);
-            while followed() != wanted.iter().copied().collect() {
-                assert!(Instant::now() < until, "{:?}", followed());
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
-        world.assign_to(&["a", "b"], [Some(0), Some(1), Some(1)]);
-        until_followed(&[1, 2]);
-        // The other one is not heard any more: nobody knows yet who gets what it had.
-        world.assign_to(&["a"], [Some(0), None, None]);
-        std::thread::sleep(crate::standing_by::SETTLED + 3 * PATIENCE);
-        assert_eq!(followed(), [1, 2].into());
-        // Opening fails for a while.
-        *world.failures.lock().unwrap() = 3;
-        world.assign_to(&["a"], [Some(0), Some(0), Some(0)]);
-        std::thread::sleep(Duration::from_millis(50));
-        assert!(!followed().is_empty(), "kept for the next try");
-        wait_until(&placement, |standing| standing.owned == 3);
-        // The double of the standbys does not notice that they were taken over.
-        until_followed(&[]);
-        running.stop();
-    }
-}
+mod tests;

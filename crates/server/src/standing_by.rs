@@ -1,4 +1,5 @@
-//! Which partitions of others shall be followed here.
+//! Which partitions of others shall be followed here: those that this instance is a standby of, or, while it
+//! warms up, those that are going to be its own.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,10 +33,14 @@ impl StandingBy {
         }
     }
 
-    /// The partitions that this member shall follow. `None` where there are no standbys, or it is not
-    /// clear for long enough who shall have what: then it stays as it is.
+    /// The partitions that this member shall follow. `None` where it is not clear for long enough who shall
+    /// have what: then it stays as it is.
     pub(crate) fn wanted(&mut self, membership: &Membership) -> Option<BTreeSet<u16>> {
-        let names = membership.members.iter().map(|one| Arc::clone(&one.name));
+        if let Some(warm_up) = &membership.warm_up {
+            return Some(warm_up.coming.clone());
+        }
+        let members = membership.members.iter().filter(|one| one.takes_part);
+        let names = members.map(|one| Arc::clone(&one.name));
         let assigned = membership.places.iter().map(|place| place.assigned);
         let now: Known = (names.collect(), assigned.collect());
         let is_clear = now.1.iter().all(Option::is_some);
@@ -49,7 +54,7 @@ impl StandingBy {
             }
         };
         let me = membership.me.filter(|_| membership.ended.is_none())?;
-        if self.standbys == 0 || !is_clear || since.elapsed() < SETTLED {
+        if !is_clear || since.elapsed() < SETTLED {
             return None;
         }
         let wanted = self.wanted.get_or_insert_with(|| {

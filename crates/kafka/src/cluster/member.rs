@@ -9,7 +9,7 @@ use onhand_log::cluster::{Cluster, Ended, Membership};
 use tracing::{info, warn};
 
 use crate::cluster::Board;
-use crate::cluster::note::{Assignment, Note, name_of};
+use crate::cluster::note::{Alive, Assignment, Note, name_of};
 use crate::cluster::view::Part;
 use crate::cluster::voice::Sent;
 use crate::error::OpenError;
@@ -36,6 +36,10 @@ pub struct Join {
     /// where the partition is assigned. Names without a slash; owners of other names may be claimed by
     /// anybody.
     pub spread: Vec<String>,
+    /// Whether this member shall warm up before it takes part, until [`Cluster::take_part`]. It takes part
+    /// at once where that helps nobody: where an earlier run of the instance has partitions still, or
+    /// nobody else takes part.
+    pub warms_up: bool,
 }
 
 impl Join {
@@ -119,6 +123,8 @@ pub(crate) fn join(
             partitions: asked,
             spread: join.spread.into_iter().map(Arc::from).collect(),
             silent_after: settings.silent_after(),
+            warms_up: join.warms_up,
+            release_timeout: settings.release_timeout,
         });
         *slot = Some(Arc::clone(&joined));
     }
@@ -166,12 +172,15 @@ fn beat(board: &Weak<Board>, joined: &Joined) {
             let _saying = joined.saying.lock().expect("no holder of the voice panics");
             let note = {
                 let view = board.view();
-                let address = view.part().map(|part| Arc::clone(&part.address));
                 if view.ended().is_some() {
                     return;
                 }
-                let beat = address.map(|address| (Arc::clone(board.me()), address));
-                Note::Beat(name_of(board.me()).into(), beat)
+                let alive = view.part().map(|part| Alive {
+                    incarnation: Arc::clone(board.me()),
+                    address: Arc::clone(&part.address),
+                    warms_up: part.warms_up,
+                });
+                Note::Beat(name_of(board.me()).into(), alive)
             };
             match board.send(&[note]) {
                 Ok(sent) => on_way = Some(sent),
@@ -312,6 +321,12 @@ impl Cluster for Membered {
             .wait_timeout_while(newest, patience, |newest| newest.version == seen);
         let (newest, _) = waited.expect("no holder of the membership panics");
         Arc::clone(&newest)
+    }
+
+    fn take_part(&self) {
+        // The next heartbeat says it.
+        self.board.view().take_part();
+        self.joined.look(&self.board);
     }
 
     fn leave(&self) -> Result<(), String> {

@@ -22,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use onhand_log::Offset;
+use onhand_log::cluster::Ended;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -288,6 +289,7 @@ fn read(consumer: &BaseConsumer<Quiet>, topic: &str, low: Offset, board: &Weak<B
                     let code = error.rdkafka_error_code();
                     if matches!(code, Some(Code::OffsetOutOfRange | Code::AutoOffsetReset)) {
                         assigned = false;
+                        end_if_shorter(consumer, topic, &board);
                     }
                     break;
                 }
@@ -297,6 +299,20 @@ fn read(consumer: &BaseConsumer<Quiet>, topic: &str, low: Offset, board: &Weak<B
         if let Some(joined) = board.joined() {
             joined.look(&board);
         }
+    }
+}
+
+/// A topic that ends before what was read of it is another one, made anew: what this run knows holds no
+/// more, and the others do not know it.
+fn end_if_shorter(consumer: &BaseConsumer<Quiet>, topic: &str, board: &Board) {
+    let patience = board.settings.request_timeout;
+    match consumer.fetch_watermarks(topic, 0, patience) {
+        Ok((_, end)) if end < board.view().next() => {
+            warn!(topic, "was made anew; this run ends");
+            board.view().end(Ended::Silent);
+        }
+        Ok(_) => {}
+        Err(error) => debug!(error = words(&error), topic, "where it ends is not known"),
     }
 }
 

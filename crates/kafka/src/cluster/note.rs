@@ -5,7 +5,7 @@
 //! | `l/NAME` | incarnation | the newest run of the instance of that name; the last record holds |
 //! | `n/INCARNATION` | numbers | its transactional ids that are not known to be dead |
 //! | `c/OWNER/INCARNATION/NUMBER` | `claim` | this incarnation may write for the owner |
-//! | `i/NAME` | incarnation, address | heartbeat |
+//! | `i/NAME` | incarnation, address, `warming` | heartbeat; whether it still warms up |
 //! | `sealed` | `sealed` | the log moved elsewhere: every run that joined has ended |
 //! | `assign` | `INCARNATION=P,P,...` each | which partitions each member shall own, whole; the last record holds |
 //!
@@ -22,6 +22,9 @@ use std::sync::Arc;
 
 /// Most ids that one record lists: an incarnation ends its old ids before it takes more.
 pub(crate) const IDS_MAX: usize = 32;
+
+/// Behind the address in the heartbeat of one that warms up.
+const WARMING: &str = "warming";
 
 /// Key and value of the record of a seal.
 const SEALED: &str = "sealed";
@@ -41,6 +44,15 @@ pub(crate) struct Assignment {
     pub(crate) members: BTreeMap<Arc<str>, Vec<u16>>,
 }
 
+/// What a heartbeat says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Alive {
+    pub(crate) incarnation: Arc<str>,
+    pub(crate) address: Arc<str>,
+    /// Nothing shall be assigned to it yet.
+    pub(crate) warms_up: bool,
+}
+
 /// One record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Note {
@@ -52,8 +64,8 @@ pub(crate) enum Note {
     Ids(Arc<str>, Option<Vec<u64>>),
     /// `false`: it does not stand any more.
     Claim(Claim, bool),
-    /// Incarnation and address; `None`: it leaves.
-    Beat(Arc<str>, Option<(Arc<str>, Arc<str>)>),
+    /// Of the instance of that name; `None`: it leaves.
+    Beat(Arc<str>, Option<Alive>),
     Assign(Assignment),
     /// Whether the log moved elsewhere.
     Sealed(bool),
@@ -95,9 +107,7 @@ impl Note {
             }),
             Self::Claim(_, stands) => stands.then(|| "claim".into()),
             Self::Sealed(is_sealed) => is_sealed.then(|| SEALED.into()),
-            Self::Beat(_, beat) => beat
-                .as_ref()
-                .map(|(incarnation, address)| format!("{incarnation} {address}")),
+            Self::Beat(_, alive) => alive.as_ref().map(Alive::value),
             Self::Assign(assignment) => {
                 let members = assignment.members.iter();
                 let members: Vec<_> = members
@@ -160,21 +170,42 @@ impl Note {
                 Some(Self::Claim(claim, stands))
             }
             "i" => {
-                let beat = match value {
+                let alive = match value {
                     None => None,
                     Some(text) => {
-                        let (run, address) = text.split_once(' ')?;
-                        let run = incarnation(run)?;
-                        if name_of(&run) != name {
+                        let alive = Alive::parse(text)?;
+                        if name_of(&alive.incarnation) != name {
                             return None;
                         }
-                        Some((run, Arc::from(address)))
+                        Some(alive)
                     }
                 };
-                (!name.is_empty()).then(|| Self::Beat(name.into(), beat))
+                (!name.is_empty()).then(|| Self::Beat(name.into(), alive))
             }
             _ => None,
         }
+    }
+}
+
+impl Alive {
+    fn value(&self) -> String {
+        let (incarnation, address) = (&self.incarnation, &self.address);
+        if self.warms_up {
+            format!("{incarnation} {address} {WARMING}")
+        } else {
+            format!("{incarnation} {address}")
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (run, address, warming) = (words.next()?, words.next()?, words.next());
+        let right = warming.is_none_or(|word| word == WARMING) && words.next().is_none();
+        right.then_some(Self {
+            incarnation: incarnation(run)?,
+            address: address.into(),
+            warms_up: warming.is_some(),
+        })
     }
 }
 
@@ -260,6 +291,11 @@ mod tests {
         let assignment = Assignment {
             members: members.into(),
         };
+        let alive = |warms_up| Alive {
+            incarnation: Arc::clone(&run),
+            address: "10.0.0.1:8080".into(),
+            warms_up,
+        };
         for note in [
             Note::Newest {
                 name: "shop.eu-1".into(),
@@ -270,7 +306,8 @@ mod tests {
             Note::Ids(Arc::clone(&run), None),
             Note::Claim(claim.clone(), true),
             Note::Claim(claim, false),
-            Note::Beat("shop.eu-1".into(), Some((run, "10.0.0.1:8080".into()))),
+            Note::Beat("shop.eu-1".into(), Some(alive(false))),
+            Note::Beat("shop.eu-1".into(), Some(alive(true))),
             Note::Beat("b".into(), None),
             Note::Assign(assignment),
             Note::Sealed(true),
@@ -295,6 +332,8 @@ mod tests {
             ("c/o/a.1/1", "else"),
             ("i/a", "b.1 host"),
             ("i/a", "a.1"),
+            ("i/a", "a.1 host else"),
+            ("i/a", "a.1 host warming else"),
             ("l/a", "b.1"),
             ("n/a.1", "1 x"),
             ("n/a", "1"),

@@ -3,19 +3,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use onhand_log::Offset;
-use onhand_log::cluster::{Ended, Member, Membership, Place};
+use onhand_log::cluster::{Ended, Member, Membership, Place, WarmUp};
 use tracing::info;
 
 use crate::cluster::assign::balance;
-use crate::cluster::note::{Assignment, Claim, Note, name_of};
+use crate::cluster::note::{Alive, Assignment, Claim, Note, name_of};
 
 /// The newest heartbeat of one name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Beat {
     incarnation: Arc<str>,
     address: Arc<str>,
+    warms_up: bool,
+    /// Since this member joined. One that nobody heard since may be of an instance that died long ago: it
+    /// counts only as far as partitions are assigned to it.
+    heard: bool,
     /// Own heartbeats read back since.
     silent: u32,
     /// Where it stands.
@@ -30,6 +35,10 @@ pub(crate) struct Part {
     pub(crate) spread: BTreeSet<Arc<str>>,
     /// So many own heartbeats without one of another member: it is silent.
     pub(crate) silent_after: u32,
+    /// Nothing shall be assigned to it yet.
+    pub(crate) warms_up: bool,
+    /// How long one that said that it goes has for giving up what it holds.
+    pub(crate) release_timeout: Duration,
 }
 
 /// See the module's text.
@@ -45,8 +54,8 @@ pub(crate) struct View {
     assignment: Assignment,
     /// By name, the last incarnation that an assignment dropped. It has ended, whatever it says.
     dropped: BTreeMap<Arc<str>, Arc<str>>,
-    /// By name, the run that said that it goes.
-    left: BTreeMap<Arc<str>, Arc<str>>,
+    /// By name, the run that said that it goes, and when that was read.
+    left: BTreeMap<Arc<str>, (Arc<str>, Instant)>,
     part: Option<Part>,
     ended: Option<Ended>,
     is_sealed: bool,
@@ -84,7 +93,11 @@ impl View {
                 if *name == *name_of(&self.me) && self.part.is_some() && incarnation != self.me {
                     self.ended.get_or_insert(Ended::Replaced);
                 }
-                if self.left.get(&name).is_some_and(|run| *run != incarnation) {
+                if self
+                    .left
+                    .get(&name)
+                    .is_some_and(|(run, _)| *run != incarnation)
+                {
                     self.left.remove(&name);
                 }
                 self.newest.insert(name, incarnation);
@@ -98,18 +111,17 @@ impl View {
             Some(Note::Claim(claim, stands)) => self.fold_claim(claim, stands, offset),
             Some(Note::Beat(name, None)) => {
                 if let Some(beat) = self.beats.remove(&name) {
-                    self.left.insert(name, beat.incarnation);
+                    self.left.insert(name, (beat.incarnation, Instant::now()));
                 }
             }
-            Some(Note::Beat(name, Some((incarnation, address)))) => {
-                self.fold_beat(name, incarnation, address, offset);
-            }
+            Some(Note::Beat(name, Some(alive))) => self.fold_beat(name, alive, offset),
             Some(Note::Assign(assignment)) => self.fold_assignment(assignment),
             Some(Note::Sealed(is_sealed)) => {
                 self.is_sealed = is_sealed;
                 self.end_if_sealed();
             }
         }
+        self.end_vain_warm_up();
     }
 
     fn fold_claim(&mut self, claim: Claim, stands: bool, offset: Offset) {
@@ -125,7 +137,12 @@ impl View {
         }
     }
 
-    fn fold_beat(&mut self, name: Arc<str>, incarnation: Arc<str>, address: Arc<str>, at: Offset) {
+    fn fold_beat(&mut self, name: Arc<str>, alive: Alive, at: Offset) {
+        let Alive {
+            incarnation,
+            address,
+            warms_up,
+        } = alive;
         // One that was replaced, or that an assignment dropped, may still believe that it lives.
         if self.newest.get(&name) != Some(&incarnation)
             || self.dropped.get(&name) == Some(&incarnation)
@@ -144,9 +161,19 @@ impl View {
                 }
             }
         }
+        // A goodbye names no run: it was another's.
+        if self
+            .left
+            .get(&name)
+            .is_some_and(|(run, _)| *run == incarnation)
+        {
+            self.left.remove(&name);
+        }
         let beat = Beat {
             incarnation,
             address,
+            warms_up,
+            heard: self.part.is_some(),
             silent: 0,
             at,
         };
@@ -258,6 +285,52 @@ impl View {
         if self.is_replaced() {
             self.end(Ended::Replaced);
         }
+        self.end_vain_warm_up();
+    }
+
+    /// Ends this member's warm-up.
+    pub(crate) fn take_part(&mut self) {
+        if let Some(part) = &mut self.part {
+            part.warms_up = false;
+        }
+    }
+
+    /// A warm-up helps nobody where nobody answers meanwhile: for what this instance had in an earlier run, or
+    /// where nobody else takes part.
+    fn end_vain_warm_up(&mut self) {
+        if !self.part.as_ref().is_some_and(|part| part.warms_up) {
+            return;
+        }
+        let me = name_of(&self.me);
+        let members = &mut self.assignment.members.iter();
+        let has = members.any(|(run, owned)| name_of(run) == me && !owned.is_empty());
+        let is_alone = self.parts().all(|(name, _)| **name == *me);
+        if has || is_alone {
+            self.take_part();
+        }
+    }
+
+    /// What this member prepares for, while it warms up.
+    fn warm_up(&self) -> Option<WarmUp> {
+        let part = self.part.as_ref().filter(|part| part.warms_up)?;
+        let run = |beat: &Beat| Arc::clone(&beat.incarnation);
+        let mut members: BTreeSet<Arc<str>> = self.parts().map(|(_, beat)| run(beat)).collect();
+        let mut assignment = self.assignment.clone();
+        let mut is_next = true;
+        // Those before it take part first: each is given its share of what those before it left.
+        for (_, beat) in self.live().filter(|(_, beat)| beat.warms_up) {
+            members.insert(run(beat));
+            assignment = balance(&assignment, &members, part.partitions);
+            if beat.incarnation == self.me {
+                let coming = assignment.members.remove(&self.me).unwrap_or_default();
+                return Some(WarmUp {
+                    coming: coming.into_iter().collect(),
+                    is_next,
+                });
+            }
+            is_next = false;
+        }
+        None
     }
 
     pub(crate) fn part(&self) -> Option<&Part> {
@@ -289,9 +362,11 @@ impl View {
         })
     }
 
-    /// Whether that incarnation has said that it goes. It finishes what it has.
+    /// Whether that incarnation has said that it goes. It finishes what it has, for a while.
     fn leaves(&self, run: &Arc<str>) -> bool {
-        self.left.get(name_of(run)) == Some(run)
+        let patience = self.part.as_ref().map(|part| part.release_timeout);
+        let left = self.left.get(name_of(run));
+        left.is_some_and(|(left, at)| left == run && Some(at.elapsed()) < patience)
     }
 
     /// Incarnations that are no members any more, did not say that they go, and hold claims of
@@ -322,9 +397,16 @@ impl View {
             .as_ref()
             .map_or(u32::MAX, |part| part.silent_after);
         self.beats.iter().filter(move |(name, beat)| {
-            let dropped = self.dropped.get(*name) == Some(&beat.incarnation);
-            beat.silent < after && !dropped
+            let run = &beat.incarnation;
+            let dropped = self.dropped.get(*name) == Some(run);
+            let heard = beat.heard || self.assignment.members.contains_key(run);
+            beat.silent < after && !dropped && heard
         })
+    }
+
+    /// Of the live ones those to which partitions are assigned.
+    fn parts(&self) -> impl Iterator<Item = (&Arc<str>, &Beat)> {
+        self.live().filter(|(_, beat)| !beat.warms_up)
     }
 
     /// Whether an own heartbeat was read back.
@@ -337,18 +419,21 @@ impl View {
     /// The assignment that this member shall write now, if it is the one to write it.
     pub(crate) fn proposal(&self) -> Option<Assignment> {
         let part = self.part.as_ref()?;
-        let (_, first) = self.live().next()?;
+        let (_, first) = self.parts().next()?;
         if self.ended().is_some() || first.incarnation != self.me {
             return None;
         }
-        let live: BTreeSet<Arc<str>> = self
-            .live()
-            .map(|(_, beat)| Arc::clone(&beat.incarnation))
-            .collect();
-        if live.iter().eq(self.assignment.members.keys()) {
+        let runs = self.parts().map(|(_, beat)| Arc::clone(&beat.incarnation));
+        let members: BTreeSet<Arc<str>> = runs.collect();
+        if members.iter().eq(self.assignment.members.keys()) {
             return None;
         }
-        Some(balance(&self.assignment, &live, part.partitions))
+        // Of several that begin at once each waits until it has heard the others, or missed them.
+        let is_open = |beat: &Beat| !beat.heard && beat.silent < part.silent_after;
+        if self.assignment.members.is_empty() && self.beats.values().any(is_open) {
+            return None;
+        }
+        Some(balance(&self.assignment, &members, part.partitions))
     }
 
     /// What callers are told.
@@ -365,6 +450,7 @@ impl View {
                 name: Arc::clone(name),
                 incarnation: Arc::clone(&beat.incarnation),
                 address: Arc::clone(&beat.address),
+                takes_part: self.assignment.members.contains_key(&beat.incarnation),
             });
         }
         let mut places = vec![Place::default(); usize::from(partitions)];
@@ -395,6 +481,7 @@ impl View {
             me: index.get(&*self.me).copied(),
             members,
             places,
+            warm_up: self.warm_up().filter(|_| self.ended.is_none()),
             ended: self.ended,
         }
     }

@@ -1,21 +1,22 @@
 //! Writing to `onhand.cluster`: a plain idempotent producer, so that records keep their order and none
 //! is there twice, and never a transaction, so that nothing open can hold the topic's readers.
 
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use onhand_log::Offset;
 use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use tracing::{debug, warn};
 
 use crate::client;
 use crate::cluster::note::Note;
 use crate::error::words;
+use crate::polled::Polled;
 use crate::settings::KafkaSettings;
 
 /// Longer than the client itself takes to give a record up: its own words are better.
@@ -87,7 +88,7 @@ impl Sent {
 pub(crate) struct Voice {
     settings: KafkaSettings,
     topic: String,
-    producer: Mutex<Arc<ThreadedProducer<Reports>>>,
+    producer: Mutex<Polled<Reports>>,
 }
 
 impl Voice {
@@ -140,9 +141,8 @@ impl Voice {
     }
 }
 
-fn begin(settings: &KafkaSettings) -> Result<Arc<ThreadedProducer<Reports>>, String> {
-    let producer = ThreadedProducer::from_config_and_context(&settings.voice(), Reports)
-        .map_err(|error| words(&error))?;
+fn begin(settings: &KafkaSettings) -> Result<Polled<Reports>, String> {
+    let producer = Polled::start(&settings.voice(), Reports)?;
     // Connected now, the first claim does not wait for it.
     let topic = settings.cluster();
     let patience = settings.request_timeout;
@@ -152,5 +152,5 @@ fn begin(settings: &KafkaSettings) -> Result<Arc<ThreadedProducer<Reports>>, Str
             "the cluster's topic is not found yet"
         );
     }
-    Ok(Arc::new(producer))
+    Ok(producer)
 }

@@ -23,6 +23,7 @@ pub(crate) fn join() -> Join {
         address: "127.0.0.1:1".into(),
         partitions: PARTITIONS,
         spread: vec![NAME.into()],
+        warms_up: false,
     }
 }
 

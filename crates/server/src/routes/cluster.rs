@@ -28,6 +28,14 @@ pub(super) fn get(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Pro
                 .text("name", &member.name)
                 .text("incarnation", &member.incarnation)
                 .text("address", &member.address)
+                .text(
+                    "state",
+                    if member.takes_part {
+                        "active"
+                    } else {
+                        "joining"
+                    },
+                )
                 .flag("me", Some(at) == membership.me);
             object.close();
         },

@@ -19,8 +19,8 @@ pub(super) fn live(call: &mut Call) -> Result<Response<Body>, Problem> {
 }
 
 /// Ready: taking work, with space to write, and everything restored that is this instance's. One that has
-/// its log for itself was restored before the first connection; one that shares it is ready once it has
-/// joined the others and everything assigned to it is open.
+/// its log for itself was restored before the first connection; one that shares it is ready once it takes
+/// part among the others and everything assigned to it is open.
 pub(super) fn ready(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     let verbose = call.query.flag("verbose")?;
     call.query.finish()?;
@@ -35,7 +35,8 @@ pub(super) fn ready(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, P
         (
             "placement",
             app.is_placed(),
-            "not everything assigned to this instance is open yet; GET /v1/cluster shows what",
+            "this instance is joining the others, or not everything assigned to it is open yet; GET \
+             /v1/cluster shows what",
         ),
         (
             "space",

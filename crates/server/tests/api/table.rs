@@ -99,6 +99,7 @@ impl Table {
             name: name.into(),
             incarnation: format!("{name}.0").into(),
             address: address.to_string().into(),
+            takes_part: true,
         };
         self.change(|s| s.members.insert(name.to_owned(), member));
     }
@@ -153,6 +154,7 @@ impl Table {
                     holder: holder.as_ref().and_then(of_run),
                 })
                 .collect(),
+            warm_up: None,
             ended: standing.ended.get(incarnation).copied(),
             members,
         })
@@ -197,6 +199,7 @@ impl Ground for Seat {
             name: Arc::clone(&self.name),
             incarnation: Arc::clone(&self.incarnation),
             address: address.into(),
+            takes_part: true,
         };
         self.table
             .change(|s| s.members.insert(self.name.to_string(), member));
@@ -220,6 +223,8 @@ impl Cluster for Seat {
         let standing = waited.unwrap().0;
         self.table.membership(&standing, &self.incarnation)
     }
+
+    fn take_part(&self) {}
 
     fn leave(&self) -> Result<(), String> {
         let others = |s: &MutexGuard<'_, Standing>| {
