@@ -188,6 +188,11 @@ impl InternalPack {
         }
     }
 
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
@@ -501,6 +506,24 @@ pub fn excerpt(
     let end = pack.len() - reader.rest.len();
     let part = |range: std::ops::Range<usize>| pack.get(range).unwrap_or_default();
     Ok(([part(0..head), part(offset..end)].concat(), head))
+}
+
+/// The pack `pack` with the first `count` decisions of `more`, which follow its own, behind them.
+///
+/// # Errors
+/// As [`decisions`]; [`PackError::Entry`] when `more` holds fewer.
+pub fn joined(pack: &[u8], more: &[u8], count: u32) -> Result<Vec<u8>, PackError> {
+    let base = decisions(pack)?.base;
+    let mut reader = decisions(more)?;
+    let mut bytes = pack.to_vec();
+    for _ in 0..count {
+        let decision = reader.next().ok_or_else(|| PackError::Entry {
+            at: more.len(),
+            what: format!("it holds fewer than {count} decisions"),
+        })??;
+        put_decision(&mut bytes, &decision, base);
+    }
+    Ok(bytes)
 }
 
 impl<'a> DecisionReader<'a> {

@@ -17,6 +17,12 @@ use crate::topics;
 /// enough for a reader to take in one piece.
 const PACK_BYTES_MAX: usize = 256 << 10;
 
+/// A step ends within a record when all that it puts out reaches this: with what stood there before the
+/// record, one more decision and a piece of the changelog it still fits what any log takes at once. Far
+/// above what a record mostly comes to, as what is cut takes an append more and is put together again
+/// for who asked.
+const RECORD_BYTES_MAX: usize = 4 << 20;
+
 /// The key in a snapshot of the table of remembered ids in its memory layout, which loads faster than
 /// its changelog records. No state key begins with this byte.
 const IDS_DUMP: &[u8] = b"\x01ids";
@@ -36,6 +42,8 @@ pub struct Stock {
     partition: u16,
     pack: DecisionPack,
     sends: BTreeMap<u16, InternalPack>,
+    /// Bytes of what goes to `dead-letters` with this step.
+    letters: usize,
 }
 
 impl fmt::Debug for Stock {
@@ -55,7 +63,14 @@ impl Stock {
             partition,
             pack: DecisionPack::default(),
             sends: BTreeMap::new(),
+            letters: 0,
         }
+    }
+
+    /// Bytes of all that the step puts out so far.
+    fn made(&self) -> usize {
+        let sends = self.sends.values().map(InternalPack::len);
+        self.pack.len() + sends.sum::<usize>() + self.letters
     }
 
     pub fn state(&self) -> &State {
@@ -134,7 +149,7 @@ impl Stock {
 
     /// Keeps a command that was taken in before and is parked by what was heard since: the input at hand
     /// is only what was heard. The state still has the command, as it stands before the decision.
-    fn put_late(&self, key: u64, resolved: &Resolved<'_>, reason: &str, step: &mut Step) {
+    fn put_late(&mut self, key: u64, resolved: &Resolved<'_>, reason: &str, step: &mut Step) {
         let (command, offset) = self
             .state
             .undecided_fact(resolved.reservation.as_str(), resolved.of)
@@ -146,7 +161,7 @@ impl Stock {
 
     /// Keeps what could not be processed, whole, with where it came from and why.
     fn put_dead_letter(
-        &self,
+        &mut self,
         key: u64,
         value: Vec<u8>,
         offset: Offset,
@@ -161,11 +176,12 @@ impl Stock {
             ("attempts", b"1".to_vec()),
         ];
         let key = key.to_be_bytes().to_vec();
+        self.letters += value.len();
         step.put(self.dead_letters, self.partition, key, value, headers);
     }
 
     /// A record that is no pack: kept, and passed over.
-    fn put_unreadable(&self, record: &Record<'_>, error: &PackError, step: &mut Step) {
+    fn put_unreadable(&mut self, record: &Record<'_>, error: &PackError, step: &mut Step) {
         let value = record.value.unwrap_or_default().to_vec();
         self.put_dead_letter(
             record.offset.unsigned_abs(),
@@ -190,7 +206,10 @@ impl Processor for Stock {
                 return;
             }
         };
-        for input in inputs {
+        for (part, input) in (0..).zip(inputs) {
+            if part < step.done() {
+                continue;
+            }
             let input = match input {
                 Ok(input) => input,
                 Err(error) => {
@@ -198,8 +217,12 @@ impl Processor for Stock {
                     break;
                 }
             };
-            step.working_on(count);
-            let Some(begins) = self.take(input, record, step, count) else {
+            if count > 0 && self.made() >= RECORD_BYTES_MAX {
+                step.cut(part);
+                break;
+            }
+            step.working_on(part);
+            let Some(begins) = self.take(input, record, step, part) else {
                 return;
             };
             first.get_or_insert(begins);
@@ -210,7 +233,12 @@ impl Processor for Stock {
         }
     }
 
+    fn join(&self, redo: &[u8], more: &[u8], count: u32) -> Vec<u8> {
+        pack::joined(redo, more, count).expect("both were written a moment ago")
+    }
+
     fn finish(&mut self, step: &mut Step) {
+        self.letters = 0;
         if !self.pack.is_empty() {
             step.redo(self.pack.take());
         }

@@ -16,12 +16,13 @@ use onhand_flows::copy::{difference, fill, holds_more, read_back};
 use onhand_flows::{CommandPack, Node, NodeConfig, Stock, key_of, pack, start, topics};
 use onhand_ledger::reservation::Wish;
 use onhand_ledger::{Amount, Body, Command, Fact, RequestLine, Settings, StateName};
+use onhand_log::journal::{Journal, JournalConfig};
 use onhand_log::memory::{Fault, MemoryLog};
 use onhand_log::testing::{append_and_wait, batch, batch_of, read_all, topic};
 use onhand_log::{
     Append, AppendError, BatchBuilder, Bounds, Consumed, Counterpart, Ending, Fetch, Fill, Header,
-    Listener, Log, Offset, Purpose, ReadError, RecordBatch, Standing, Stats, Timestamp, Token,
-    Topic, TopicError, TopicId, TopicPartition, TopicSpec, View, partition_of,
+    Listener, Log, Offset, Opening, Purpose, ReadError, RecordBatch, Standing, Stats, Timestamp,
+    Token, Topic, TopicError, TopicId, TopicPartition, TopicSpec, View, partition_of,
 };
 use onhand_streams::{Delivery, REDO_MARK, SubmitError, Ticket};
 use onhand_verify::{Window, verify_log};
@@ -300,7 +301,7 @@ fn a_copy_is_clean_and_a_node_on_it_goes_on() {
     assert_eq!(found.hex(), filled.digest.hex());
     assert_eq!(found.positions(), 3);
     assert_eq!(found.records(), filled.written);
-    assert!(filled.hold_source(&source).unwrap());
+    assert!(filled.extent.hold(&source).unwrap());
     let report = verify_log(&target, &window, &|_| ()).unwrap();
     assert!(report.is_clean(), "{report:?}");
 
@@ -492,7 +493,7 @@ fn what_was_taken_from_the_inbox_and_published_is_so_in_the_copy() {
     let origin = [2, 3].map(|n: usize| letter.headers[n].value.unwrap());
     assert_eq!(origin, [&b"2"[..], b"its sender's own"]);
     // Its owners are taken with it, so that nobody moves them behind the copy's back.
-    assert!(filled.hold_source(&source).unwrap());
+    assert!(filled.extent.hold(&source).unwrap());
     let late = onhand_log::testing::append(&source, &gate, Vec::new(), taken(inbox, 8));
     assert!(late.is_err());
 }
@@ -558,10 +559,10 @@ fn a_difference_is_found_and_named() {
     let refused = fill(&source, &target, &mut |_| ()).unwrap_err().to_string();
     assert!(refused.contains("begin with an empty target"), "{refused}");
     // The source goes on: the copy is not all of it.
-    assert!(filled.hold_source(&source).unwrap());
+    assert!(filled.extent.hold(&source).unwrap());
     let token = source.claim("stock/0").unwrap();
     append_and_wait(&source, &token, vec![(places[0], batch_of(1, b"y"))]);
-    assert!(!filled.hold_source(&source).unwrap());
+    assert!(!filled.extent.hold(&source).unwrap());
 
     // One byte of one record.
     let other = filling(&source);
@@ -580,4 +581,32 @@ fn a_difference_is_found_and_named() {
         "{told}"
     );
     assert_eq!(read_all(&other, at, View::Durable).len(), 6);
+}
+
+#[test]
+fn a_record_that_the_target_cannot_take_is_named() {
+    let source = MemoryLog::new();
+    let at = TopicPartition {
+        topic: topic(&source, topics::INBOX, 2),
+        partition: 1,
+    };
+    let token = source.claim("someone").unwrap();
+    for size in [10, 2 << 20] {
+        let large = batch_of(0, &vec![7; size]);
+        append_and_wait(&source, &token, vec![(at, large)]);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = JournalConfig::new(dir.path());
+    config.segment_bytes = 4 << 20;
+    config.max_append_bytes = 1 << 20;
+    config.opening = Opening::Fill(Fill {
+        source: Counterpart::new(source.id(), "there"),
+        epoch: source.epoch(),
+        not_before: source.now(),
+    });
+    let target = Journal::open(config).unwrap();
+    let error = fill(&source, &target, &mut |_| ()).unwrap_err().to_string();
+    let place = format!("the record at offset 1 of partition 1 of {}", topics::INBOX);
+    assert!(error.starts_with(&place), "{error}");
+    assert!(error.contains("before offset 2"), "{error}");
 }

@@ -18,7 +18,7 @@ use onhand_ledger::{
     Time,
 };
 use onhand_log::journal::{Durability, Journal, JournalConfig};
-use onhand_log::memory::MemoryLog;
+use onhand_log::memory::{Fault, MemoryLog};
 use onhand_log::{Log, Topic, TopicPartition, View, partition_of};
 use onhand_streams::{Delivery, SubmitError, Ticket, WorkerConfig};
 
@@ -542,6 +542,131 @@ fn a_commit_with_no_room_to_wait_is_kept_whole() {
     let parked: Vec<_> = kept.iter().map(Letter::command).collect();
     assert_eq!(parked, sent[257..]);
     assert!(kept.iter().all(|letter| letter.is_placed(&*log)));
+}
+
+/// Sends commands in one record and waits until all have their outcome. How many were refused, and how
+/// many deliveries said what became of the record itself.
+fn send_in_one(node: &Node, commands: &[Command<'_>]) -> (usize, usize) {
+    let mut pack = CommandPack::new();
+    commands.iter().for_each(|command| pack.push(command));
+    let (ticket, outcomes) = Channel::pair();
+    let packs = vec![(0, pack.finish())];
+    node.handle.submit(packs, &ticket).unwrap();
+    let (mut told, mut refused, mut whole) = (0, 0, 0);
+    while told < commands.len() {
+        let delivery = outcomes.recv_timeout(Duration::from_secs(60)).unwrap();
+        let delivery = delivery.unwrap();
+        let count = usize::try_from(delivery.count).unwrap();
+        let read = pack::decisions_at(&delivery.pack, delivery.offset, delivery.number).unwrap();
+        let decisions: Vec<_> = read.take(count).map(Result::unwrap).collect();
+        let asked = decisions.iter().zip(commands);
+        if count == commands.len()
+            && asked
+                .clone()
+                .all(|(d, c)| d.input == Input::Command(c.clone()))
+        {
+            whole += 1;
+        }
+        for decision in &decisions {
+            let late = decision.resolved.iter().map(|resolved| &resolved.outcome);
+            for outcome in decision.outcome.iter().chain(late) {
+                told += 1;
+                refused += usize::from(matches!(outcome, Outcome::Rejected(_)));
+            }
+        }
+    }
+    (refused, whole)
+}
+
+fn one_partition() -> NodeConfig {
+    NodeConfig {
+        partitions: Some(1),
+        ..NodeConfig::default()
+    }
+}
+
+/// What waits for a reservation is written again with each that comes to it.
+#[test]
+fn a_record_whose_decisions_no_append_takes_is_decided_in_parts() {
+    let memory = Arc::new(MemoryLog::new());
+    let node = start(memory.clone(), &one_partition()).unwrap();
+    send(&node, &receive("r", "mug", 10));
+    let names: Vec<String> = (0..3).map(|n| format!("basket-{n}")).collect();
+    let ids: Vec<String> = (0..300).map(|n| format!("{n:x>250}")).collect();
+    let mut commands = Vec::new();
+    for name in &names {
+        commands.push(reserve(name, &[("mug", 1)]));
+        commands.extend(ids.iter().map(|id| {
+            let body = Body::Extend {
+                reservation: name.as_str().into(),
+                ttl_s: Some(600),
+            };
+            Command::new("web", id.as_str(), body)
+        }));
+    }
+    // 256 wait for each, and the others are too many.
+    assert_eq!(send_in_one(&node, &commands), (3 * 44, 1));
+    assert_eq!(node.handle.stats().stopped_tasks, 0);
+    assert_eq!(on_hand(&node, "mug"), (10, 7));
+    let before = hashes(&node);
+    node.stop().unwrap();
+    let node = start(Arc::new(memory.reopened()), &one_partition()).unwrap();
+    assert_eq!(hashes(&node), before);
+    node.stop().unwrap();
+}
+
+/// One reservation of many SKUs is written with the answer of each.
+#[test]
+fn a_record_of_answers_whose_decisions_no_append_takes_is_decided_in_parts() {
+    let node = start(Arc::new(MemoryLog::new()), &one_partition()).unwrap();
+    let skus: Vec<String> = (0..100).map(|n| format!("{n:x>200}")).collect();
+    let stock: Vec<_> = skus.iter().map(|sku| receive(sku, sku, 100)).collect();
+    assert_eq!(send_in_one(&node, &stock), (0, 1));
+    let names: Vec<String> = (0..8).map(|n| format!("basket-{n}")).collect();
+    let lines: Vec<(&str, i64)> = skus.iter().map(|sku| (sku.as_str(), 1)).collect();
+    let commands: Vec<_> = names.iter().map(|name| reserve(name, &lines)).collect();
+    assert_eq!(send_in_one(&node, &commands), (0, 1));
+    let released: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let body = Body::Release {
+                reservation: name.as_str().into(),
+                lines: None,
+            };
+            Command::new("clerk", name.as_str(), body)
+        })
+        .collect();
+    assert_eq!(send_in_one(&node, &released), (0, 1));
+    assert_eq!(node.handle.stats().stopped_tasks, 0);
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_tick_that_was_not_written_does_not_keep_what_has_expired() {
+    let memory = Arc::new(MemoryLog::new());
+    memory.set_time(1_700_000_000_000);
+    let node = start(memory.clone(), &one_partition()).unwrap();
+    send(&node, &receive("r", "mug", 10));
+    send(&node, &reserve("basket", &[("mug", 4)]));
+    assert_eq!(on_hand(&node, "mug"), (10, 6));
+    memory.inject(Fault::Aborted);
+    memory.set_time(1_700_000_700_000);
+    // What is asked in between may hear that the last write is not durable.
+    for _ in 0..500 {
+        let (sender, receiver) = channel();
+        let level = |stock: &mut Stock| stock.state().level("mug", "london");
+        let asked = node
+            .handle
+            .query(0, level, move |level| sender.send(level).unwrap());
+        asked.unwrap();
+        let level = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        if level.is_ok_and(|level| level.is_some_and(|level| level.available() == 10)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(on_hand(&node, "mug"), (10, 10));
+    node.stop().unwrap();
 }
 
 #[test]

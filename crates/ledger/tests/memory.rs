@@ -12,7 +12,7 @@ mod support;
 use onhand_ledger::{Body, Input, Settings, State, StateName, Time, decide};
 use support::{command, fact, home, stamped};
 
-/// As DESIGN asks: all included.
+/// All included.
 const POSITION_BYTES_MAX: usize = 200;
 const NAME_BYTES_MAX: u64 = 60;
 

@@ -1,4 +1,4 @@
-//! Reservations, one rule at a time: what SURFACE promises of reserve, commit, confirm, release,
+//! Reservations, one rule at a time: what the API promises of reserve, commit, confirm, release,
 //! extend, ship and expiry, on one partition and on several.
 
 #![allow(

@@ -52,6 +52,14 @@ fn too_much_that_waits_is_refused_and_facts_are_kept() {
     b.give("fact", None, commit("o", &[(1, "tea", 4, "main")]));
     assert_eq!(rejected(&b.outcome("over")), Reason::TooManyWaiting);
     assert!(matches!(b.outcome("fact"), Outcome::Parked { .. }));
+    // All that waits is not written again for what does not.
+    for refused in b.given.iter().rev().take(2) {
+        let (_, owner, number) = refused;
+        let place = usize::try_from(*number).unwrap() - 1;
+        let bytes = &b.world.logs[*owner][place];
+        let decision = postcard::from_bytes::<Decision<'_>>(bytes).unwrap();
+        assert_eq!(decision.reservations, []);
+    }
     // Nor has a retry room to wait; the name stays that of the first.
     b.give("w255", None, extend("o", 60));
     assert_eq!(rejected(&b.outcome("w255")), Reason::TooManyWaiting);
@@ -95,6 +103,11 @@ fn what_falls_due_at_once_expires_in_bounded_decisions() {
     // A command about one of them finds it expired, however many are due before it.
     b.give("late", None, confirm("o899", &[]));
     assert_eq!(b.reservation("o899").unwrap().expires_at, None);
+    // The next one of that time brings no more of them than its own.
+    b.give("later", None, confirm("o898", &[]));
+    let last = b.world.logs[0].last().unwrap();
+    let last = postcard::from_bytes::<Decision<'_>>(last).unwrap();
+    assert_eq!(last.reservations.len(), 1);
     // One tick for each due time brings the rest, though all was due at once.
     let mut ticked = None;
     while let Some(due) = b.world.states[0].due() {
@@ -105,6 +118,7 @@ fn what_falls_due_at_once_expires_in_bounded_decisions() {
     }
     b.settle();
     assert_eq!(rejected(&b.outcome("late")), Reason::Expired);
+    assert_eq!(rejected(&b.outcome("later")), Reason::Expired);
     b.check_quiet();
     assert_eq!(levels(&b, "tea", "main"), (1_000, 0, 0));
     let most = b.world.logs[0].iter().map(|bytes| {
@@ -114,6 +128,35 @@ fn what_falls_due_at_once_expires_in_bounded_decisions() {
             .len()
     });
     assert_eq!(most.max(), Some(257), "one decision does not take all");
+}
+
+#[test]
+fn of_large_reservations_fewer_expire_in_one_decision() {
+    let mut b = Booking::new(1);
+    let places: Vec<String> = (0..100).map(|i| format!("{i:x>200}")).collect();
+    for (i, place) in places.iter().enumerate() {
+        b.ask(&format!("r{i}"), receive("tea", place, 1_000));
+    }
+    // Each takes some 20 kB.
+    let lines = (1..)
+        .zip(&places)
+        .map(|(i, place)| (i, "tea", 1, place.as_str()));
+    let lines: Vec<_> = lines.collect();
+    for i in 0..40 {
+        let name = format!("o{i}");
+        b.ask(&name, reserve(&name, &lines, 60));
+    }
+    b.world.now = b.world.now.plus(60_000);
+    b.world.decide(0, Input::Tick);
+    let tick = b.world.logs[0].last().unwrap();
+    let tick = postcard::from_bytes::<Decision<'_>>(tick).unwrap();
+    let expired = tick.reservations.len();
+    assert!((20..30).contains(&expired), "{expired} at once");
+    b.world.now = b.world.states[0].due().unwrap();
+    b.world.decide(0, Input::Tick);
+    b.settle();
+    b.check_quiet();
+    assert_eq!(levels(&b, "tea", &places[0]), (1_000, 0, 0));
 }
 
 #[test]

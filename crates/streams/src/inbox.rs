@@ -30,6 +30,9 @@ pub enum SubmitError {
     /// The partition is not open here: another instance owns it, or nobody does at this moment.
     #[error("partition {0} is not owned by this instance; send it to the one that owns it")]
     Moved(u16),
+    /// Its ticket said so before it was taken in: see [`Ticket::is_wanted`].
+    #[error("what was sent before it failed, so it was not taken; send all again with the same ids")]
+    Unwanted,
     /// The partition asked for is not below the number of partitions.
     #[error("partition {0} is not one of this node's; check the partition count")]
     UnknownPartition(u16),

@@ -97,6 +97,11 @@ impl InFlight {
         self.lock().trouble
     }
 
+    /// Something else calls for the tasks to be reopened, as after an append that did not end well.
+    pub(crate) fn spoil(&self) {
+        self.lock().trouble.get_or_insert(Ending::Aborted);
+    }
+
     pub(crate) fn clear_trouble(&self) {
         self.lock().trouble = None;
     }

@@ -16,13 +16,14 @@
 //!
 //! This crate knows nothing of HTTP, Kafka or stock.
 //!
-//! Modules in reading order: [`processor`], [`task`], [`restore`], [`snapshot`], [`worker`],
-//! `inbox` (the way in), `round` (what a worker's thread does), `recovery` (what else it does), `inflight`
-//! (what waits for a sync), `tickets` (who waits for what), `opener` (partitions come and go), `standby`, `following`
-//! and `warm` (partitions that others own, followed).
+//! Modules in reading order: [`processor`], [`task`], `cut` (steps that end within a record), [`restore`],
+//! [`snapshot`], [`worker`], `inbox` (the way in), `round` (what a worker's thread does), `recovery` (what
+//! else it does), `inflight` (what waits for a sync), `tickets` (who waits for what), `opener` (partitions
+//! come and go), `standby`, `following` and `warm` (partitions that others own, followed).
 
 #![warn(missing_docs)]
 
+mod cut;
 mod following;
 mod inbox;
 mod inflight;
@@ -38,6 +39,7 @@ mod tickets;
 mod warm;
 pub mod worker;
 
+pub use cut::{CUT_HEADER, Cut};
 pub use inbox::{SubmitError, WorkerHandle, WorkerStats};
 pub use opener::Opener;
 pub use processor::{Delivery, Processor, Step, Ticket};

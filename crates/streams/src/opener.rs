@@ -217,12 +217,14 @@ impl<P: Processor> Opener<P> {
                 from_standby: true,
                 ..Restored::default()
             };
-            apply_redo(reading, &mut warm.processor, from, from, &mut report)?;
+            let mut cut = warm.cut;
+            let processor = &mut warm.processor;
+            apply_redo(reading, processor, from, from, &mut report, &mut cut)?;
             let unfit = |what| spec.unfit(what);
             let (processor, redo_bytes, unsnapped_bytes) = warm.finish().map_err(unfit)?;
-            Ok((processor, redo_bytes, unsnapped_bytes, report))
+            Ok((processor, redo_bytes, unsnapped_bytes, cut, report))
         });
-        let (processor, redo_bytes, unsnapped_bytes, mut report) = match finished {
+        let (processor, redo_bytes, unsnapped_bytes, cut, mut report) = match finished {
             Ok(finished) => finished,
             Err(error) if error.may_pass() => return Err(error),
             Err(error) => {
@@ -238,6 +240,7 @@ impl<P: Processor> Opener<P> {
             processor,
             redo_bytes + report.redo_bytes,
             unsnapped_bytes + report.redo_bytes,
+            cut,
         )?;
         report.redo_records += caught_up;
         Ok(Some((task, report)))

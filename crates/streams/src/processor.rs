@@ -12,11 +12,20 @@ use crate::inbox::SubmitError;
 ///
 /// Everything it does must follow from its state and the records it is given: no clock, no entropy.
 pub trait Processor: Send + 'static {
-    /// Processes one record of the input topic. It may change state and put output into `step`.
+    /// Processes one record of the input topic, from its part [`Step::done`] on. It may change state and
+    /// put output into `step`. Where that grows large within a record it says so ([`Step::cut`]) and
+    /// returns: the step ends there, and the same record comes again for the rest.
     ///
     /// A panic is caught: the task is restored from the log, and the record comes again with
     /// [`Step::parked`] naming the part whose processing panicked.
     fn process(&mut self, record: &Record<'_>, step: &mut Step);
+
+    /// The redo record `redo` with the first `count` outcomes of `more`, the next one, behind its own: who
+    /// asked for a record that was cut hears of all of it at once. Asked only where [`Step::cut`] is used.
+    fn join(&self, redo: &[u8], more: &[u8], count: u32) -> Vec<u8> {
+        let _ = (more, count);
+        redo.to_vec()
+    }
 
     /// Ends a step of one or more records: puts the redo record of all of them into `step`.
     fn finish(&mut self, step: &mut Step);
@@ -64,6 +73,12 @@ pub trait Processor: Send + 'static {
 pub trait Ticket: Send + Sync {
     /// Something that was asked has an outcome, and it is durable.
     fn deliver(&self, delivery: Delivery);
+
+    /// Whether it is still to be taken in; asked just before. What is not is refused with
+    /// [`SubmitError::Unwanted`].
+    fn is_wanted(&self) -> bool {
+        true
+    }
 
     /// It was not taken after all; nothing of it is in the log.
     fn refused(&self, error: &SubmitError);
@@ -131,6 +146,9 @@ pub struct Step {
     pub(crate) ticket: Option<u64>,
     pub(crate) parked: Vec<(u32, String)>,
     pub(crate) working_on: u32,
+    /// Parts of the record being processed that earlier steps have done.
+    pub(crate) done: u32,
+    pub(crate) cut: Option<u32>,
     pub(crate) stop: Option<String>,
 }
 
@@ -143,6 +161,18 @@ impl fmt::Debug for Step {
 }
 
 impl Step {
+    /// How many parts of the record being processed are done already: it was cut behind them.
+    pub fn done(&self) -> u32 {
+        self.done
+    }
+
+    /// Ends the step within the record: `done` parts of it are done, more than [`Step::done`] said, and the
+    /// step has a redo record. So has what comes of the rest, unless it ends the record.
+    pub fn cut(&mut self, done: u32) {
+        assert!(done > self.done, "a record is cut behind something new");
+        self.cut = Some(done);
+    }
+
     /// Says which part of the record is being processed, so that a panic can be pinned to it.
     pub fn working_on(&mut self, part: u32) {
         self.working_on = part;

@@ -56,6 +56,7 @@ impl<P: Processor> Round<P> {
             }
             Ok(_) => Ok(()),
         };
+        self.forget_tick(partition);
         self.note(partition);
         reopened
     }

@@ -9,6 +9,7 @@ use onhand_log::{
 };
 use thiserror::Error;
 
+use crate::cut::Cut;
 use crate::processor::Processor;
 use crate::snapshot::{LogMark, Snapshot, SnapshotDir};
 use crate::task::TaskSpec;
@@ -45,11 +46,13 @@ impl Reading<'_> {
     }
 }
 
-/// A state and the redo offset below which everything is in it.
+/// A state, the redo offset below which everything is in it, and what the last redo record below that
+/// says of a cut.
 pub(crate) struct Whole<P> {
     pub(crate) processor: P,
     pub(crate) restored: Restored,
     pub(crate) next: Offset,
+    pub(crate) cut: Option<Cut>,
 }
 
 /// What a restore did.
@@ -161,11 +164,20 @@ fn from_snapshot<P: Processor>(
     let counted = snapshot.redo_next();
     let last = last_before(reading, spec.at(spec.topics.redo), counted, start)?;
     let from = last.unwrap_or(counted);
-    let next = apply_redo(reading, &mut processor, from, counted, &mut restored)?;
+    let mut cut = None;
+    let next = apply_redo(
+        reading,
+        &mut processor,
+        from,
+        counted,
+        &mut restored,
+        &mut cut,
+    )?;
     Ok(Whole {
         processor,
         restored,
         next,
+        cut,
     })
 }
 
@@ -216,11 +228,21 @@ fn from_changelog<P: Processor>(
         );
         (processor, restored, redo_from) = (make(), Restored::default(), start);
     }
-    let next = apply_redo(reading, &mut processor, redo_from, redo_from, &mut restored)?;
+    // A mark is written before the redo record of its append, so the last one is read.
+    let mut cut = None;
+    let next = apply_redo(
+        reading,
+        &mut processor,
+        redo_from,
+        redo_from,
+        &mut restored,
+        &mut cut,
+    )?;
     Ok(Whole {
         processor,
         restored,
         next,
+        cut,
     })
 }
 
@@ -235,18 +257,19 @@ fn was_begun_long_ago(log: &dyn Log, round: &[RecordBatch], taken: Offset) -> bo
 }
 
 /// Gives the processor the redo records from `from` on, and counts those from `counted` on. Says behind
-/// which offset none was left.
+/// which offset none was left, and leaves in `cut` what the last one says of it.
 pub(crate) fn apply_redo<P: Processor>(
     reading: Reading<'_>,
     processor: &mut P,
     from: Offset,
     counted: Offset,
     restored: &mut Restored,
+    cut: &mut Option<Cut>,
 ) -> Result<Offset, RestoreError> {
     let spec = reading.spec;
     let redo = spec.at(spec.topics.redo);
     each_batch(reading, redo, Some(from), &mut |batch| {
-        apply_batch(processor, &batch, from, counted, restored)
+        apply_batch(processor, &batch, from, counted, restored, cut)
     })
     .map_err(|error| error.into_restore(spec))
 }
@@ -258,6 +281,7 @@ pub(crate) fn apply_batch<P: Processor>(
     from: Offset,
     counted: Offset,
     restored: &mut Restored,
+    cut: &mut Option<Cut>,
 ) -> Result<(), String> {
     for record in batch.records().filter(|r| r.offset >= from) {
         let unfit = |what: String| format!("redo record at offset {}: {what}", record.offset);
@@ -268,6 +292,7 @@ pub(crate) fn apply_batch<P: Processor>(
             restored.redo_bytes += value.len();
         }
         processor.redo(value).map_err(unfit)?;
+        *cut = Cut::of(&record);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use onhand_log::{Append, AppendError, BatchBuilder, Log, Purpose, Token, TopicPartition};
 
@@ -26,6 +26,9 @@ const ROUND_BYTES: usize = 2 << 20;
 
 /// A worker never sleeps longer, so that it notices what nothing announces (wall time for ticks).
 const SLEEP_MAX: Duration = Duration::from_millis(250);
+
+/// Before what the log did not give or take for now is tried again.
+const AGAIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why nothing is taken any more after a panic that is none of a record's.
 const PANICKED: &str =
@@ -51,6 +54,30 @@ pub(crate) struct Round<P: Processor> {
     pub(crate) standings: Vec<Standing>,
     /// Tasks that go on until their outcomes are out, and then leave. One of each partition at most.
     pub(crate) closing: Vec<Closing<P>>,
+    pub(crate) put_off: PutOff,
+}
+
+/// Partitions for which the log could not do something: it is tried again after a pause.
+#[derive(Default)]
+pub(crate) struct PutOff {
+    until: Option<Instant>,
+    unread: BTreeSet<u16>,
+    unticked: BTreeSet<u16>,
+}
+
+impl PutOff {
+    fn begin_pause(&mut self) {
+        self.until
+            .get_or_insert_with(|| Instant::now() + AGAIN_PAUSE);
+    }
+
+    /// What is to be tried now: nothing before the pause is over.
+    fn take_due(&mut self) -> Self {
+        match self.until {
+            Some(until) if Instant::now() >= until => std::mem::take(self),
+            _ => Self::default(),
+        }
+    }
 }
 
 /// What every round asks of every task, kept side by side: reading it in the tasks themselves would
@@ -59,7 +86,8 @@ pub(crate) struct Round<P: Processor> {
 pub(crate) struct Standing {
     /// When the task wants a tick.
     due: Option<i64>,
-    /// The due time for which a tick was last written: it is written once for each.
+    /// The due time for which a tick was last written: it is written once for each, unless it did not
+    /// get into the log.
     ticked: Option<i64>,
     stopped: bool,
 }
@@ -166,6 +194,7 @@ impl<P: Processor> Round<P> {
     /// One round. Returns whether there will be others.
     fn run(&mut self, shared: &Shared<P>, messages: Vec<Message<P>>) -> bool {
         let mut stirred = Stirred::default();
+        self.try_again(&mut stirred);
         if shared.stirred.swap(false, Ordering::SeqCst) {
             self.partitions().for_each(|p| stirred.insert(p));
         }
@@ -186,6 +215,21 @@ impl<P: Processor> Round<P> {
         self.log.flush();
         self.report(shared);
         true
+    }
+
+    /// What was put off comes again. The worker's thread sleeps no longer than about the pause.
+    fn try_again(&mut self, stirred: &mut Stirred) {
+        let due = self.put_off.take_due();
+        due.unread.into_iter().for_each(|p| stirred.insert(p));
+        due.unticked.into_iter().for_each(|p| self.forget_tick(p));
+    }
+
+    /// The tick that was written last for that partition is not in the log, or may not be.
+    pub(crate) fn forget_tick(&mut self, partition: u16) {
+        let place = self.place(partition);
+        if let Some(standing) = self.standings.get_mut(place) {
+            standing.ticked = None;
+        }
     }
 
     /// What others may know of it between two rounds.
@@ -262,6 +306,10 @@ impl<P: Processor> Round<P> {
                     continue;
                 }
             };
+            if !ticket.is_wanted() {
+                ticket.refused(&SubmitError::Unwanted);
+                continue;
+            }
             let mut asked = packs.iter().map(|(partition, _)| *partition);
             if let Some(moved) = asked.find(|partition| self.task(*partition).is_none()) {
                 // It was closed while this was on its way into the inbox.
@@ -374,9 +422,16 @@ impl<P: Processor> Round<P> {
                     if let Err(error) = self.reopen(partition)
                         && let Some(task) = self.task(partition)
                     {
+                        // It may pass. Until then the state is half changed.
                         task.stop(error.to_string());
+                        self.in_flight.spoil();
                     }
                     stirred.insert(partition);
+                }
+                Stepped::Unread(error) => {
+                    tracing::warn!(partition, %error, "its input was not read, trying again");
+                    self.put_off.unread.insert(partition);
+                    self.put_off.begin_pause();
                 }
                 Stepped::Stopped => {
                     tracing::error!(partition, why = task.stopped(), "the task stopped");
@@ -441,9 +496,8 @@ impl<P: Processor> Round<P> {
         if batches.is_empty() {
             return Ok(());
         }
-        batches
-            .iter()
-            .for_each(|(at, _)| stirred.insert(at.partition));
+        let ticked: BTreeSet<u16> = batches.iter().map(|(at, _)| at.partition).collect();
+        ticked.iter().for_each(|p| stirred.insert(*p));
         let append = Append {
             purpose: Purpose::Decision,
             batches,
@@ -455,7 +509,9 @@ impl<P: Processor> Round<P> {
             if matches!(error, AppendError::Fenced { .. }) {
                 return Err(error.to_string());
             }
-            tracing::warn!(%error, "a tick was not written");
+            tracing::warn!(%error, "a tick was not written, trying again");
+            self.put_off.unticked.extend(ticked);
+            self.put_off.begin_pause();
         }
         Ok(())
     }

@@ -18,15 +18,16 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use onhand_log::{
-    Append, AppendError, BatchBuilder, Consumed, Header, Log, Offset, Purpose, ReadError,
+    Append, AppendError, BatchBuilder, Consumed, Header, Log, Offset, Purpose, ReadError, Record,
     RecordBatch, Token, TopicId, TopicPartition, View,
 };
 
+use crate::cut::{CUT_HEADER, Cut};
 use crate::inflight::InFlight;
-use crate::processor::{Delivery, Processor, Step};
+use crate::processor::{AnswerPlace, AnswerTo, Delivery, Processor, Step};
 use crate::restore::{self, REDO_MARK, Reading, RestoreError, Restored, Whole};
 use crate::snapshot::SnapshotDir;
-use crate::tickets::{Deliveries, Tickets};
+use crate::tickets::{Deliveries, FAILED, Tickets};
 
 /// How much is read at once. Large enough that a busy partition is one read per round.
 const READ_BYTES: usize = 1 << 20;
@@ -121,6 +122,8 @@ pub(crate) enum Stepped {
     Stopped,
     /// Somebody else owns its partition, and so, soon, all that this worker had; the reason is kept.
     Fenced,
+    /// The log cannot be read now, which may pass.
+    Unread(ReadError),
 }
 
 /// The owner of one partition.
@@ -139,7 +142,19 @@ pub(crate) struct Task<P> {
     changelog_left: VecDeque<RecordBatch>,
     /// Parts of input records whose processing panicked, by the record's offset.
     parked: BTreeMap<Offset, Vec<(u32, String)>>,
+    /// The record that the last step ended within.
+    cut: Option<Cut>,
+    /// What somebody here who asked for that record is to hear, as far as it was decided.
+    begun: Option<Begun>,
     stopped: Option<String>,
+}
+
+/// An answer whose record was cut.
+struct Begun {
+    ticket: u64,
+    cut: Cut,
+    pack: Bytes,
+    place: AnswerPlace,
 }
 
 impl<P> fmt::Debug for Task<P> {
@@ -173,16 +188,26 @@ impl<P: Processor> Task<P> {
         let Whole {
             processor,
             restored,
+            cut,
             ..
         } = whole;
         let redo_bytes = restored.redo_bytes_before + restored.redo_bytes;
         let unsnapped_bytes = restored.redo_bytes;
-        let task = Self::of_state(log, token, spec, processor, redo_bytes, unsnapped_bytes)?;
+        let task = Self::of_state(
+            log,
+            token,
+            spec,
+            processor,
+            redo_bytes,
+            unsnapped_bytes,
+            cut,
+        )?;
         Ok((task, restored))
     }
 
-    /// The task of a partition that was claimed, with the state that all its redo records led to, and
-    /// how much of them stands behind the last round of the changelog and the last snapshot.
+    /// The task of a partition that was claimed, with the state that all its redo records led to, how
+    /// much of them stands behind the last round of the changelog and the last snapshot, and what the
+    /// last of them says of a cut.
     pub(crate) fn of_state(
         log: &Arc<dyn Log>,
         token: Token,
@@ -190,6 +215,7 @@ impl<P: Processor> Task<P> {
         processor: P,
         redo_bytes: usize,
         unsnapped_bytes: usize,
+        cut: Option<Cut>,
     ) -> Result<Self, RestoreError> {
         let input = spec.at(spec.topics.input);
         let next = match log.consumed(&spec.owner(), input)? {
@@ -200,6 +226,7 @@ impl<P: Processor> Task<P> {
             next,
             redo_bytes,
             unsnapped_bytes,
+            cut,
             stopped: None,
             ..Self::stopped_before_start(spec, token, processor, String::new())
         })
@@ -222,6 +249,8 @@ impl<P: Processor> Task<P> {
             snapshot_bytes: 0,
             changelog_left: VecDeque::new(),
             parked: BTreeMap::new(),
+            cut: None,
+            begun: None,
             stopped: Some(why),
         }
     }
@@ -237,6 +266,8 @@ impl<P: Processor> Task<P> {
         let left = AtomicU64::new(0);
         let (mut fresh, restored) = Self::open(log, token, self.spec.clone(), make, None, &left)?;
         fresh.parked = std::mem::take(&mut self.parked);
+        let begun = self.begun.take();
+        fresh.begun = begun.filter(|begun| fresh.cut == Some(begun.cut));
         *self = fresh;
         Ok(restored)
     }
@@ -250,9 +281,10 @@ impl<P: Processor> Task<P> {
     }
 
     /// Whether anything is in the state that no snapshot has. While a round of the changelog is
-    /// half written none is taken: what the rest of it holds counts as written already.
+    /// half written none is taken: what the rest of it holds counts as written already. Nor of a task
+    /// that stopped: its state may be ahead of the log.
     pub(crate) fn is_unsnapped(&self) -> bool {
-        self.unsnapped_bytes > 0 && self.changelog_left.is_empty()
+        self.stopped.is_none() && self.unsnapped_bytes > 0 && self.changelog_left.is_empty()
     }
 
     /// Whether a snapshot would shorten a restart by more than it costs; not below `least` bytes of
@@ -300,6 +332,7 @@ impl<P: Processor> Task<P> {
         let input = self.spec.at(self.spec.topics.input);
         let fetch = match around.log.read(input, self.next, READ_BYTES, View::Latest) {
             Ok(fetch) => fetch,
+            Err(error @ ReadError::Io(_)) => return Stepped::Unread(error),
             Err(error) => return self.stop_for(&error.into()),
         };
         if fetch.next == self.next {
@@ -308,36 +341,16 @@ impl<P: Processor> Task<P> {
         let mut step = Step::default();
         for batch in &fetch.batches {
             for record in batch.records() {
-                if record.offset < self.next {
-                    continue;
-                }
-                step.ticket = own_ticket(record.key, around.instance);
-                step.undecided = 0;
-                step.parked = self.parked.get(&record.offset).cloned().unwrap_or_default();
-                step.working_on = 0;
-                let processor = &mut self.processor;
-                // The state may be half changed after a panic: it is thrown away and restored.
-                let result = catch_unwind(AssertUnwindSafe(|| {
-                    processor.process(&record, &mut step);
-                }));
-                if let Err(panic) = result {
-                    let text = panic_text(panic.as_ref());
-                    self.parked
-                        .entry(record.offset)
-                        .or_default()
-                        .push((step.working_on, text));
-                    return Stepped::Panicked;
-                }
-                if let Some(why) = step.stop.take() {
-                    self.stopped = Some(why);
-                    return Stepped::Stopped;
-                }
-                self.parked.remove(&record.offset);
-                self.next = record.offset + 1;
-                if self.processor.is_full() {
-                    let full = std::mem::take(&mut step);
-                    if let Err(error) = self.commit(full, around) {
-                        return self.stop_for(&error);
+                // One that is cut comes again for the rest.
+                while record.offset >= self.next {
+                    if let Err(stepped) = self.process(&record, &mut step, around) {
+                        return stepped;
+                    }
+                    if step.cut.is_some() || self.processor.is_full() {
+                        let full = std::mem::take(&mut step);
+                        if let Err(error) = self.commit(full, around) {
+                            return self.stop_for(&error);
+                        }
                     }
                 }
             }
@@ -348,6 +361,52 @@ impl<P: Processor> Task<P> {
             return self.stop_for(&error);
         }
         Stepped::Moved
+    }
+
+    /// Processes a record, or what is left of one that was cut, up to its end or to where it is cut.
+    fn process(
+        &mut self,
+        record: &Record<'_>,
+        step: &mut Step,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Stepped> {
+        let cut = self.cut.filter(|cut| cut.offset == record.offset);
+        step.done = cut.map_or(0, |cut| cut.parts);
+        step.ticket = own_ticket(record.key, around.instance);
+        if let (Some(_), Some(ticket), None) = (cut, step.ticket, &self.begun) {
+            // What was decided before it came again is not at hand, and half an answer is none.
+            step.ticket = None;
+            if let Some(ticket) = around.tickets.withdraw(ticket) {
+                ticket.failed(FAILED);
+            }
+        }
+        step.undecided = 0;
+        step.parked = self.parked.get(&record.offset).cloned().unwrap_or_default();
+        step.working_on = step.done;
+        let processor = &mut self.processor;
+        // The state may be half changed after a panic: it is thrown away and restored.
+        let result = catch_unwind(AssertUnwindSafe(|| processor.process(record, step)));
+        if let Err(panic) = result {
+            let text = panic_text(panic.as_ref());
+            self.parked
+                .entry(record.offset)
+                .or_default()
+                .push((step.working_on, text));
+            return Err(Stepped::Panicked);
+        }
+        if let Some(why) = step.stop.take() {
+            self.stopped = Some(why);
+            return Err(Stepped::Stopped);
+        }
+        self.cut = step.cut.map(|parts| Cut {
+            offset: record.offset,
+            parts,
+        });
+        if self.cut.is_none() {
+            self.parked.remove(&record.offset);
+            self.next = record.offset + 1;
+        }
+        Ok(())
     }
 
     fn stop_for(&mut self, error: &CommitError) -> Stepped {
@@ -368,8 +427,13 @@ impl<P: Processor> Task<P> {
             pack = Bytes::from(value);
             self.redo_bytes += pack.len();
             self.unsnapped_bytes += pack.len();
+            let cut = self.cut.map(Cut::bytes);
+            let header = cut.as_ref().map(|cut| Header {
+                key: CUT_HEADER,
+                value: Some(cut),
+            });
             let mut batch = BatchBuilder::with_capacity(pack.len() + RECORD_OVERHEAD);
-            batch.push(now, None, Some(&pack), &[]);
+            batch.push(now, None, Some(&pack), header.as_slice());
             batches.extend(
                 batch
                     .finish()
@@ -413,10 +477,17 @@ impl<P: Processor> Task<P> {
         }
         let mut deliveries = Deliveries::default();
         for (to, place) in &step.answers {
+            let answer = match to {
+                AnswerTo::Ticket(ticket) => self.whole(*ticket, &pack, *place, step.ticket),
+                AnswerTo::Pending(_) => Some((pack.clone(), *place)),
+            };
+            let Some((pack, place)) = answer else {
+                continue;
+            };
             if let Some(ticket) = around.tickets.answer(self.spec.partition, *to) {
                 let delivery = Delivery {
                     partition: self.spec.partition,
-                    pack: pack.clone(),
+                    pack,
                     offset: place.offset,
                     number: place.number,
                     count: place.count,
@@ -447,6 +518,44 @@ impl<P: Processor> Task<P> {
         Ok(())
     }
 
+    /// What that ticket hears of its record, all parts together; `None` while some are to come. `last` is
+    /// the ticket of the step's last record, the one that a cut is in.
+    fn whole(
+        &mut self,
+        ticket: u64,
+        pack: &Bytes,
+        place: AnswerPlace,
+        last: Option<u64>,
+    ) -> Option<(Bytes, AnswerPlace)> {
+        let begun = self.begun.take_if(|begun| begun.ticket == ticket);
+        let (pack, place) = match begun {
+            None => (pack.clone(), place),
+            Some(Begun {
+                pack: redo,
+                place: first,
+                ..
+            }) => {
+                let joined = self.processor.join(&redo, pack, place.count);
+                let place = AnswerPlace {
+                    count: first.count + place.count,
+                    undecided: first.undecided + place.undecided,
+                    ..first
+                };
+                (Bytes::from(joined), place)
+            }
+        };
+        let Some(cut) = self.cut.filter(|_| last == Some(ticket)) else {
+            return Some((pack, place));
+        };
+        self.begun = Some(Begun {
+            ticket,
+            cut,
+            pack,
+            place,
+        });
+        None
+    }
+
     /// Begins a round of the changelog where one is due, and puts the next piece of it into `batches`.
     fn put_changelog(
         &mut self,
@@ -457,7 +566,11 @@ impl<P: Processor> Task<P> {
         let touched = self.processor.touched_bytes();
         let due = is_changelog_due(self.redo_bytes, touched);
         if due && self.changelog_left.is_empty() {
-            self.begin_changelog(log, now)?;
+            match self.begin_changelog(log, now) {
+                // It begins with a later append: what was decided does not wait for that.
+                Err(ReadError::Io(_)) => {}
+                begun => begun?,
+            }
         }
         let to = self.spec.at(self.spec.topics.changelog);
         let mut bytes = 0;

@@ -8,6 +8,7 @@
 
 use onhand_log::{Fetch, Offset};
 
+use crate::cut::Cut;
 use crate::processor::Processor;
 use crate::restore::{Restored, Whole, apply_batch, last_mark_of};
 use crate::snapshot::{LogMark, SnapshotBuilder};
@@ -17,6 +18,8 @@ use crate::task::{REDO_PER_SNAPSHOT, is_changelog_due};
 pub(crate) struct Warm<P> {
     pub(crate) processor: P,
     places: Places,
+    /// What the last redo record says of a cut.
+    pub(crate) cut: Option<Cut>,
     /// Bytes of redo since keys were last set aside, or since the last round of the changelog.
     redo_bytes: usize,
     /// Keys set aside: touched below `aside_at`, by about so many bytes of redo.
@@ -42,9 +45,11 @@ impl<P: Processor> Warm<P> {
             processor,
             restored,
             next,
+            cut,
         } = whole;
         Self {
             processor,
+            cut,
             places: Places {
                 redo: next,
                 changelog,
@@ -73,7 +78,8 @@ impl<P: Processor> Warm<P> {
         let from = self.places.redo;
         let mut report = Restored::default();
         for batch in &fetch.batches {
-            apply_batch(&mut self.processor, batch, from, from, &mut report)?;
+            let processor = &mut self.processor;
+            apply_batch(processor, batch, from, from, &mut report, &mut self.cut)?;
         }
         self.places.redo = fetch.next;
         self.redo_bytes += report.redo_bytes;
@@ -198,6 +204,7 @@ mod tests {
             processor: Keys::default(),
             restored: Restored::default(),
             next: 0,
+            cut: None,
         };
         Warm::of(whole, 0)
     }

@@ -158,6 +158,7 @@ impl<P: Processor> Worker<P> {
                 snapshot_turns: Default::default(),
                 standings: vec![Standing::default(); places],
                 closing: Vec::new(),
+                put_off: Default::default(),
             };
             let (log, shared) = (Arc::clone(log), Arc::clone(shared));
             *shared.round.lock().unwrap_or_else(PoisonError::into_inner) = Some(round);

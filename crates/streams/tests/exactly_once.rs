@@ -15,10 +15,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use counting::{
-    Counting, PARTITIONS, PASSED_ON, POISON, REDO_PADDED, Waiter, ask, bytes, counted_in_log, seen,
-    send, send_until_done, start, start_padded, topics, until_eq,
+    Counting, PARTITIONS, PASSED_ON, POISON, REDO_PADDED, STOP, Waiter, ask, bytes, counted_in_log,
+    of_redo, seen, send, send_until_done, start, start_made, start_padded, topics, until_eq,
 };
 use onhand_log::memory::{Fault, MemoryLog};
+use onhand_log::testing::read_all;
 use onhand_log::{Log, TopicPartition, View};
 use onhand_streams::{SubmitError, Ticket, Worker, WorkerConfig};
 
@@ -380,6 +381,206 @@ fn what_panics_is_parked_at_the_next_attempt_and_the_rest_goes_on() {
         "token 0xdead cannot be counted"
     );
     assert_eq!(worker.handle().stats().panics, 1);
+}
+
+/// A worker that cuts records behind ten tokens.
+fn start_cutting(log: &Arc<dyn Log>) -> Worker<Counting> {
+    start_made(log, &WorkerConfig::default(), || Counting {
+        cut_after: 10,
+        ..Counting::default()
+    })
+}
+
+#[test]
+fn a_record_that_is_cut_is_done_once_and_answered_once_and_whole() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let worker = start_cutting(&log);
+    let waiters: Vec<Arc<Waiter>> = (0..3).map(|_| Arc::default()).collect();
+    // The third shares its step with the end of the one before it.
+    let sent: [Vec<u64>; 3] = [vec![100, 101], (0..35).collect(), vec![200]];
+    for (tokens, waiter) in sent.iter().zip(&waiters) {
+        let ticket: Arc<dyn Ticket> = Arc::<Waiter>::clone(waiter);
+        let packs = vec![(0, bytes(tokens))];
+        worker.handle().submit(packs, &ticket).unwrap();
+    }
+    for (tokens, waiter) in sent.iter().zip(&waiters) {
+        assert!(waiter.wait());
+        let told = waiter.told.lock().unwrap().clone();
+        let [(count, redo)] = told.as_slice() else {
+            panic!("{} answers", told.len());
+        };
+        assert_eq!(usize::try_from(*count).unwrap(), tokens.len());
+        let outcomes = of_redo(redo).1;
+        assert!(outcomes.windows(tokens.len()).any(|few| few == tokens));
+    }
+    assert_eq!(worker.handle().stats().open_tickets, 0);
+    assert_eq!(ask(&worker, 0, |state| state.handled), 38);
+    worker.stop().unwrap();
+    assert_eq!(counted_in_log(&log, 0), sent.concat());
+}
+
+/// Its appends: the intake, then parts of 10, 10, 10 and 5 tokens.
+#[test]
+fn a_record_that_is_cut_goes_on_behind_what_is_in_the_log() {
+    let tokens: Vec<u64> = (0..35).collect();
+    // How the append with the second part ends, and how many tokens are done again then.
+    let endings = [
+        (Fault::Aborted, 25),
+        (Fault::UnknownNotWritten, 25),
+        (Fault::UnknownWritten, 15),
+    ];
+    for (ending, left) in endings {
+        let memory = Arc::new(MemoryLog::new());
+        let log: Arc<dyn Log> = memory.clone();
+        let worker = start_cutting(&log);
+        memory.script([None, None, Some(ending)]);
+        assert!(!send(&worker, 0, &tokens), "half of it was taken for all");
+        until_eq(|| ask(&worker, 0, |state| state.seen.len()), &35);
+        let handled = ask(&worker, 0, |state| state.handled);
+        assert_eq!(handled, left, "{ending:?}");
+        worker.stop().unwrap();
+        assert_eq!(counted_in_log(&log, 0), tokens, "{ending:?}");
+    }
+    // Another instance finds the same, as a process would that comes back.
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = memory.clone();
+    let worker = start_cutting(&log);
+    memory.script([None, None, Some(Fault::Fenced)]);
+    assert!(!send(&worker, 0, &tokens));
+    worker.stop().unwrap_err();
+    log.flush();
+    assert_eq!(counted_in_log(&log, 0).len(), 10);
+    let worker = start_cutting(&log);
+    until_eq(|| ask(&worker, 0, |state| state.seen.len()), &35);
+    assert_eq!(ask(&worker, 0, |state| state.handled), 25);
+    worker.stop().unwrap();
+    assert_eq!(counted_in_log(&log, 0), tokens);
+}
+
+#[test]
+fn what_panics_behind_a_cut_is_parked_and_all_of_the_record_answered() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let worker = start_cutting(&log);
+    let mut tokens: Vec<u64> = (0..25).collect();
+    tokens.insert(13, POISON);
+    let waiter = Arc::new(Waiter::default());
+    let ticket: Arc<dyn Ticket> = Arc::<Waiter>::clone(&waiter);
+    let packs = vec![(0, bytes(&tokens))];
+    worker.handle().submit(packs, &ticket).unwrap();
+    assert!(waiter.wait());
+    assert_eq!(waiter.told.lock().unwrap().first().unwrap().0, 26);
+    assert_eq!(ask(&worker, 0, |state| state.parked.len()), 1);
+    worker.stop().unwrap();
+    assert_eq!(counted_in_log(&log, 0), (0..25).collect::<Vec<_>>());
+}
+
+/// What a step did before it stopped is in its state and not in the log.
+#[test]
+fn of_a_task_that_stopped_no_snapshot_is_taken() {
+    let temp = tempfile::tempdir().unwrap();
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let collected = Arc::new(Mutex::new(Vec::new()));
+    let config = WorkerConfig {
+        snapshot_dir: Some(temp.path().to_owned()),
+        snapshot_redo_bytes: 1,
+        ..WorkerConfig::default()
+    };
+    let shared = Arc::clone(&collected);
+    let worker = start_made(&log, &config, move || Counting {
+        collected: Some(Arc::clone(&shared)),
+        ..Counting::default()
+    });
+    // The first fills a step; the second stops the task within its own.
+    let waiter = Arc::new(Waiter::default());
+    let ticket: Arc<dyn Ticket> = Arc::<Waiter>::clone(&waiter);
+    let full: Vec<u64> = (0..60).collect();
+    let packs = vec![(0, bytes(&full)), (0, bytes(&[100, STOP]))];
+    worker.handle().submit(packs, &ticket).unwrap();
+    until_eq(|| worker.handle().stats().stopped_tasks, &1);
+    worker.stop().unwrap();
+    assert_eq!(counted_in_log(&log, 0), full);
+    assert_eq!(
+        collected.lock().unwrap().len(),
+        0,
+        "a state ahead of the log was kept"
+    );
+}
+
+#[test]
+fn while_the_log_cannot_be_read_a_task_waits_and_then_goes_on() {
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = memory.clone();
+    let worker = start(&log, &WorkerConfig::default());
+    send_until_done(&worker, 0, &[1]);
+    memory.set_away(true);
+    let waiter = Arc::new(Waiter::default());
+    let ticket: Arc<dyn Ticket> = Arc::<Waiter>::clone(&waiter);
+    worker
+        .handle()
+        .submit(vec![(0, bytes(&[2]))], &ticket)
+        .unwrap();
+    // It is taken in and a round is over since: the read was tried.
+    until_eq(|| worker.handle().stats().inbox_bytes, &0);
+    let rounds = worker.handle().stats().rounds;
+    until_eq(|| worker.handle().stats().rounds > rounds, &true);
+    assert_eq!(worker.handle().stats().stopped_tasks, 0);
+    memory.set_away(false);
+    assert!(waiter.wait());
+    assert_eq!(seen(&worker)[0], BTreeSet::from([1, 2]));
+}
+
+/// It asks where the redo topic ends, and that can wait.
+#[test]
+fn a_round_of_the_changelog_that_cannot_begin_holds_no_decision_up() {
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = memory.clone();
+    let away = Arc::clone(&memory);
+    let worker = start_made(&log, &WorkerConfig::default(), move || {
+        let away = Arc::clone(&away);
+        Counting {
+            // In the middle of the step with which a round is due.
+            on_token: Some(Arc::new(move |token| {
+                if token == 4 {
+                    away.set_away(true);
+                }
+            })),
+            ..Counting::default()
+        }
+    });
+    for token in 1..=3 {
+        send_until_done(&worker, 0, &[token]);
+    }
+    assert_eq!(changelog(&log, 0).1, 0, "no round is due yet");
+    assert!(send(&worker, 0, &[4]));
+    memory.set_away(false);
+    assert_eq!(changelog(&log, 0).1, 0);
+    assert!(send(&worker, 0, &[5]));
+    until_eq(|| changelog(&log, 0).1, &1);
+    assert_eq!(worker.handle().stats().stopped_tasks, 0);
+}
+
+#[test]
+fn a_tick_that_did_not_get_into_the_log_is_written_again() {
+    for fault in [Fault::Aborted, Fault::UnknownNotWritten] {
+        let memory = Arc::new(MemoryLog::new());
+        let log: Arc<dyn Log> = memory.clone();
+        let soon = log.now() + 50;
+        memory.inject(fault);
+        let worker = start_made(&log, &WorkerConfig::default(), move || Counting {
+            due: Some(soon),
+            ..Counting::default()
+        });
+        let topic = topics(&log).input;
+        let ticks = |partition| {
+            let at = TopicPartition { topic, partition };
+            read_all(&*log, at, View::Durable).len()
+        };
+        until_eq(|| (0..PARTITIONS).all(|p| ticks(p) > 0), &true);
+        for partition in 0..PARTITIONS {
+            until_eq(|| ask(&worker, partition, |state| state.ticks), &1);
+            assert_eq!(ticks(partition), 1);
+        }
+    }
 }
 
 #[test]

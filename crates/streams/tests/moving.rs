@@ -680,3 +680,37 @@ fn partitions_move_under_load_on_brokers() {
     let log: Arc<dyn Log> = Brokers::new();
     move_under_load(&log, 100, &|_| ());
 }
+
+/// A ticket that nobody waits for any more before it is taken in.
+#[derive(Default)]
+struct GivenUp(Heard);
+
+impl Ticket for GivenUp {
+    fn deliver(&self, delivery: Delivery) {
+        self.0.deliver(delivery);
+    }
+    fn is_wanted(&self) -> bool {
+        false
+    }
+    fn refused(&self, error: &SubmitError) {
+        self.0.refused(error);
+    }
+    fn failed(&self, why: &str) {
+        self.0.failed(why);
+    }
+}
+
+#[test]
+fn what_is_not_wanted_any_more_is_not_taken_in() {
+    let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+    let worker = instance(&log, "a");
+    worker.open(0).unwrap();
+    let given_up = Arc::new(GivenUp::default());
+    let ticket: Arc<dyn Ticket> = given_up.clone();
+    let packs = vec![(0, bytes(&[1]))];
+    worker.handle().submit(packs, &ticket).unwrap();
+    send_until_done(&worker, 0, &[2]);
+    let unwanted = SubmitError::Unwanted;
+    assert_eq!(given_up.0.all(), [format!("refused: {unwanted}")]);
+    assert_eq!(taken_in(&log, 0), [2]);
+}

@@ -49,8 +49,11 @@ pub(crate) struct Unreadable {
 #[derive(Debug)]
 pub(crate) struct Inputs<'s, S> {
     records: Records<'s, S>,
-    /// The first offset whose record was not consumed.
+    /// The first offset whose record was not consumed, at least not whole.
     consumed: i64,
+    /// A record that a step ended within, as the last record of decisions says, and how many of its
+    /// inputs that step had decided.
+    cut: Option<(i64, u32)>,
     current: Option<Owned>,
     /// How far the current record's value was taken.
     taken: usize,
@@ -66,6 +69,7 @@ impl<'s, S: Source> Inputs<'s, S> {
         Self {
             records,
             consumed,
+            cut: None,
             current: None,
             taken: 0,
             part: 0,
@@ -80,22 +84,37 @@ impl<'s, S: Source> Inputs<'s, S> {
         self.records.bytes
     }
 
-    /// Goes to the next record where the current one is used up. False at the consumed position.
+    /// The decisions that come next are those of a record that says so.
+    pub(crate) fn expect_cut(&mut self, cut: Option<(i64, u32)>) {
+        self.cut = cut;
+    }
+
+    /// How many inputs were decided of a record that was not consumed whole.
+    fn decided_of(&self, offset: i64) -> u32 {
+        self.cut
+            .filter(|(at, _)| *at == offset)
+            .map_or(0, |(_, parts)| parts)
+    }
+
+    /// Goes to the next record where the current one is used up. False at the consumed position, which
+    /// may be within a record.
     fn fill(&mut self) -> Result<bool, VerifyError> {
         loop {
             if let Some(record) = &self.current
                 && self.taken < record.value.as_ref().map_or(0, Bytes::len)
             {
-                return Ok(true);
+                let consumed = record.offset < self.consumed;
+                return Ok(consumed || self.part < self.decided_of(record.offset));
             }
             self.current = None;
-            if self.beyond.is_some() {
-                return Ok(false);
-            }
-            let Some(record) = self.records.next()? else {
-                return Ok(false);
+            let record = match self.beyond.take() {
+                Some(record) => record,
+                None => match self.records.next()? {
+                    Some(record) => record,
+                    None => return Ok(false),
+                },
             };
-            if record.offset >= self.consumed {
+            if record.offset >= self.consumed && self.decided_of(record.offset) == 0 {
                 self.beyond = Some(record);
                 return Ok(false);
             }

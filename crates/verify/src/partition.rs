@@ -117,7 +117,7 @@ pub(crate) fn check<S: Source>(
         .consumed(&format!("stock/{partition}"), at(topics.commands))?
         .unwrap_or(0);
     let mut inputs = Inputs::new(commands, consumed);
-    let mut records = open(topics.decisions, crate::DECISIONS)?;
+    let mut records = open(topics.decisions, crate::DECISIONS)?.with_headers();
     let per_partition = usize::from(partitions);
     let mut walk = Walk {
         partition,
@@ -188,6 +188,16 @@ fn read_dead_letters<S: Source>(
     Ok(all)
 }
 
+/// The input record that the step ended within, and how many of its inputs were decided, where the record
+/// of decisions says so.
+fn cut_of(record: &Owned) -> Option<(i64, u32)> {
+    let mut headers = record.headers.iter();
+    let (_, value) = headers.find(|(key, _)| key == "cut")?;
+    let (offset, parts) = value.split_first_chunk::<8>()?;
+    let parts = parts.try_into().ok()?;
+    Some((i64::from_be_bytes(*offset), u32::from_be_bytes(parts)))
+}
+
 impl Walk<'_> {
     fn record<S: Source>(
         &mut self,
@@ -213,6 +223,7 @@ impl Walk<'_> {
             self.findings
                 .add(Invariant::Numbering, About::default(), what);
         }
+        inputs.expect_cut(cut_of(record));
         let mut count = 0;
         for decision in all {
             match decision {

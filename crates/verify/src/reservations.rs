@@ -15,8 +15,10 @@ use crate::wire::{
     ReservationRecord, Resolved, Status,
 };
 
-/// Reservations that expire in one decision at most: with as many in it, the rest may still be due.
+/// Reservations that expire in one decision at most: with as many in it, the rest may still be due. So
+/// it may when their records are large: with so many bytes of them.
 const DUE_MAX: usize = 256;
+const DUE_BYTES: usize = 128 << 10;
 
 /// A reservation as its owner stated it last.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub(crate) struct Reservations {
     pending: Numbered<Pending>,
     /// By expiry, those without a step under way.
     due: BTreeSet<(i64, u128)>,
+    /// Log time of the last decision.
+    log_time: Option<i64>,
 }
 
 pub(crate) fn reservation_key(id: &str) -> u128 {
@@ -82,6 +86,7 @@ impl Reservations {
             all: Table::default(),
             pending: Numbered::default(),
             due: BTreeSet::new(),
+            log_time: None,
         }
     }
 
@@ -294,8 +299,14 @@ impl Reservations {
         }
     }
 
-    /// Everything due by log time has expired, or as much as one decision may.
+    /// Everything due by log time has expired, or as much as one decision may. What that left has time
+    /// until the next millisecond.
     fn check_due(&mut self, decision: &Decision<'_>, findings: &mut Findings) {
+        let before = self.log_time.replace(decision.at);
+        let bytes: usize = decision.reservations.iter().map(|r| r.bytes.len()).sum();
+        if before == Some(decision.at) || bytes >= DUE_BYTES {
+            return;
+        }
         while let Some(&(at, key)) = self.due.first() {
             if at > decision.at || decision.reservations.len() >= DUE_MAX {
                 return;

@@ -18,7 +18,7 @@ use onhand_ledger::{
     Amount, Body, Command, Fact, Figure, LinePart, RequestLine, StateName, StockPlace, Time,
 };
 use onhand_log::journal::{Journal, JournalConfig};
-use onhand_log::memory::MemoryLog;
+use onhand_log::memory::{Fault, MemoryLog};
 use onhand_log::{Log, partition_of};
 use onhand_streams::{Delivery, SubmitError, Ticket};
 use onhand_verify::{Report, Window, verify, verify_log};
@@ -411,4 +411,85 @@ fn a_node_that_takes_only_what_it_knows_keeps_what_it_parks() {
     let report = verify_log(&*log, &Window::default(), &|_| ()).unwrap();
     assert_clean(&report, 5);
     assert!(report.figures.parked > 0, "{:?}", report.figures);
+}
+
+/// Whatever becomes of who decided it, a record that is decided in parts is decided once.
+#[test]
+fn a_record_decided_in_part_is_checked_as_far_as_it_is() {
+    let log = Arc::new(MemoryLog::new());
+    let config = NodeConfig {
+        partitions: Some(1),
+        ..NodeConfig::default()
+    };
+    let node = onhand_flows::start(log.clone(), &config).unwrap();
+    let mut pack = CommandPack::new();
+    let names: Vec<String> = (0..3).map(|n| format!("basket-{n}")).collect();
+    for name in &names {
+        let line = RequestLine {
+            line: 1,
+            sku: "mug".into(),
+            quantity: Amount::whole(1),
+            location: None,
+        };
+        let reservation: onhand_ledger::ReservationId<'_> = name.as_str().into();
+        let body = Body::Reserve {
+            reservation: reservation.clone(),
+            lines: vec![line],
+            ttl_s: None,
+            channel: None,
+            partial: false,
+        };
+        pack.push(&Command::new("web", "r", body));
+        for n in 0..256 {
+            let body = Body::Extend {
+                reservation: reservation.clone(),
+                ttl_s: None,
+            };
+            let id = format!("{n:x>250}");
+            pack.push(&Command::new("web", id.as_str(), body));
+        }
+    }
+    // Its first part gets into the log, behind the record itself.
+    log.script([None, None, Some(Fault::Fenced)]);
+    let waits: Arc<dyn Ticket> = Arc::new(Waits);
+    node.handle
+        .submit(vec![(0, pack.finish())], &waits)
+        .unwrap();
+    node.stop().unwrap_err();
+    log.flush();
+    let report = verify_log(&*log, &Window::default(), &|_| ()).unwrap();
+    assert_clean(&report, 0);
+    let figures = report.figures;
+    assert!((1..771).contains(&figures.commands), "{figures:?}");
+    // One reservation has asked for its line.
+    assert_eq!(figures.commands + figures.unread, 771 + 1, "{figures:?}");
+
+    let killed = Arc::new(log.reopened());
+    let node = onhand_flows::start(killed.clone(), &config).unwrap();
+    let done = || verify_log(&*killed, &Window::default(), &|_| ()).unwrap();
+    for _ in 0..500 {
+        let figures = done().figures;
+        if (figures.unread, figures.pending) == (0, 0) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    node.stop().unwrap();
+    let report = done();
+    assert_clean(&report, 0);
+    let figures = report.figures;
+    assert_eq!(
+        (figures.commands, figures.duplicates),
+        (771, 0),
+        "{figures:?}"
+    );
+}
+
+/// Nobody waits.
+struct Waits;
+
+impl Ticket for Waits {
+    fn deliver(&self, _: Delivery) {}
+    fn refused(&self, _: &SubmitError) {}
+    fn failed(&self, _: &str) {}
 }

@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use onhand_log::{
-    Append, BatchBuilder, Consumed, Ending, Log, Offset, Purpose, Record, Token, Topic,
-    TopicPartition,
+    Append, AppendError, BatchBuilder, Consumed, Ending, Log, Offset, Purpose, Record, Token,
+    Topic, TopicPartition,
 };
 
 use super::digest::{LogDigest, PartitionSum, TopicDigest};
@@ -30,19 +30,48 @@ pub struct Filled {
     pub digest: LogDigest,
     /// Records that the target lacked.
     pub written: u64,
-    /// Where every partition of the source ended when it was read, to see later that it still does.
+    /// How far the source went.
+    pub extent: Extent,
+}
+
+/// How far a source goes, noted before it is read, to see later that it goes no further.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// Where every partition ends.
     ends: Vec<(TopicPartition, Offset)>,
-    /// Where every owner stood in it.
+    /// Where every owner stands.
     consumed: Vec<(String, TopicPartition, Option<Offset>)>,
 }
 
-impl Filled {
+impl Extent {
+    /// How far the source goes now.
+    ///
+    /// # Errors
+    /// [`CopyError`] when it cannot be read.
+    pub fn of(source: &dyn Log) -> Result<Self, CopyError> {
+        Self::of_side(&Side::new(source, Which::Source)?)
+    }
+
+    fn of_side(side: &Side<'_>) -> Result<Self, CopyError> {
+        let ends = side.topics.iter().flat_map(partitions);
+        let ends = ends.map(|at| Ok((at, side.bounds(at)?.end)));
+        let owners = node::owners(&side.topics).into_iter();
+        let consumed = owners.map(|(owner, at)| {
+            let next = side.consumed(&owner, at)?;
+            Ok((owner, at, next))
+        });
+        Ok(Self {
+            ends: ends.collect::<Result<_, CopyError>>()?,
+            consumed: consumed.collect::<Result<_, CopyError>>()?,
+        })
+    }
+
     /// Takes every name that consumes in the source, so that whoever still serves it stops, and says
-    /// whether the source is as it was copied. Where it is not already, nobody is disturbed.
+    /// whether the source is as it was. Where it is not already, nobody is disturbed.
     ///
     /// # Errors
     /// [`CopyError`] when the source cannot be read or claimed.
-    pub fn hold_source(&self, source: &dyn Log) -> Result<bool, CopyError> {
+    pub fn hold(&self, source: &dyn Log) -> Result<bool, CopyError> {
         if !self.is_all_of(source)? {
             return Ok(false);
         }
@@ -50,7 +79,7 @@ impl Filled {
         self.is_all_of(source)
     }
 
-    /// Whether the source is as it was copied.
+    /// Whether the source is as it was.
     ///
     /// # Errors
     /// [`CopyError`] when it cannot be read.
@@ -105,8 +134,7 @@ pub fn fill(
     let mut filled = Filled {
         digest: LogDigest::default(),
         written: 0,
-        ends: Vec::new(),
-        consumed: Vec::new(),
+        extent: Extent::of_side(&from)?,
     };
     let (total, mut done) = (from.span()?, 0);
     for (topic, there) in from.topics.clone().iter().zip(into.topics.clone()) {
@@ -121,8 +149,6 @@ pub fn fill(
         let mut writer = Writer::new(target, &token);
         let mut sums = Vec::with_capacity(usize::from(topic.spec.partitions));
         for (at, to) in partitions(topic).zip(partitions(&there)) {
-            let end = from.bounds(at)?.end;
-            filled.ends.push((at, end));
             let held = note(&mut into, topic, to, Offset::MIN)?;
             let sum = copy_partition(
                 &mut from,
@@ -153,10 +179,6 @@ pub fn fill(
         });
     }
     filled.digest.positions = from.positions()?;
-    for (owner, at) in node::owners(&from.topics) {
-        let next = from.consumed(&owner, at)?;
-        filled.consumed.push((owner, at, next));
-    }
     move_positions(&from, &into)?;
     Ok(filled)
 }
@@ -263,6 +285,8 @@ struct Writer<'l> {
     log: &'l dyn Log,
     token: &'l Token,
     batch: BatchBuilder,
+    /// Where the first record of the batch stands in the source.
+    first: Offset,
     begun: u64,
     ended: u64,
     tell: Sender<Ending>,
@@ -276,6 +300,7 @@ impl<'l> Writer<'l> {
             log,
             token,
             batch: BatchBuilder::new(),
+            first: 0,
             begun: 0,
             ended: 0,
             tell,
@@ -288,6 +313,9 @@ impl<'l> Writer<'l> {
         if !self.batch.is_empty() && self.batch.len().saturating_add(more) > APPEND_BYTES {
             self.end_batch(to)?;
         }
+        if self.batch.is_empty() {
+            self.first = record.offset;
+        }
         let (key, value) = (record.key, record.value);
         self.batch
             .push(record.timestamp, key, value, &record.headers);
@@ -298,11 +326,29 @@ impl<'l> Writer<'l> {
         let Some(batch) = std::mem::take(&mut self.batch).finish() else {
             return Ok(());
         };
-        self.append(self.token, vec![(to, batch)], Vec::new())?;
+        let appended = self.append(self.token, vec![(to, batch)], Vec::new());
+        appended.map_err(|error| self.of_record(to, error))?;
         while let Ok(ending) = self.told.try_recv() {
             self.take(ending)?;
         }
         Ok(())
+    }
+
+    /// Names the record that the target does not take. Trying again would end the same way.
+    fn of_record(&self, to: TopicPartition, error: CopyError) -> CopyError {
+        let CopyError::Write(AppendError::TooLarge { bytes, limit }) = error else {
+            return error;
+        };
+        let topics = self.log.topics();
+        let topic = topics.into_iter().find(|topic| topic.id == to.topic);
+        CopyError::TooLarge {
+            topic: topic.map_or_else(String::new, |topic| topic.spec.name),
+            partition: to.partition,
+            offset: self.first,
+            next: self.first + 1,
+            bytes,
+            limit,
+        }
     }
 
     fn append(

@@ -3,7 +3,7 @@
 //! ```text
 //!  source ─► each record: digest ─► offsets expressed anew ─► target      fill
 //!  target, opened anew ─► each record: digest                             read_back
-//!  equal? ─► the target may be served ─► the source is sealed             (the caller)
+//!  equal? ─► the source is sealed ─► the target may be served             (the caller)
 //! ```
 //!
 //! Records keep topic, partition, order, key, value, headers and time. Where a value names an offset of
@@ -31,7 +31,7 @@ use onhand_log::{AppendError, Ending, Offset, ReadError, TopicError};
 use thiserror::Error;
 
 pub use digest::LogDigest;
-pub use fill::{Filled, fill, take_names};
+pub use fill::{Extent, Filled, fill, take_names};
 pub use read::{difference, holds_more, read_back};
 
 /// How far a copy, or its comparison, is.
@@ -73,6 +73,27 @@ pub enum CopyError {
     /// The target takes nothing.
     #[error("the target cannot be written: {0}; run the same command again, it goes on from here")]
     Write(#[from] AppendError),
+    /// A record of the source is larger than the target takes.
+    #[error(
+        "the record at offset {offset} of partition {partition} of {topic} makes an append of {bytes} \
+         B, and the target takes {limit} B at most: a log that holds it cannot be copied there. Where \
+         nobody needs it any more, delete all before offset {next} of that partition in the source \
+         (on Kafka: kafka-delete-records.sh) and begin again with an empty target"
+    )]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// The record, in the source.
+        offset: Offset,
+        /// The offset behind it.
+        next: Offset,
+        /// What an append of it takes.
+        bytes: usize,
+        /// The most that the target takes.
+        limit: usize,
+    },
     /// The source could not be held still.
     #[error("the source cannot be claimed: {0}; run the same command again")]
     Hold(AppendError),

@@ -4,13 +4,13 @@
 //! | topic | what |
 //! |---|---|
 //! | `stock.state` | the redo mark: an offset of `stock.decisions`; of a reservation, where each commit under way or waiting stands in `stock.commands` |
-//! | `stock.decisions` | the same of reservation records in decisions |
+//! | `stock.decisions` | the same of reservation records in decisions; the header of a cut, which names a record of `stock.commands` |
 //! | `dead-letters` | `origin.offset`, and the key of what could not be read |
 
 use onhand_ledger::StateRecord;
 use onhand_ledger::reservation::{ReservationRecord, Waiting, Wish};
 use onhand_log::{Header, Offset, Record};
-use onhand_streams::REDO_MARK;
+use onhand_streams::{CUT_HEADER, Cut, REDO_MARK};
 
 use crate::{pack, topics};
 
@@ -23,8 +23,8 @@ pub(super) type Translate<'t> = &'t dyn Fn(&str, u16, Offset) -> Option<Offset>;
 pub(super) struct Changed {
     pub(super) key: Option<Vec<u8>>,
     pub(super) value: Option<Vec<u8>>,
-    /// The value of `origin.offset`.
-    pub(super) origin: Option<Vec<u8>>,
+    /// A header's name and its value.
+    pub(super) header: Option<(&'static str, Vec<u8>)>,
 }
 
 const ORIGIN_OFFSET: &str = "origin.offset";
@@ -33,10 +33,10 @@ impl Changed {
     /// The record as it is with the change, given to `then`.
     pub(super) fn with<R>(&self, record: &Record<'_>, then: impl FnOnce(&Record<'_>) -> R) -> R {
         let mut headers = record.headers.clone();
-        if let Some(origin) = &self.origin {
+        if let Some((name, value)) = &self.header {
             // The first is ours. A sender's own of the same name may stand behind it.
-            if let Some(header) = headers.iter_mut().find(|h| h.key == ORIGIN_OFFSET) {
-                header.value = Some(origin);
+            if let Some(header) = headers.iter_mut().find(|h| h.key == *name) {
+                header.value = Some(value);
             }
         }
         then(&Record {
@@ -71,10 +71,27 @@ pub(super) fn translate(
         (topics::DEAD_LETTERS, _) => return Ok(dead_letter(record, to)),
         _ => None,
     };
-    Ok(value.map(|value| Changed {
-        value: Some(value),
-        ..Changed::default()
+    let header = if topic == topics::DECISIONS {
+        cut(record, &in_commands)
+    } else {
+        None
+    };
+    let changes = value.is_some() || header.is_some();
+    Ok(changes.then_some(Changed {
+        key: None,
+        value,
+        header,
     }))
+}
+
+/// Where the input record stands that a step ended within.
+fn cut(
+    record: &Record<'_>,
+    in_commands: &dyn Fn(Offset) -> Option<Offset>,
+) -> Option<(&'static str, Vec<u8>)> {
+    let cut = Cut::of(record)?;
+    let offset = in_commands(cut.offset)?;
+    Some((CUT_HEADER, Cut { offset, ..cut }.bytes().to_vec()))
 }
 
 fn state(
@@ -180,10 +197,42 @@ fn dead_letter(record: &Record<'_>, to: Translate<'_>) -> Option<Changed> {
     Some(Changed {
         key: by_offset.then(|| there.unsigned_abs().to_be_bytes().to_vec()),
         value: None,
-        origin: Some(there.to_string().into_bytes()),
+        header: Some((ORIGIN_OFFSET, there.to_string().into_bytes())),
     })
 }
 
 fn is_readable(value: &[u8]) -> bool {
     pack::inputs(value).is_ok_and(|mut inputs| inputs.all(|input| input.is_ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_step_was_cut_is_said_anew() {
+        let cut = Cut {
+            offset: 7,
+            parts: 3,
+        };
+        let value = cut.bytes();
+        let header = Header {
+            key: CUT_HEADER,
+            value: Some(&value),
+        };
+        let record = Record {
+            offset: 5,
+            timestamp: 0,
+            key: None,
+            value: None,
+            headers: vec![header],
+        };
+        let to = |topic: &str, partition: u16, offset: Offset| {
+            assert_eq!((topic, partition), (topics::COMMANDS, 2));
+            Some(10 * offset)
+        };
+        let changed = translate(topics::DECISIONS, 2, &record, &to).unwrap();
+        let there = changed.unwrap().with(&record, Cut::of);
+        assert_eq!(there, Some(Cut { offset: 70, ..cut }));
+    }
 }

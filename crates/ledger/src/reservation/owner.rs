@@ -18,9 +18,11 @@ const WAITING_MAX: usize = 256;
 /// of a command counts as a line, which takes about as much.
 const WAITING_LINES_MAX: usize = 1_000;
 const TOLD_BYTES_PER_LINE: usize = 100;
-/// Reservations that expire or time out in one decision, beside the one that the input is about: the
-/// frame of a decision is bounded. The rest is due the next millisecond.
+/// Reservations that expire or time out in one decision, beside the one that the input is about, and
+/// what their records take, about: each is written, and so is what is asked for it. The rest is due the
+/// next millisecond.
 const DUE_MAX: usize = 256;
+const DUE_BYTES_MAX: usize = 512 << 10;
 
 /// A reservation at work in a draft.
 pub(crate) struct Work<'d, 's, 'a> {
@@ -52,7 +54,9 @@ pub(crate) fn command<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
     }
     let mut work = Work::on(draft, id.as_str());
     if work.is_running() {
-        work.wait(Waiting::Command(taken));
+        if !work.wait(Waiting::Command(taken)) {
+            return;
+        }
     } else {
         work.forget_owners();
         work.carry_out(taken);
@@ -74,13 +78,15 @@ pub(crate) fn retry<'a>(draft: &mut Draft<'_, 'a>, command: &Command<'a>) {
     }
     let (source, id_of_command) = (command.source.clone(), command.id.clone());
     let mut work = Work::on(draft, id.as_str());
-    work.wait(Waiting::Retry {
+    let waits = work.wait(Waiting::Retry {
         number,
         name,
         source,
         id: id_of_command,
     });
-    work.save();
+    if waits {
+        work.save();
+    }
 }
 
 /// Whether that command is still without outcome: it runs or waits.
@@ -135,12 +141,19 @@ pub(crate) fn expire_due(draft: &mut Draft<'_, '_>) {
     let at = draft.at();
     let state = draft.state;
     let due = |record: &ReservationRecord<'_>| record.due().is_some_and(|due| due <= at);
-    let mut ids: Vec<&str> = state
-        .reservations
-        .due_by(at)
-        .take(DUE_MAX)
-        .map(|record| record.id.as_str())
-        .collect();
+    let mut ids: Vec<&str> = Vec::new();
+    // What this time left due is due the next millisecond: all inputs of a pack have one time, and not
+    // each of them is to carry so much.
+    if at > state.log_time() {
+        let mut bytes = 0;
+        let all = state.reservations.due_by(at).take(DUE_MAX);
+        let few = all.take_while(|record| {
+            let fits = bytes < DUE_BYTES_MAX;
+            bytes += record.packed_bytes();
+            fits
+        });
+        ids.extend(few.map(|record| record.id.as_str()));
+    }
     let about = match &draft.decision.input {
         Input::Command(command) => command.body.reservation(),
         Input::Answer(answer) => Some(&answer.reservation),
@@ -330,8 +343,9 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
         }
     }
 
-    /// Puts the input's command behind the step under way, if it still fits.
-    fn wait(&mut self, waiting: Waiting<'a>) {
+    /// Puts the input's command behind the step under way, if it still fits. Otherwise the command has its
+    /// outcome and the record is as it was: writing it, with all that waits, would say nothing.
+    fn wait(&mut self, waiting: Waiting<'a>) -> bool {
         let record = self.record_mut();
         let lines = |waiting: &Waiting<'_>| match waiting {
             Waiting::Command(taken) => taken.wish.lines(),
@@ -342,7 +356,7 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
             && waiting_lines + lines(&waiting) <= WAITING_LINES_MAX;
         if fits {
             record.queue.push(waiting);
-            return;
+            return true;
         }
         // Also a fact that comes again: its first may end invalid.
         let fact = match &self.draft.decision.input {
@@ -361,6 +375,7 @@ impl<'d, 's, 'a> Work<'d, 's, 'a> {
             })
         };
         self.draft.outcome(outcome);
+        false
     }
 
     /// Gives a command its outcome, and its retries theirs.

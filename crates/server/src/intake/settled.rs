@@ -1,6 +1,8 @@
 //! The bytes in which a decided chunk is put aside: its lines, its refusals, and where its decisions
 //! stand in the log. They live as long as their stream and are read by the code that wrote them.
 
+use onhand_flows::pack;
+
 use super::chunk::Order;
 use super::render::{Answers, RenderError, Spot};
 use crate::decisions::DecisionLog;
@@ -46,24 +48,43 @@ pub(crate) fn decode(bytes: &[u8], log: &DecisionLog) -> Result<(Order, Answers)
     let (order, spots, late) = read(bytes).expect("this process wrote it a moment ago");
     let mut answers = Answers::default();
     for place in spots {
-        answers.spots.insert(place.partition, spot(log, place)?);
+        let lines = order.lines.iter();
+        let lines = lines.filter(|(_, partition)| *partition == place.partition);
+        let spot = spot(log, place, lines.count() as u64)?;
+        answers.spots.insert(place.partition, spot);
     }
     for (of, place) in late {
         answers
             .late
-            .insert((place.partition, of), spot(log, place)?);
+            .insert((place.partition, of), spot(log, place, 1)?);
     }
     Ok((order, answers))
 }
 
-fn spot(log: &DecisionLog, place: Place) -> Result<Spot, RenderError> {
-    log.await_number(place.partition, place.number)?;
-    let pack = log
-        .locate(place.partition, place.number)?
-        .ok_or(RenderError::Short(place.partition))?;
+/// So many decisions from that place on. They stand in one record, or in several that follow each other
+/// where what was asked was decided in parts.
+fn spot(log: &DecisionLog, place: Place, count: u64) -> Result<Spot, RenderError> {
+    let mut last = place.number + count.saturating_sub(1);
+    log.await_number(place.partition, last)?;
+    let locate = |number| {
+        let found = log.locate(place.partition, number)?;
+        found.ok_or(RenderError::Short(place.partition))
+    };
+    let mut pack = locate(last)?;
+    let mut more = Vec::new();
+    while pack.first > place.number {
+        let before = pack.first - 1;
+        more.push((last - before, std::mem::replace(&mut pack, locate(before)?)));
+        last = before;
+    }
+    let mut bytes = pack.bytes;
+    for (count, next) in more.into_iter().rev() {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        bytes = pack::joined(&bytes, &next.bytes, count)?.into();
+    }
     let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
     Ok(Spot {
-        pack: pack.bytes,
+        pack: bytes,
         offset,
         number: place.number,
         cut: 0,

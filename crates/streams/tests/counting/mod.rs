@@ -15,6 +15,8 @@ use onhand_streams::{
 pub(crate) const PARTITIONS: u16 = 4;
 /// A token whose processing panics.
 pub(crate) const POISON: u64 = 0xdead;
+/// A token at which the task must stop.
+pub(crate) const STOP: u64 = 0x5709;
 /// A token that is passed on to the next partition before it counts.
 pub(crate) const PASSED_ON: u64 = 1 << 32;
 /// Redo records are at least so large, so that the changelog is due after a few.
@@ -38,6 +40,10 @@ pub(crate) struct Counting {
     pub(crate) collected: Option<Arc<Mutex<Vec<Instant>>>>,
     /// Given back with the state.
     pub(crate) kept: Option<Arc<()>>,
+    /// A record is cut behind so many tokens; 0: never.
+    pub(crate) cut_after: usize,
+    /// Told of each token as it is counted.
+    pub(crate) on_token: Option<Arc<dyn Fn(u64) + Send + Sync>>,
 }
 
 pub(crate) fn tokens(bytes: &[u8]) -> Vec<u64> {
@@ -75,8 +81,20 @@ impl Processor for Counting {
             self.due = None;
             return;
         }
-        for (part, token) in tokens(record.value.unwrap()).into_iter().enumerate() {
-            let part = u32::try_from(part).unwrap();
+        let mut count = 0;
+        for (part, token) in (0..).zip(tokens(record.value.unwrap())) {
+            if part < step.done() {
+                continue;
+            }
+            if self.cut_after > 0 && count == self.cut_after {
+                step.cut(part);
+                break;
+            }
+            count += 1;
+            if token == STOP {
+                step.stop("it met a token to stop at".to_owned());
+                return;
+            }
             step.working_on(part);
             if let Some(panic) = step.parked(part) {
                 self.parked.insert(token, panic.to_owned());
@@ -88,10 +106,20 @@ impl Processor for Counting {
             } else if !self.seen.contains(&token) {
                 self.count(token);
                 self.fresh.push(token);
+                if let Some(on_token) = &self.on_token {
+                    on_token(token);
+                }
             }
             self.handled += 1;
         }
-        step.answer(0, self.number + 1, 1);
+        step.answer(0, self.number + 1, u32::try_from(count).unwrap());
+    }
+
+    fn join(&self, redo: &[u8], more: &[u8], count: u32) -> Vec<u8> {
+        let ((number, mut all), (_, more)) = (of_redo(redo), of_redo(more));
+        all.extend(more.iter().take(count.try_into().unwrap()));
+        let count = u64::try_from(all.len()).unwrap();
+        bytes(&[&[number, count], all.as_slice()].concat())
     }
 
     fn finish(&mut self, step: &mut Step) {
@@ -188,6 +216,8 @@ impl Processor for Counting {
 #[derive(Default)]
 pub(crate) struct Waiter {
     pub(crate) result: Mutex<Option<bool>>,
+    /// What came, as counts of outcomes and their redo records.
+    pub(crate) told: Mutex<Vec<(u32, Vec<u8>)>>,
     changed: Condvar,
 }
 
@@ -212,7 +242,9 @@ impl Waiter {
 }
 
 impl Ticket for Waiter {
-    fn deliver(&self, _: Delivery) {
+    fn deliver(&self, delivery: Delivery) {
+        let told = (delivery.count, delivery.pack.to_vec());
+        self.told.lock().unwrap().push(told);
         self.end(true);
     }
     fn refused(&self, _: &SubmitError) {
@@ -248,10 +280,21 @@ pub(crate) fn start_padded(
     config: &WorkerConfig,
     changelog_padding: usize,
 ) -> Worker<Counting> {
-    let make = move |partition| Counting {
-        partition,
+    start_made(log, config, move || Counting {
         changelog_padding,
         ..Counting::default()
+    })
+}
+
+/// With processors as `make` makes them, but for their partition.
+pub(crate) fn start_made(
+    log: &Arc<dyn Log>,
+    config: &WorkerConfig,
+    make: impl Fn() -> Counting + Send + Sync + 'static,
+) -> Worker<Counting> {
+    let make = move |partition| Counting {
+        partition,
+        ..make()
     };
     Worker::start(
         log,
