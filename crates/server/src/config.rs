@@ -63,8 +63,8 @@ pub struct Config {
     /// is restored. A journal has nobody else.
     pub warm_up: Duration,
     /// How long a start waits for the brokers, which may start beside it: none answers yet, or too few
-    /// for the copies that are wanted. It says so meanwhile, and then ends. Default 60 s; zero: it ends
-    /// at once. A journal is never waited for.
+    /// for the copies that are wanted. It says so meanwhile, and then ends. One question takes up to 10 s,
+    /// and is not cut short. Default 60 s; zero: it asks once. A journal is never waited for.
     pub start_wait: Duration,
     /// What the node takes at once.
     pub limits: Limits,

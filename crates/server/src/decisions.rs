@@ -46,6 +46,13 @@ pub(crate) enum DecisionError {
     Behind { partition: u16, number: u64 },
 }
 
+impl DecisionError {
+    /// Whether the same may be read a little later.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Read(ReadError::Io(_)))
+    }
+}
+
 /// The decisions of all partitions, as one view shows them.
 #[derive(Debug)]
 pub(crate) struct DecisionLog {
@@ -91,8 +98,8 @@ impl Pack {
 }
 
 impl DecisionLog {
-    /// What is taken back of [`View::Latest`] leaves the learnt places right: its numbers come again at later
-    /// offsets only.
+    /// Of [`View::Latest`] a learnt place may be of what was taken back: its numbers come again, at later
+    /// offsets only. So it still says where a number cannot be, before it, but not that a smaller one is there.
     pub(crate) fn new(log: Arc<dyn Log>, topic: TopicId, partitions: u16, view: View) -> Self {
         let places = (0..partitions).map(|_| Mutex::default()).collect();
         Self {
@@ -219,7 +226,8 @@ impl DecisionLog {
             if let Some((_, offset)) = places.range(..=number).next_back() {
                 low = low.max(*offset);
             }
-            if let Some((_, offset)) = places.range(number.saturating_add(1)..).next() {
+            let next = places.range(number.saturating_add(1)..).next();
+            if let Some((_, offset)) = next.filter(|_| self.view == View::Durable) {
                 high = high.min(*offset);
             }
         }
@@ -311,5 +319,78 @@ impl DecisionLog {
             from = next;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onhand_flows::pack::DecisionPack;
+    use onhand_ledger::{Input, Time};
+    use onhand_log::memory::MemoryLog;
+    use onhand_log::testing::append_and_wait;
+    use onhand_log::{BatchBuilder, Ending, TopicSpec};
+
+    use super::*;
+
+    fn pack_of(numbers: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+        let mut pack = DecisionPack::default();
+        for number in numbers {
+            pack.push(&Decision {
+                number,
+                at: Time(0),
+                name: 0,
+                content: 0,
+                input: Input::Tick,
+                outcome: None,
+                event_time: None,
+                decimals: 0,
+                locations: Vec::new(),
+                movements: Vec::new(),
+                levels: Vec::new(),
+                count: None,
+                holds: Vec::new(),
+                reservations: Vec::new(),
+                resolved: Vec::new(),
+                sends: Vec::new(),
+                gap: false,
+                alert: false,
+            });
+        }
+        pack.take()
+    }
+
+    #[test]
+    fn a_place_of_what_was_taken_back_hides_nothing() {
+        let log = Arc::new(MemoryLog::new());
+        let spec = TopicSpec {
+            name: "d".to_owned(),
+            partitions: 1,
+            compacted: false,
+        };
+        let topic = log.create_topic(&spec).unwrap();
+        let token = log.claim("o").unwrap();
+        for numbers in [1..=2, 3..=3, 4..=6] {
+            let mut batch = BatchBuilder::new();
+            batch.push(0, None, Some(&pack_of(numbers)), &[]);
+            let at = TopicPartition {
+                topic,
+                partition: 0,
+            };
+            let batches = vec![(at, batch.finish().unwrap())];
+            let ended = append_and_wait(log.as_ref(), &token, batches);
+            assert_eq!(ended, Ending::Durable);
+        }
+        let decisions = DecisionLog::new(log, topic, 1, View::Latest);
+        // Once 5 was the first of a pack there; now it comes later.
+        decisions.learn(&Pack {
+            partition: 0,
+            offset: 1,
+            first: 5,
+            bytes: Bytes::new(),
+        });
+        for (number, first) in (1..).zip([1, 1, 3, 4, 4, 4]) {
+            let found = decisions.locate(0, number).unwrap();
+            assert_eq!(found.map(|pack| pack.first), Some(first), "{number}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use onhand_log::{Log, Timestamp, View, partition_of};
 use onhand_streams::{Standbys, SubmitError, Ticket, WorkerHandle, WorkerStats};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Config;
 use crate::decisions::{DecisionError, DecisionLog};
@@ -183,6 +184,27 @@ impl Engine {
         self.handle.query(partition, query, reply)
     }
 
+    /// What the owner here says to a query. While the log recovers it says nothing: that is waited for no
+    /// longer than an owner is looked for.
+    pub(crate) async fn hear<R>(
+        &self,
+        partition: u16,
+        listen: oneshot::Receiver<R>,
+        until: Instant,
+    ) -> Result<R, Problem> {
+        match timeout_at(until, listen).await {
+            Ok(said) => said.map_err(|_| stopped()),
+            Err(_) => {
+                let seconds = self.forward_wait.as_secs_f32();
+                let why = format!(
+                    "partition {partition} did not answer within {seconds} s, as while the log \
+                     recovers; try again"
+                );
+                Err(Problem::new(Kind::BUSY, why))
+            }
+        }
+    }
+
     /// Runs `query` on every partition that is open here.
     pub(crate) async fn query_open<R: Send + 'static>(
         &self,
@@ -194,14 +216,15 @@ impl Engine {
             match self.query(partition, query.clone(), move |result| {
                 drop(tell.send(result));
             }) {
-                Ok(()) => told.push(listen),
+                Ok(()) => told.push((partition, listen)),
                 Err(SubmitError::Moved(_)) => {}
                 Err(error) => return Err(of_submit(&error)),
             }
         }
+        let until = Instant::now() + self.forward_wait;
         let mut results = Vec::with_capacity(told.len());
-        for listen in told {
-            match listen.await.map_err(|_| stopped())? {
+        for (partition, listen) in told {
+            match self.hear(partition, listen, until).await? {
                 Ok(result) => results.push(result),
                 Err(SubmitError::Moved(_)) => {}
                 Err(error) => return Err(of_submit(&error)),
@@ -340,6 +363,7 @@ pub(crate) fn of_submit(error: &SubmitError) -> Problem {
         SubmitError::NoSpace => Kind::NO_SPACE,
         SubmitError::Stopped(_) => Kind::STOPPED,
         SubmitError::TooLarge { .. } => Kind::TOO_LARGE,
+        SubmitError::Unwanted => Kind::UNKNOWN_END,
         SubmitError::UnknownPartition(_) => Kind::DAMAGED,
         SubmitError::Moved(partition) => {
             let mut problem = Problem::new(Kind::MOVED, error.to_string());

@@ -8,7 +8,7 @@ use onhand_flows::topics;
 use onhand_kafka::{Join, KafkaLog, KafkaSettings};
 use onhand_log::cluster::{Alone, Cluster};
 use onhand_log::journal::{Journal, JournalConfig, JournalReader, OpenError};
-use onhand_log::{Glimpse, Log, Opening};
+use onhand_log::{Glimpse, Log, Opening, Standing};
 
 use crate::config::{Config, Durability, KafkaConfig, LogEngine};
 use crate::node::RunError;
@@ -104,12 +104,31 @@ pub(crate) fn open(config: &Config) -> Result<Box<dyn Ground>, RunError> {
             let journal = open_journal(*durability, &config.data, Opening::Serve)?;
             Box::new(OnJournal(journal))
         }
-        LogEngine::Kafka(kafka) => Box::new(OnKafka {
-            log: open_kafka(kafka, Opening::Serve)?,
-            instance: kafka.instance.as_str().into(),
-            warms_up: !config.warm_up.is_zero(),
-        }),
+        LogEngine::Kafka(kafka) => {
+            refuse_stock_in(&config.data)?;
+            Box::new(OnKafka {
+                log: open_kafka(kafka, Opening::Serve)?,
+                instance: kafka.instance.as_str().into(),
+                warms_up: !config.warm_up.is_zero(),
+            })
+        }
     })
+}
+
+/// Refuses a directory whose journal still has the stock: on Kafka the node would begin with another.
+/// A sealed journal was moved, an unfinished copy has its stock elsewhere, and an unused one has none.
+fn refuse_stock_in(data: &Path) -> Result<(), RunError> {
+    let Some(found) = look_at_journal(data)? else {
+        return Ok(());
+    };
+    if found.is_unused || matches!(found.standing, Standing::Sealed(_) | Standing::Filling(_)) {
+        return Ok(());
+    }
+    let dir = data.display();
+    Err(wrong_setting(format!(
+        "{dir} holds a journal whose stock was not moved to Kafka: run `onhand log copy --to kafka \
+         --data {dir} --kafka BROKERS`, or name another --data"
+    )))
 }
 
 /// Opens a log as a node would, with nothing running on it. The journal lies in `data`.
@@ -133,14 +152,21 @@ pub fn open_log(
 /// [`RunError`] when what is there cannot be read.
 pub fn look_at_log(engine: &LogEngine, data: &Path) -> Result<Option<Glimpse>, RunError> {
     match engine {
-        LogEngine::Journal(_) => match JournalReader::open(&data.join("journal")) {
-            Ok(reader) => Ok(Some(reader.glimpse())),
-            Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        },
-        LogEngine::Kafka(kafka) => Ok(KafkaLog::look(&kafka_settings(kafka))?),
+        LogEngine::Journal(_) => look_at_journal(data),
+        LogEngine::Kafka(kafka) => {
+            let settings = kafka_settings(kafka)?;
+            KafkaLog::look(&settings).map_err(|error| failed(error, kafka))
+        }
+    }
+}
+
+fn look_at_journal(data: &Path) -> Result<Option<Glimpse>, RunError> {
+    match JournalReader::open(&data.join("journal")) {
+        Ok(reader) => Ok(Some(reader.glimpse())),
+        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -152,7 +178,10 @@ pub fn look_at_log(engine: &LogEngine, data: &Path) -> Result<Option<Glimpse>, R
 pub fn who_serves(engine: &LogEngine) -> Result<Vec<String>, RunError> {
     Ok(match engine {
         LogEngine::Journal(_) => Vec::new(),
-        LogEngine::Kafka(kafka) => KafkaLog::living(&kafka_settings(kafka))?,
+        LogEngine::Kafka(kafka) => {
+            let settings = kafka_settings(kafka)?;
+            KafkaLog::living(&settings).map_err(|error| failed(error, kafka))?
+        }
     })
 }
 
@@ -172,10 +201,17 @@ fn open_journal(
 }
 
 fn open_kafka(kafka: &KafkaConfig, opening: Opening) -> Result<Arc<KafkaLog>, RunError> {
-    let log = KafkaLog::open(KafkaSettings {
+    let settings = KafkaSettings {
         opening,
-        ..kafka_settings(kafka)
-    })?;
+        ..kafka_settings(kafka)?
+    };
+    // Said before the answer, which may take `request_timeout`.
+    tracing::info!(
+        brokers = kafka.brokers,
+        patience_s = settings.request_timeout.as_secs(),
+        "asking Kafka for the log"
+    );
+    let log = KafkaLog::open(settings).map_err(|error| failed(error, kafka))?;
     tracing::info!(
         brokers = kafka.brokers,
         instance = kafka.instance,
@@ -185,8 +221,15 @@ fn open_kafka(kafka: &KafkaConfig, opening: Opening) -> Result<Arc<KafkaLog>, Ru
     Ok(Arc::new(log))
 }
 
-fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
-    KafkaSettings {
+/// What the configuration says, in the words of the library.
+fn kafka_settings(kafka: &KafkaConfig) -> Result<KafkaSettings, RunError> {
+    let (insync, copies) = (kafka.insync_min, kafka.replication);
+    if !(1..=copies).contains(&insync) {
+        return Err(wrong_setting(format!(
+            "--kafka-insync-min is {insync}; choose 1 to {copies}, which is --kafka-replication"
+        )));
+    }
+    Ok(KafkaSettings {
         prefix: kafka.prefix.clone(),
         replication: kafka.replication,
         insync_min: kafka.insync_min,
@@ -198,5 +241,82 @@ fn kafka_settings(kafka: &KafkaConfig) -> KafkaSettings {
         retention: [(topics::INBOX.to_owned(), kafka.inbox_retention)].into(),
         own_topics: OWN.map(str::to_owned).into(),
         ..KafkaSettings::new(&kafka.brokers, &kafka.instance)
+    })
+}
+
+fn wrong_setting(what: String) -> RunError {
+    RunError::OpenKafka(onhand_kafka::OpenError::Settings(what))
+}
+
+/// With the flags that the user set. What the client says of a wrong setting has its value at the end,
+/// which may be a secret; also one whose key is mistyped.
+fn failed(error: onhand_kafka::OpenError, kafka: &KafkaConfig) -> RunError {
+    let onhand_kafka::OpenError::Settings(mut text) = error else {
+        return error.into();
+    };
+    for (key, value) in &kafka.client {
+        let about = text.strip_suffix(&format!(" {key} {value}"));
+        let about = about.map(str::to_owned);
+        if let Some(about) = about.or_else(|| text.starts_with(key).then(|| text.clone())) {
+            let about = about.trim_start_matches("Client config error: ");
+            text = format!("--kafka-set {key}: {about}");
+        }
+        if KafkaConfig::is_secret(key) && !value.is_empty() {
+            text = text.replace(value, "***");
+        }
+    }
+    wrong_setting(text)
+}
+
+impl KafkaConfig {
+    /// Whether the value of this setting of the client is printed nowhere.
+    pub fn is_secret(key: &str) -> bool {
+        let key = key.to_ascii_lowercase();
+        ["password", "secret", ".key"]
+            .iter()
+            .any(|part| key.contains(part))
+    }
+}
+
+impl RunError {
+    /// Whether the node was told what cannot work, so that nothing was begun.
+    pub fn is_wrong_setting(&self) -> bool {
+        matches!(
+            self,
+            Self::OpenKafka(onhand_kafka::OpenError::Settings(_)) | Self::Advertise(_)
+        )
+    }
+
+    /// Whether it would go on if topics might lose data.
+    pub fn is_about_safety(&self) -> bool {
+        matches!(
+            self,
+            Self::OpenKafka(
+                onhand_kafka::OpenError::TooFewBrokers { .. }
+                    | onhand_kafka::OpenError::UnsafeTopics(_)
+            )
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_client_setting_is_said_without_its_value() {
+        let mut kafka = KafkaConfig::new("127.0.0.1:1", "a");
+        for (key, value) in [("sasl.passwrd", "hunter2"), ("ssl.key.password", "hunter3")] {
+            kafka.client = vec![(key.to_owned(), value.to_owned())];
+            let text = format!("Client config error: no such property {key} {value}");
+            let error = failed(onhand_kafka::OpenError::Settings(text), &kafka);
+            assert!(error.is_wrong_setting());
+            let said = error.to_string();
+            assert!(said.contains(&format!("--kafka-set {key}")), "{said}");
+            assert!(!said.contains(value), "{said}");
+        }
+        kafka.insync_min = 4;
+        let error = kafka_settings(&kafka).expect_err("more than the copies");
+        assert!(error.to_string().contains("--kafka-insync-min"), "{error}");
     }
 }

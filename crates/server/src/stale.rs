@@ -68,10 +68,8 @@ impl Stale {
         self.most.filter(|most| !most.is_zero())
     }
 
-    /// A part of the answer is that old.
-    pub(crate) fn note(&self, age: Duration) {
-        let now = Instant::now();
-        let as_of = now.checked_sub(age).unwrap_or(now);
+    /// A part of the answer is known to lack nothing as of that time.
+    pub(crate) fn note(&self, as_of: Instant) {
         let mut oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
         *oldest = Some(oldest.map_or(as_of, |oldest| oldest.min(as_of)));
     }
@@ -93,6 +91,12 @@ impl Stale {
     }
 }
 
+/// So long before that time.
+pub(crate) fn before(time: Instant, age: Duration) -> Instant {
+    // Where the clock does not go back so far, no age could be stated either.
+    time.checked_sub(age).unwrap_or(time)
+}
+
 /// In whole milliseconds, never less than it is.
 pub(crate) fn ms(age: Duration) -> u64 {
     u64::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX)
@@ -112,10 +116,13 @@ mod tests {
     fn the_oldest_part_counts_and_goes_on_ageing() {
         let stale = Stale::of(Some(Duration::from_secs(1)));
         assert_eq!(said(&stale), Some(0), "an owner's");
-        stale.note(Duration::from_millis(300));
-        stale.note(Duration::from_millis(20));
+        let asked = Instant::now();
+        std::thread::sleep(Duration::from_millis(10));
+        // The time between the answer and its note counts.
+        stale.note(before(asked, Duration::from_millis(300)));
+        stale.note(before(asked, Duration::from_millis(20)));
         let first = said(&stale).unwrap();
-        assert!(first >= 300, "{first}");
+        assert!(first >= 310, "{first}");
         std::thread::sleep(Duration::from_millis(10));
         assert!(said(&stale).unwrap() >= first + 10);
         assert_eq!(said(&Stale::default()), None, "nobody asked");

@@ -70,6 +70,22 @@ impl Seen {
             .unwrap_or_default()
     }
 
+    /// The last number that it has seen anything of: one that it has seen in part is read to its end
+    /// before others are.
+    pub(crate) fn begun(&self, partition: u16) -> u64 {
+        let partly = self
+            .partly
+            .is_some_and(|place| place.partition == partition);
+        self.number(partition) + u64::from(partly)
+    }
+
+    /// Whether somebody who has seen as much has seen all that this one has, whole.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        (0u16..)
+            .zip(&other.numbers)
+            .all(|(partition, there)| self.begun(partition) <= *there)
+    }
+
     pub(crate) fn saw(&mut self, partition: u16, number: u64) {
         if let Some(slot) = self.numbers.get_mut(usize::from(partition)) {
             *slot = number;
@@ -210,5 +226,32 @@ impl CatchUp {
             ControlFlow::Continue(())
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_saw_a_decision_in_part_is_only_within_one_who_saw_it_whole() {
+        let seen = |numbers: [u64; 2], partly| Seen {
+            epoch: 1,
+            numbers: numbers.to_vec(),
+            partly,
+        };
+        let place = Place {
+            partition: 1,
+            index: 0,
+        };
+        let at = seen([3, 6], Some(place));
+        assert_eq!((at.begun(0), at.begun(1)), (3, 7));
+        assert!(
+            !at.is_within(&seen([3, 6], None)),
+            "it stands before what was seen in part"
+        );
+        assert!(at.is_within(&seen([3, 7], None)));
+        assert!(!at.is_within(&seen([2, 7], None)));
+        assert!(seen([3, 6], None).is_within(&seen([3, 6], None)));
     }
 }

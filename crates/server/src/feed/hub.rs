@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use onhand_log::{Offset, Progress};
@@ -16,6 +17,9 @@ use crate::decisions::{DecisionError, DecisionLog, Pack, READ_BYTES};
 use crate::engine::{Engine, internal};
 use crate::wire::outcome::Origin;
 use crate::wire::problem::Problem;
+
+/// Between two tries to read while the log cannot be reached.
+const READ_PAUSE: Duration = Duration::from_millis(500);
 
 /// Changes that were read together.
 #[derive(Debug)]
@@ -128,8 +132,7 @@ pub(crate) enum Followed {
 }
 
 impl Hub {
-    /// Starts the thread.
-    pub(crate) fn start(engine: &Engine, ring_bytes: usize) -> std::io::Result<Arc<Self>> {
+    fn new(decisions: Arc<DecisionLog>, ring_bytes: usize) -> Self {
         let state = State {
             ring: VecDeque::new(),
             first: 0,
@@ -141,13 +144,18 @@ impl Hub {
             stop: false,
             trouble: None,
         };
-        let hub = Arc::new(Self {
+        Self {
             state: Mutex::new(state),
             wake: Condvar::new(),
             count: watch::Sender::new(0),
-            decisions: Arc::clone(&engine.decisions),
+            decisions,
             ring_bytes,
-        });
+        }
+    }
+
+    /// Starts the thread.
+    pub(crate) fn start(engine: &Engine, ring_bytes: usize) -> std::io::Result<Arc<Self>> {
+        let hub = Arc::new(Self::new(Arc::clone(&engine.decisions), ring_bytes));
         let listening = Arc::clone(&hub);
         engine.log.listen(Box::new(move |progress| {
             if progress != Progress::Appended {
@@ -245,9 +253,26 @@ impl Hub {
                     None => continue,
                 }
             };
-            if let Err(error) = self.read(&mut tail) {
+            if !self.read_on(&mut tail) {
+                std::thread::sleep(READ_PAUSE);
+            }
+        }
+    }
+
+    /// Reads whatever is new. Says false where that is to be tried again a little later.
+    fn read_on(&self, tail: &mut Tail) -> bool {
+        match self.read(tail) {
+            Ok(()) => true,
+            // What was shared stays, and the tail stands behind it.
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, "feeds stand still, reading again soon");
+                self.lock().moved = true;
+                false
+            }
+            Err(error) => {
                 self.lock().trouble = Some(internal(error));
                 self.count.send_modify(|count| *count += 1);
+                true
             }
         }
     }
@@ -324,6 +349,7 @@ impl Hub {
             state.ring.clear();
             state.bytes = 0;
             state.tail = None;
+            state.trouble = None;
             state.era += 1;
         }
     }
@@ -395,5 +421,76 @@ impl Follow {
 impl Drop for Follow {
     fn drop(&mut self) {
         self.hub.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onhand_log::memory::MemoryLog;
+    use onhand_log::{Log as _, TopicSpec, View};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_for_a_moment_is_read_again() {
+        let log = Arc::new(MemoryLog::new());
+        let spec = TopicSpec {
+            name: "d".to_owned(),
+            partitions: 1,
+            compacted: false,
+        };
+        let topic = log.create_topic(&spec).unwrap();
+        let shared: Arc<dyn onhand_log::Log> = Arc::<MemoryLog>::clone(&log);
+        let decisions = DecisionLog::new(shared, topic, 1, View::Durable);
+        let hub = Arc::new(Hub::new(Arc::new(decisions), 1 << 20));
+        let mut tail = Tail {
+            era: 0,
+            offsets: vec![None],
+            seen: Seen {
+                epoch: 1,
+                numbers: vec![0],
+                partly: None,
+            },
+        };
+        let (_, follow) = hub.join(Some(tail.clone())).unwrap();
+        hub.lock().moved = false;
+        log.set_away(true);
+        assert!(!hub.read_on(&mut tail));
+        let state = hub.lock();
+        assert!(state.trouble.is_none() && state.tail.is_some());
+        assert!(state.moved, "it is read again");
+        drop(state);
+        log.set_away(false);
+        assert!(hub.read_on(&mut tail));
+        assert!(hub.lock().trouble.is_none());
+        drop(follow);
+    }
+
+    #[test]
+    fn trouble_ends_with_those_who_were_told() {
+        let log: Arc<dyn onhand_log::Log> = Arc::new(MemoryLog::new());
+        let spec = TopicSpec {
+            name: "d".to_owned(),
+            partitions: 1,
+            compacted: false,
+        };
+        let topic = log.create_topic(&spec).unwrap();
+        let hub = Arc::new(Hub::new(
+            Arc::new(DecisionLog::new(log, topic, 1, View::Durable)),
+            1 << 20,
+        ));
+        let tail = Tail {
+            era: 0,
+            offsets: vec![None],
+            seen: Seen {
+                epoch: 1,
+                numbers: vec![0],
+                partly: None,
+            },
+        };
+        let (_, follow) = hub.join(Some(tail)).unwrap();
+        hub.lock().trouble = Some(internal("what is stored is damaged"));
+        drop(follow);
+        assert!(hub.lock().trouble.is_none());
     }
 }

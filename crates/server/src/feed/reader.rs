@@ -157,7 +157,7 @@ async fn try_feed(
     loop {
         let (mut to, mut follow) = app.hub.follow(&app.engine).await?;
         // The hub may be a moment behind what this reader has seen elsewhere.
-        while to.numbers.iter().zip(&at.numbers).any(|(to, at)| to < at) {
+        while !at.is_within(&to) {
             match follow.next().await {
                 Followed::Batch(batch) => to = batch.after.clone(),
                 Followed::Behind => {

@@ -1,10 +1,11 @@
 //! The packs of one stream on an instance that shares its log: each goes to whoever has its partition,
 //! and those of one partition in the order of their lines.
 //!
-//! A pack whose partition is open here is submitted at once, unless one before it waits. Every other one
-//! waits in its partition's queue, and a task sends what waits to the owners, of each partition one request
-//! at a time. What certainly was not taken goes back into its place in the queue and is sent again,
-//! until a deadline. What nobody knows the end of ends the stream: sent again, all of it is harmless.
+//! A pack whose partition is open here is submitted at once, unless one before it waits or is away. Every
+//! other one waits in its partition's queue, and a task sends what waits to the owners, of each partition
+//! one request at a time. What certainly was not taken goes back into its place in the queue and is sent
+//! again, until a deadline. What nobody knows the end of ends the stream, and what waits then is not sent:
+//! sent again, all of it is harmless.
 //!
 //! Bounded by the stream: what waits here counts as on its way to a decision.
 
@@ -21,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::stream::{BUSY_PAUSE, INBOX_FILL_MAX};
-use super::ticket::{Inbox, News};
+use super::ticket::{Inbox, News, Series};
 use crate::app::App;
 use crate::engine::of_submit;
 use crate::peers::forward;
@@ -47,8 +48,18 @@ struct Queue {
     waiting: BTreeMap<u64, Arc<Part>>,
     /// Packs that are with an owner and not answered.
     under_way: usize,
+    /// Packs that may still come behind what is submitted here now: they are with another instance, or a
+    /// task is about to submit them here.
+    away: usize,
     /// Since when nobody takes what waits.
     since: Option<Instant>,
+}
+
+impl Queue {
+    /// Whether a pack that is submitted here now comes behind all before it.
+    fn is_clear(&self) -> bool {
+        self.waiting.is_empty() && self.away == 0
+    }
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +75,8 @@ struct State {
 /// See the module.
 pub(crate) struct Elsewhere {
     app: Arc<App>,
+    /// All packs of the stream.
+    pub(crate) series: Series,
     state: Mutex<State>,
     stirred: Notify,
 }
@@ -95,6 +108,10 @@ impl Ticket for Here {
         }
     }
 
+    fn is_wanted(&self) -> bool {
+        self.part.inbox.is_wanted()
+    }
+
     fn refused(&self, error: &SubmitError) {
         if self.first() {
             match error {
@@ -119,6 +136,7 @@ impl Elsewhere {
     pub(crate) fn new(app: &Arc<App>) -> Arc<Self> {
         Arc::new(Self {
             app: Arc::clone(app),
+            series: Series::default(),
             state: Mutex::default(),
             stirred: Notify::new(),
         })
@@ -129,7 +147,8 @@ impl Elsewhere {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands over the packs of a chunk, behind those of the chunks before it.
+    /// Hands over the packs of a chunk, behind those of the chunks before it. After an error nothing more
+    /// of the stream is handed over.
     pub(crate) fn submit(
         self: &Arc<Self>,
         packs: Vec<(u16, Vec<u8>)>,
@@ -141,6 +160,9 @@ impl Elsewhere {
         for (partition, pack) in packs {
             let (part, at_once) = {
                 let mut state = self.lock();
+                if state.closed || self.series.is_broken() {
+                    return Err(broken_off());
+                }
                 let place = state.next;
                 state.next += 1;
                 let part = Arc::new(Part {
@@ -150,7 +172,7 @@ impl Elsewhere {
                     inbox: Arc::clone(inbox),
                 });
                 let queue = state.queues.entry(partition).or_default();
-                let at_once = queue.waiting.is_empty() && self.app.engine.is_open(partition);
+                let at_once = queue.is_clear() && self.app.engine.is_open(partition);
                 if at_once {
                     queue.under_way += 1;
                 } else {
@@ -158,8 +180,10 @@ impl Elsewhere {
                 }
                 (part, at_once)
             };
-            if at_once {
-                self.submit_here(&part)?;
+            if at_once && let Err(problem) = self.submit_here(&part) {
+                self.series.break_off();
+                self.stirred.notify_one();
+                return Err(problem);
             }
         }
         self.look_after();
@@ -196,6 +220,14 @@ impl Elsewhere {
         drop(state);
         if waits {
             self.stirred.notify_one();
+        }
+    }
+
+    /// A pack that was away is so no longer. To be said behind what became of it: until then nothing is
+    /// submitted here at once.
+    fn is_back(&self, partition: u16) {
+        if let Some(queue) = self.lock().queues.get_mut(&partition) {
+            queue.away = queue.away.saturating_sub(1);
         }
     }
 
@@ -254,8 +286,25 @@ impl Elsewhere {
         }
     }
 
+    /// Tells those whose packs wait that the stream broke off.
+    fn give_up_waiting(&self) {
+        let mut state = self.lock();
+        let queues = state.queues.values_mut();
+        let waiting: Vec<Arc<Part>> = queues
+            .flat_map(|queue| std::mem::take(&mut queue.waiting).into_values())
+            .collect();
+        drop(state);
+        for part in waiting {
+            part.inbox.put(News::Untaken(broken_off()));
+        }
+    }
+
     /// Sends to each owner what waits for it and may go.
     fn send_ready(self: &Arc<Self>) {
+        if self.series.is_broken() {
+            self.give_up_waiting();
+            return;
+        }
         let membership = self.app.engine.cluster.membership();
         let wait = self.app.limits.forward_wait;
         let is_me = |at| Some(at) == membership.me;
@@ -276,6 +325,7 @@ impl Elsewhere {
             match owner {
                 Some(at) if is_me(at) && self.app.engine.is_open(*partition) => {
                     queue.under_way = queue.waiting.len();
+                    queue.away += queue.waiting.len();
                     here.extend(std::mem::take(&mut queue.waiting).into_values());
                 }
                 Some(at) if !is_me(at) && at < membership.members.len() => {
@@ -295,6 +345,7 @@ impl Elsewhere {
                         batch.bytes += part.pack.len();
                         batch.parts.push(part);
                         queue.under_way += 1;
+                        queue.away += 1;
                     }
                 }
                 _ => {
@@ -325,12 +376,23 @@ impl Elsewhere {
         }
         let _closed_stay_closed = self.app.engine.opening.read();
         for part in parts {
-            if let Err(problem) = self.submit_here(&part) {
+            let submitted = if self.series.is_broken() {
+                Err(broken_off())
+            } else {
+                self.submit_here(&part)
+            };
+            if let Err(problem) = submitted {
                 part.inbox.put(News::Untaken(problem));
                 self.answered(part.partition);
             }
+            self.is_back(part.partition);
         }
     }
+}
+
+/// What is said of a pack that was not handed over because one of its stream had failed.
+pub(crate) fn broken_off() -> Problem {
+    of_submit(&SubmitError::Unwanted)
 }
 
 /// What goes to one owner in one request.
@@ -348,5 +410,30 @@ impl Batch {
             parts: Vec::new(),
             bytes: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_submitted_at_once_beside_what_may_still_come_behind_it() {
+        let mut queue = Queue::default();
+        assert!(queue.is_clear());
+        // Submitted here and not decided: what follows comes behind it.
+        queue.under_way = 1;
+        assert!(queue.is_clear());
+        queue.away = 1;
+        assert!(!queue.is_clear(), "its owner may still refuse it");
+        queue.away = 0;
+        let part = Part {
+            place: 0,
+            partition: 0,
+            pack: Vec::new(),
+            inbox: Arc::new(Inbox::new(1, None, &Series::default())),
+        };
+        queue.waiting.insert(0, Arc::new(part));
+        assert!(!queue.is_clear());
     }
 }

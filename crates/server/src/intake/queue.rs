@@ -104,9 +104,18 @@ impl Queue {
         self.came.notify_one();
     }
 
-    /// Nothing more comes.
+    /// Nothing more comes. With a problem, what was being put aside is not: nobody knows its outcomes.
     pub(crate) fn end(&self, problem: Option<Problem>) {
-        self.lock().end = Some(problem);
+        let mut state = self.lock();
+        if let Some(problem) = &problem {
+            for entry in &mut state.entries {
+                if matches!(entry, Entry::Settling) {
+                    *entry = Entry::Failed(problem.clone());
+                }
+            }
+        }
+        state.end = Some(problem);
+        drop(state);
         self.came.notify_one();
     }
 
@@ -234,3 +243,42 @@ impl Queue {
 /// Nobody listens any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Gone;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intake::ticket::Series;
+    use crate::wire::problem::Kind;
+
+    fn waiting() -> Waiting {
+        Waiting {
+            order: Order::default(),
+            inbox: Arc::new(Inbox::new(0, None, &Series::default())),
+            packs: 0,
+            may_pend: false,
+            bytes: 10,
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_while_outcomes_are_put_aside_says_so_in_their_place() {
+        let queue = Queue::new(15, 1 << 20);
+        for _ in 0..3 {
+            queue.push(waiting());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(async {
+            assert!(matches!(queue.pop().await, Next::Waiting(_)));
+            queue.blocked(true);
+            let (_, aside) = queue.room().await.unwrap().unwrap();
+            // The reading side is gone before it has put that aside.
+            drop(aside);
+            queue.end(Some(Problem::new(
+                Kind::STOPPED,
+                "the node is shutting down",
+            )));
+            let next = queue.try_pop();
+            assert!(matches!(next, Some(Next::End(Some(_)))), "{next:?}");
+        });
+    }
+}

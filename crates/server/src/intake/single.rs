@@ -8,7 +8,7 @@ use onhand_flows::{CommandPack, key_of, pack};
 use onhand_ledger::{Command, Decision};
 use onhand_streams::{Delivery, Ticket};
 
-use super::ticket::{Inbox, News, Told};
+use super::ticket::{Inbox, News, Series, Told};
 use crate::app::App;
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::engine::{internal, of_submit};
@@ -33,7 +33,7 @@ pub(crate) async fn submit(app: &App, command: &Command<'_>) -> Result<Answer, P
     let partition = app.engine.partition_of(key_of(command));
     let mut pack = CommandPack::new();
     pack.push(command);
-    let inbox = Arc::new(Inbox::new(1, None));
+    let inbox = Arc::new(Inbox::new(1, None, &Series::default()));
     let ticket: Arc<dyn Ticket> = Arc::<Inbox>::clone(&inbox);
     app.engine
         .submit_single(partition, pack.finish(), &ticket)

@@ -15,7 +15,7 @@ use onhand_streams::Ticket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::chunk::{self, Chunk};
-use super::elsewhere::Elsewhere;
+use super::elsewhere::{Elsewhere, broken_off};
 use super::lines::{Encoding, Lines, Source};
 use super::queue::{Gone, Next, Queue, Waiting};
 use super::render::{self, Answers, RenderError, Spot, Totals};
@@ -181,6 +181,7 @@ async fn hand_over(
     let inbox = Arc::new(Inbox::new(
         chunk.packs.len(),
         Some(occupy(app, bytes).await?),
+        &elsewhere.series,
     ));
     let waiting = Waiting {
         bytes: (bytes * BYTES_PER_BYTE) + chunk.order.lines.len() * 16 + chunk.order.refusals.len(),
@@ -192,6 +193,13 @@ async fn hand_over(
     if !chunk.packs.is_empty() {
         while app.engine.stats().inbox_bytes > INBOX_FILL_MAX {
             tokio::time::sleep(BUSY_PAUSE).await;
+        }
+        // What this waited for may have been room that a failure made.
+        if queue.is_closed() {
+            return Err(Stop::Gone);
+        }
+        if elsewhere.series.is_broken() {
+            return Err(broken_off().into());
         }
         if app.engine.is_shared {
             elsewhere.submit(chunk.packs, &inbox)?;

@@ -1,7 +1,8 @@
 //! The claim of a request on its outcomes: an inbox that the engine's threads put news into.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use onhand_streams::{Delivery, SubmitError, Ticket};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -29,11 +30,27 @@ pub(crate) enum News {
     Failed(String),
 }
 
+/// The submissions of one request that come one after another. Once one of them failed, nothing that
+/// is not in the log yet may get there: sent again, what failed would come behind it. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Series(Arc<AtomicBool>);
+
+impl Series {
+    pub(crate) fn break_off(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// The inbox of one submission. Bounded by it: one delivery per pack and one per pending command.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
     arrived: Notify,
+    series: Series,
 }
 
 #[derive(Debug)]
@@ -46,7 +63,11 @@ struct State {
 }
 
 impl Inbox {
-    pub(crate) fn new(packs: usize, occupies: Option<OwnedSemaphorePermit>) -> Self {
+    pub(crate) fn new(
+        packs: usize,
+        occupies: Option<OwnedSemaphorePermit>,
+        series: &Series,
+    ) -> Self {
         let state = State {
             news: VecDeque::with_capacity(packs),
             open: packs,
@@ -55,6 +76,7 @@ impl Inbox {
         Self {
             state: Mutex::new(state),
             arrived: Notify::new(),
+            series: series.clone(),
         }
     }
 
@@ -75,6 +97,10 @@ impl Inbox {
     }
 
     pub(crate) fn put(&self, news: News) {
+        // Before its room is free: whoever waits for that must see it.
+        if !matches!(news, News::Told(_)) {
+            self.series.break_off();
+        }
         {
             let mut state = self.lock();
             if matches!(news, News::Told(_)) {
@@ -96,11 +122,36 @@ impl Ticket for Inbox {
         self.put(News::Told(Told { delivery, cut: 0 }));
     }
 
+    fn is_wanted(&self) -> bool {
+        !self.series.is_broken()
+    }
+
     fn refused(&self, error: &SubmitError) {
         self.put(News::Refused(error.clone()));
     }
 
     fn failed(&self, why: &str) {
         self.put(News::Failed(why.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn a_series_is_broken_before_the_room_of_what_failed_is_free() {
+        let room = Arc::new(Semaphore::new(1));
+        let series = Series::default();
+        let permit = Arc::clone(&room).try_acquire_owned().unwrap();
+        let first = Inbox::new(1, Some(permit), &series);
+        let second = Inbox::new(1, None, &series);
+        assert!(first.is_wanted() && second.is_wanted());
+        first.failed("not durable");
+        assert_eq!(room.available_permits(), 1);
+        assert!(!second.is_wanted());
+        assert!(Inbox::new(1, None, &Series::default()).is_wanted());
     }
 }

@@ -18,7 +18,7 @@ use super::forward::{self, Refusal};
 use super::pool::Trouble;
 use super::question::{Question, Travelling};
 use crate::app::App;
-use crate::engine::{Engine, internal, of_submit, stopped};
+use crate::engine::{Engine, internal, of_submit};
 use crate::http::respond::{self, Body};
 use crate::stale::{self, Stale};
 use crate::wire::problem::{Kind, Problem};
@@ -45,8 +45,8 @@ struct Asked {
 /// it, and the answer in postcard.
 type Answers = Vec<(u16, Option<u64>, Vec<u8>)>;
 
-/// Those that nobody answered for, and of those whose standby did, how old that is.
-type FromStandbys = (Vec<u16>, BTreeMap<u16, Duration>);
+/// Those that nobody answered for, and of those whose standby did, as of when.
+type FromStandbys = (Vec<u16>, BTreeMap<u16, Instant>);
 
 impl Engine {
     /// Asks the owner of one partition, wherever it is.
@@ -130,10 +130,10 @@ impl Engine {
         let Some(most) = stale.most().filter(|_| !partitions.is_empty()) else {
             return Ok(partitions);
         };
-        let (left, ages) = self
+        let (left, times) = self
             .ask_standbys(partitions, question, answers, most)
             .await?;
-        ages.into_values().for_each(|age| stale.note(age));
+        times.into_values().for_each(|as_of| stale.note(as_of));
         Ok(left)
     }
 
@@ -149,22 +149,24 @@ impl Engine {
         let asked = self.beside(move |standbys| {
             let ask = |partition| {
                 let question = question.clone();
+                // What it says is so old was so old at or behind this.
+                let began = Instant::now();
                 let answer = standbys.ask(partition, most, |stock| question.ask(stock));
-                (partition, answer)
+                (partition, answer, began)
             };
             partitions.into_iter().map(ask).collect::<Vec<_>>()
         });
-        let (mut left, mut ages) = (Vec::new(), BTreeMap::new());
-        for (partition, answer) in asked.await? {
+        let (mut left, mut times) = (Vec::new(), BTreeMap::new());
+        for (partition, answer, began) in asked.await? {
             match answer {
                 Some((answer, age)) => {
                     answers.insert(partition, answer);
-                    ages.insert(partition, age);
+                    times.insert(partition, stale::before(began, age));
                 }
                 None => left.push(partition),
             }
         }
-        Ok((left, ages))
+        Ok((left, times))
     }
 
     /// Whom to ask for each partition, by index: who answers for it, or every second time, where a
@@ -218,8 +220,9 @@ impl Engine {
                 Err(error) => return Err(of_submit(&error)),
             }
         }
+        let until = tokio::time::Instant::now() + self.forward_wait;
         for (partition, listen) in told {
-            match listen.await.map_err(|_| stopped())? {
+            match self.hear(partition, listen, until).await? {
                 Ok(answer) => {
                     answers.insert(partition, answer);
                 }
@@ -306,7 +309,7 @@ impl Engine {
                     missing.retain(|one| *one != partition);
                     if let Some(age) = age {
                         // When it was asked is not known here, but that it was behind this.
-                        stale.note(Duration::from_millis(age) + began.elapsed());
+                        stale.note(stale::before(began, Duration::from_millis(age)));
                     }
                     answers.insert(partition, answer);
                 }
@@ -334,6 +337,7 @@ pub(crate) async fn answer(app: &Arc<App>, body: &Bytes) -> Result<Response<Body
             format!("no question of this version: {error}; run the same version on all instances"),
         )
     })?;
+    asked.question.check()?;
     let partitions = (asked.partitions, asked.stale_ms_max);
     let answers = match asked.question {
         Travelling::Number(question) => here(app, partitions, &question).await?,
@@ -361,13 +365,15 @@ async fn here<Q: Question>(
     let mut answers = BTreeMap::new();
     let engine = &app.engine;
     let left = engine.ask_here(partitions, question, &mut answers).await?;
-    let mut ages = BTreeMap::new();
+    let mut times = BTreeMap::new();
     if let Some(most) = stale_ms_max.map(Duration::from_millis) {
         let asked = engine.ask_standbys(left, question, &mut answers, most);
-        (_, ages) = asked.await?;
+        (_, times) = asked.await?;
     }
     let write = |(partition, answer)| {
-        let age = ages.get(&partition).copied().map(stale::ms);
+        let age = times
+            .get(&partition)
+            .map(|as_of| stale::ms(as_of.elapsed()));
         Ok((partition, age, Q::write(&answer).map_err(internal)?))
     };
     answers.into_iter().map(write).collect()

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::engine::internal;
 use crate::http::respond::{self, Body};
 use crate::intake::stream::{BUSY_PAUSE, INBOX_FILL_MAX};
-use crate::intake::ticket::{Inbox, News};
+use crate::intake::ticket::{Inbox, News, Series};
 use crate::wire::problem::{Kind, Problem};
 
 /// Where packs are handed over.
@@ -56,10 +56,12 @@ async fn occupy(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Problem
         .map_err(|_| crate::engine::stopped())
 }
 
-/// Hands the packs to their owners. What of a partition was not taken is followed by nothing of it.
+/// Hands the packs to their owners. What of a partition was not taken is followed by nothing of it, and
+/// what failed by nothing that is not in the log by then.
 fn take(app: &App, packs: Vec<(u16, Vec<u8>)>) -> Vec<Result<Arc<Inbox>, SubmitError>> {
     // While this is held no partition opens: one that moved away does not come back between two packs.
     let _closed_stay_closed = app.engine.opening.read();
+    let series = Series::default();
     let mut refused: BTreeSet<u16> = BTreeSet::new();
     let mut taken = Vec::with_capacity(packs.len());
     for (partition, pack) in packs {
@@ -67,7 +69,7 @@ fn take(app: &App, packs: Vec<(u16, Vec<u8>)>) -> Vec<Result<Arc<Inbox>, SubmitE
             taken.push(Err(SubmitError::Moved(partition)));
             continue;
         }
-        let inbox = Arc::new(Inbox::new(1, None));
+        let inbox = Arc::new(Inbox::new(1, None, &series));
         let ticket: Arc<dyn Ticket> = Arc::<Inbox>::clone(&inbox);
         let submitted = app.engine.submit(vec![(partition, pack)], &ticket);
         taken.push(match submitted {
@@ -145,7 +147,7 @@ fn put_news(out: &mut Vec<u8>, index: u32, news: &News) {
 fn put_refused(out: &mut Vec<u8>, index: u32, error: &SubmitError) {
     let passing = matches!(
         error,
-        SubmitError::Moved(_) | SubmitError::Busy | SubmitError::Stopped(_)
+        SubmitError::Moved(_) | SubmitError::Busy | SubmitError::Stopped(_) | SubmitError::Unwanted
     );
     let why = error.to_string();
     put(

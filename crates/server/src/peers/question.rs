@@ -2,10 +2,12 @@
 
 use onhand_flows::Stock;
 use onhand_ledger::reservation::ReservationRecord;
-use onhand_ledger::{Conflict, Level};
+use onhand_ledger::{Conflict, Level, State};
 use serde::{Deserialize, Serialize};
 
 use super::form::{self, ConflictForm, LevelForm};
+use crate::feed::frame::SKUS_MAX;
+use crate::wire::problem::{Kind, Problem};
 
 /// Something asked of the state of one partition. It must be short: the owner waits for it.
 pub(crate) trait Question: Clone + Send + Sync + 'static {
@@ -39,6 +41,67 @@ pub(crate) enum Travelling {
 
 /// The most that one question may ask for at a time, whoever asks: the owner is kept from deciding.
 const LIMIT_MAX: usize = 1_024;
+
+/// Levels of one answer at most, but for those of its first SKU: some hundred KiB.
+const LEVELS_MAX: usize = 4_096;
+
+/// Prefixes that one question may name. Nobody asks for more than a few spellings of a name.
+const PREFIXES_MAX: usize = 16;
+
+impl Travelling {
+    /// Refuses what names more than an instance of this version ever does: whatever the limit of a
+    /// question, it holds for each name.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        let (what, count, most) = match self {
+            Self::NamesLike(question) => ("prefixes", question.prefixes.len(), PREFIXES_MAX),
+            Self::SnapshotPage(question) => ("SKUs", question.skus.len(), SKUS_MAX),
+            _ => return Ok(()),
+        };
+        if count <= most {
+            return Ok(());
+        }
+        let why = format!(
+            "a question names {count} {what} and may name {most}; run the same version on all \
+             instances"
+        );
+        Err(Problem::new(Kind::TOO_LARGE, why))
+    }
+}
+
+/// A step of a list: keys in byte order, and what is said of each.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Step<T> {
+    pub(crate) found: Vec<(String, T)>,
+    /// There may be more behind the last key.
+    pub(crate) more: bool,
+}
+
+/// SKUs with their levels, as long as these are not more than `most`, and whether some were left. The first
+/// comes whole in any case.
+fn up_to(
+    skus: impl Iterator<Item = (String, Vec<Level>)>,
+    most: usize,
+) -> (Vec<(String, Vec<Level>)>, bool) {
+    let mut found = Vec::new();
+    let mut count = 0;
+    for (sku, levels) in skus {
+        count += levels.len();
+        if count > most && !found.is_empty() {
+            return (found, true);
+        }
+        found.push((sku, levels));
+    }
+    (found, false)
+}
+
+/// Each of these SKUs with its levels, as they are asked for; one that no fact has named is left out.
+fn levels_of(
+    state: &State,
+    skus: impl IntoIterator<Item = String>,
+) -> impl Iterator<Item = (String, Vec<Level>)> {
+    skus.into_iter()
+        .filter_map(|sku| state.levels(&sku).map(|levels| (sku, levels)))
+}
 
 /// A question whose answer travels as it is.
 macro_rules! plain {
@@ -116,23 +179,24 @@ formed!(LevelsOf -> Option<Vec<Level>>:
 pub(crate) struct StockAbove {
     pub(crate) after: Option<String>,
     pub(crate) prefix: String,
+    /// Of SKUs.
     pub(crate) limit: usize,
+    /// Of their levels: a SKU may have many.
+    pub(crate) levels: usize,
 }
-formed!(StockAbove -> Vec<(String, Vec<Level>)>:
+formed!(StockAbove -> Step<Vec<Level>>:
     |question, stock| {
         let state = stock.state_mut();
         let limit = question.limit.min(LIMIT_MAX);
         let skus = state.skus(question.after.as_deref(), &question.prefix, limit);
-        skus.into_iter()
-            .map(|sku| {
-                let levels = state.levels(sku.as_str()).unwrap_or_default();
-                (sku.0.into_owned(), levels)
-            })
-            .collect()
+        let full = skus.len() >= limit;
+        let skus = skus.into_iter().map(|sku| sku.0.into_owned());
+        let (found, cut) = up_to(levels_of(state, skus), question.levels.min(LEVELS_MAX));
+        Step { found, more: full || cut }
     },
-    Vec<(String, Vec<LevelForm>)>:
-    |answer| of_listed(answer),
-    |form| listed(form));
+    Step<Vec<LevelForm>>:
+    |answer| Step { found: of_listed(&answer.found), more: answer.more },
+    |form| Step { found: listed(form.found), more: form.more });
 
 fn of_listed(answer: &[(String, Vec<Level>)]) -> Vec<(String, Vec<LevelForm>)> {
     answer
@@ -202,17 +266,19 @@ pub(crate) struct ReservationsAbove {
 }
 
 impl Question for ReservationsAbove {
-    type Answer = Vec<(String, Option<ReservationRecord<'static>>)>;
+    type Answer = Step<Option<ReservationRecord<'static>>>;
 
     fn ask(self, stock: &mut Stock) -> Self::Answer {
         let state = stock.state_mut();
-        let ids = state.reservations(self.after.as_deref(), self.limit.min(LIMIT_MAX));
-        ids.into_iter()
-            .map(|id| {
-                let record = state.reservation(id.as_str());
-                (id.0.into_owned(), record)
-            })
-            .collect()
+        let limit = self.limit.min(LIMIT_MAX);
+        let ids = state.reservations(self.after.as_deref(), limit);
+        let more = ids.len() >= limit;
+        let records = ids.into_iter().map(|id| {
+            let record = state.reservation(id.as_str());
+            (id.0.into_owned(), record)
+        });
+        let found = records.collect();
+        Step { found, more }
     }
 
     fn travel(&self) -> Travelling {
@@ -224,11 +290,13 @@ impl Question for ReservationsAbove {
     }
 
     fn read(bytes: &[u8]) -> Result<Self::Answer, postcard::Error> {
-        let read: Vec<(String, Option<ReservationRecord<'_>>)> = postcard::from_bytes(bytes)?;
-        Ok(read
-            .into_iter()
-            .map(|(id, record)| (id, record.map(|record| record.to_static())))
-            .collect())
+        let read: Step<Option<ReservationRecord<'_>>> = postcard::from_bytes(bytes)?;
+        let records = read.found.into_iter();
+        let found = records.map(|(id, record)| (id, record.map(|record| record.to_static())));
+        Ok(Step {
+            found: found.collect(),
+            more: read.more,
+        })
     }
 }
 
@@ -293,20 +361,74 @@ formed!(SnapshotPage -> Page:
         let state = stock.state_mut();
         let limit = question.limit.min(LIMIT_MAX);
         let number = state.number();
-        let named = !question.skus.is_empty();
-        let names: Vec<String> = if named {
-            question.skus
-        } else {
-            let found = state.skus(question.after.as_deref(), "", limit);
-            found.into_iter().map(|sku| sku.0.into_owned()).collect()
-        };
-        let more = !named && names.len() >= limit;
-        let levels = names
-            .into_iter()
-            .filter_map(|sku| state.levels(&sku).map(|levels| (sku, levels)))
-            .collect();
-        Page { levels, number, more }
+        if !question.skus.is_empty() {
+            // They are few, and none is read on from.
+            let levels = levels_of(state, question.skus).collect();
+            return Page { levels, number, more: false };
+        }
+        let skus = state.skus(question.after.as_deref(), "", limit);
+        let full = skus.len() >= limit;
+        let skus = skus.into_iter().map(|sku| sku.0.into_owned());
+        let (levels, cut) = up_to(levels_of(state, skus), LEVELS_MAX);
+        Page { levels, number, more: full || cut }
     },
     (Vec<(String, Vec<LevelForm>)>, u64, bool):
     |page| (of_listed(&page.levels), page.number, page.more),
     |(levels, number, more)| Page { levels: listed(levels), number, more });
+
+#[cfg(test)]
+mod tests {
+    use onhand_ledger::{Location, Time};
+
+    use super::*;
+
+    fn levels(count: usize) -> Vec<Level> {
+        let level = |n: usize| Level {
+            location: Location::from(n.to_string()),
+            decimals: 0,
+            on_hand: 1,
+            reserved: 0,
+            committed: 0,
+            damaged: 0,
+            quality_control: 0,
+            sequence: 1,
+            number: 1,
+            at: Time(0),
+        };
+        (0..count).map(level).collect()
+    }
+
+    #[test]
+    fn a_step_ends_at_its_levels_and_holds_one_sku_at_least() {
+        let step = |counts: &[usize], most| {
+            let skus = counts.iter().map(|count| ("S".to_owned(), levels(*count)));
+            let (found, cut) = up_to(skus, most);
+            (found.len(), cut)
+        };
+        assert_eq!(step(&[], 10), (0, false));
+        assert_eq!(step(&[4, 6], 10), (2, false));
+        assert_eq!(step(&[4, 6, 1], 10), (2, true));
+        assert_eq!(step(&[11, 1], 10), (1, true));
+        assert_eq!(step(&[11], 10), (1, false));
+    }
+
+    #[test]
+    fn a_question_names_a_bounded_number_of_things() {
+        let like = |count| {
+            let prefixes = vec![String::new(); count];
+            Travelling::NamesLike(NamesLike { prefixes, limit: 1 })
+        };
+        let page = |count| {
+            Travelling::SnapshotPage(SnapshotPage {
+                after: None,
+                skus: vec![String::new(); count],
+                limit: 1,
+            })
+        };
+        assert!(like(PREFIXES_MAX).check().is_ok() && page(SKUS_MAX).check().is_ok());
+        for question in [like(PREFIXES_MAX + 1), page(SKUS_MAX + 1)] {
+            let problem = question.check().unwrap_err();
+            assert_eq!(problem.kind, Kind::TOO_LARGE);
+        }
+    }
+}

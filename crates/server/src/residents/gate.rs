@@ -26,6 +26,9 @@ const APPEND_BYTES: usize = 1 << 20;
 /// What a record costs besides its bytes, about.
 const RECORD_OVERHEAD: usize = 64;
 
+/// What a header costs besides its bytes, at most: two lengths.
+const HEADER_OVERHEAD: usize = 10;
+
 /// Bytes of a record that is kept whole in `dead-letters`: with its origin it fits into the largest
 /// append. Of a larger one key, value and headers stay where they are, in `stock.inbox`.
 const LETTER_BYTES_MAX: usize = 15 << 20;
@@ -184,7 +187,8 @@ fn header<'r>(record: &'r Record<'_>, name: &'static str) -> Result<Option<&'r s
 fn size_of(record: &Record<'_>) -> usize {
     let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
     let headers = record.headers.iter();
-    let headers: usize = headers.map(|h| h.key.len() + length(h.value)).sum();
+    let headers = headers.map(|h| h.key.len() + length(h.value) + HEADER_OVERHEAD);
+    let headers: usize = headers.sum();
     length(record.key) + length(record.value) + headers
 }
 
@@ -226,5 +230,25 @@ fn put_letter(
         letters.push(now, record.key, record.value, &headers);
     } else {
         letters.push(now, None, None, &headers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_many_small_headers_is_never_larger_than_it_is_taken_for() {
+        let header = Header {
+            key: "k",
+            value: None,
+        };
+        let headers = vec![header; 10_000];
+        let mut batch = BatchBuilder::new();
+        batch.push(0, None, Some(b"v"), &headers);
+        let batch = batch.finish().unwrap();
+        let record = batch.records().next().unwrap();
+        // The batch's own head is below that too.
+        assert!(size_of(&record) + 2 * RECORD_OVERHEAD >= batch.bytes().len());
     }
 }

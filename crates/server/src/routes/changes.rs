@@ -1,5 +1,6 @@
 //! `GET /v1/changes`: the feed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::Response;
@@ -13,6 +14,7 @@ use crate::feed::frame::{Filter, Form, SKUS_MAX};
 use crate::feed::reader::{self, Wanted};
 use crate::http::listen::Cut;
 use crate::http::respond::{self, Body};
+use crate::peers::question::Number;
 use crate::position::Position;
 use crate::wire::problem::{Kind, Problem};
 
@@ -158,6 +160,19 @@ async fn earliest(app: &App) -> Result<Seen, Problem> {
     })
 }
 
+/// Whether the decision of that number, which was none a moment ago, is one by now.
+async fn is_there(app: &App, partition: u16, number: u64) -> Result<bool, Problem> {
+    let mut newest = BTreeMap::new();
+    let here = app.engine.ask_here(vec![partition], &Number, &mut newest);
+    here.await?;
+    match newest.get(&partition) {
+        // The partition may have opened here since the log was asked, and shows less than its owner knows.
+        Some(newest) => Ok(number <= *newest),
+        // What an owner elsewhere has answered with may be a moment away here.
+        None => app.engine.shows(partition, number).await,
+    }
+}
+
 /// Where that position is, if it can be resumed from.
 async fn resume(app: &App, name: &str, token: &str, filter: &Filter) -> Result<Seen, Problem> {
     let position = Position::parse(token).map_err(|why| Problem::parameter(name, why))?;
@@ -189,12 +204,7 @@ async fn resume(app: &App, name: &str, token: &str, filter: &Filter) -> Result<S
                 .iter()
                 .any(|sku| app.engine.partition_of(sku) == partition);
         match position.number(partition) {
-            // What an owner elsewhere has answered with may be a moment away here.
-            Some(number)
-                if number > *newest
-                    && (app.engine.is_open(partition)
-                        || !app.engine.shows(partition, number).await?) =>
-            {
+            Some(number) if number > *newest && !is_there(app, partition, number).await? => {
                 return Err(gone("the position is ahead of what this log holds"));
             }
             Some(number) if wanted && number < oldest.number(partition) => {

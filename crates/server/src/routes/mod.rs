@@ -191,7 +191,7 @@ async fn other(
         Endpoint::Conflicts => conflicts::list(app, call).await,
         Endpoint::Changes => changes::get(app, call).await,
         Endpoint::ChangesSocket => Err(changes::socket()),
-        Endpoint::Topics => topics::list(app, call),
+        Endpoint::Topics => topics::list(app, call).await,
         Endpoint::TopicRecords => topics::records(app, call).await,
         Endpoint::Cluster => cluster::get(app, call),
         Endpoint::OpenApi => openapi::get(call),

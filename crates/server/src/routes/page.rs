@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::engine::Engine;
-use crate::peers::question::Question;
+use crate::peers::question::{Question, Step};
 use crate::stale::Stale;
 use crate::wire::problem::Problem;
 use crate::wire::write::{Object, text};
@@ -12,8 +12,17 @@ use crate::wire::write::{Object, text};
 /// Keys asked of each partition at a time: the owner is kept from deciding for some 100 us at most.
 pub(super) const STEP: usize = 64;
 
-/// Keys that one request looks at, all partitions together: a filter that matches little ends its
-/// page early, with a cursor, instead of reading everything at once.
+/// Levels asked for at a time, all partitions together: what one instance says of all that it has fits
+/// what another reads of an answer.
+const STEP_LEVELS: usize = 1 << 16;
+
+/// Levels asked of each partition at a time.
+pub(super) fn step_levels(engine: &Engine) -> usize {
+    STEP_LEVELS / usize::from(engine.partitions.max(1))
+}
+
+/// Keys, or levels where a key has several, that one request looks at, all partitions together: a filter
+/// that matches little ends its page early, with a cursor, instead of reading everything at once.
 pub(super) const LOOKED_AT_MAX: usize = 50_000;
 
 /// One key of a list with what its owner said of it.
@@ -25,10 +34,10 @@ pub(super) struct Found<T> {
 }
 
 /// The keys that a question finds in byte order, a step of them, and from where to ask on; `None`: that
-/// was the last. The question gives at most [`STEP`] keys of one partition, in order.
+/// was the last.
 pub(super) async fn step<T: Send + 'static>(
     engine: &Engine,
-    question: impl Question<Answer = Vec<(String, T)>>,
+    question: impl Question<Answer = Step<T>>,
     stale: &Stale,
 ) -> Result<(Vec<Found<T>>, Option<String>), Problem> {
     let pages = engine.ask_all_within(question, stale).await?;
@@ -36,12 +45,13 @@ pub(super) async fn step<T: Send + 'static>(
     // overtake it.
     let bound = pages
         .iter()
-        .filter(|page| page.len() >= STEP)
-        .filter_map(|page| page.last().map(|(key, _)| key.clone()))
+        .filter(|page| page.more)
+        .filter_map(|page| page.found.last().map(|(key, _)| key.clone()))
         .min();
     let mut found = Vec::new();
     for (partition, page) in (0..).zip(pages) {
         let within = page
+            .found
             .into_iter()
             .filter(|(key, _)| bound.as_ref().is_none_or(|b| key <= b));
         found.extend(within.map(|(key, value)| Found {

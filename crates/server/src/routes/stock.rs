@@ -148,9 +148,14 @@ pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Bod
             after: after.clone(),
             prefix: prefix.clone(),
             limit: page::STEP,
+            levels: page::step_levels(&app.engine),
         };
         let (found, bound) = page::step(&app.engine, question, &stale).await?;
-        looked_at += found.len();
+        // What is shown of the past is read SKU by SKU, what is now is told level by level.
+        looked_at += match past {
+            None => found.iter().map(|one| one.value.len().max(1)).sum(),
+            Some(_) => found.len(),
+        };
         let then = match &past {
             None => None,
             Some(past) => Some(levels_then(app, &found, past).await?),

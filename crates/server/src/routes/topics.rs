@@ -21,9 +21,14 @@ use onhand_ledger::Time;
 /// Bytes of the log that one answer looks at.
 const READ_BYTES: usize = 1 << 20;
 
-pub(super) fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
+pub(super) async fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {
     call.query.finish()?;
-    let log = &app.engine.log;
+    let log = Arc::clone(&app.engine.log);
+    let listed = app.engine.scan(move |_| Ok(all(log.as_ref())));
+    Ok(respond::json(200, listed.await??))
+}
+
+fn all(log: &dyn Log) -> Result<Vec<u8>, Problem> {
     let mut items = Items::default();
     for topic in log.topics() {
         let mut bounds = Vec::new();
@@ -55,7 +60,7 @@ pub(super) fn list(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Pr
             object.close();
         });
     }
-    Ok(respond::json(200, page::body(&items.json, None)))
+    Ok(page::body(&items.json, None))
 }
 
 pub(super) async fn records(app: &Arc<App>, call: &mut Call) -> Result<Response<Body>, Problem> {

@@ -73,7 +73,7 @@ impl Way {
     }
 }
 
-/// Types that the surface names and this version does not have.
+/// Types that the API keeps names for and this version does not have.
 const KINDS_LATER: &[&str] = &[
     "dispatch",
     "arrive",
@@ -187,7 +187,7 @@ fn kind(fields: &mut Fields<'_>, given: &Given<'_>) -> Result<Kind, Refusal> {
     }
 }
 
-/// The type of that name; names of the surface that are not built yet are told from unknown ones.
+/// The type of that name; names that the API keeps for later are told from unknown ones.
 fn parse_kind(text: &str) -> Result<Kind, Refusal> {
     if let Some(kind) = Kind::parse(text) {
         return Ok(kind);

@@ -1,4 +1,4 @@
-//! A whole node, spoken to over HTTP: every promise of the surface that can be seen from outside.
+//! A whole node, spoken to over HTTP: every promise of the API that can be seen from outside.
 
 #![allow(
     clippy::unwrap_used,

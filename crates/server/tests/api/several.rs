@@ -1,12 +1,14 @@
 //! Several nodes on one log: whichever is asked answers, whoever owns decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use onhand_log::Log as _;
 use onhand_log::cluster::Ended;
+use onhand_log::memory::Fault;
 use onhand_log::partition_of;
 use serde_json::Value;
 
@@ -29,6 +31,19 @@ fn pair() -> (Arc<Table>, Node, Node) {
     }
     table.settle();
     (table, a, b)
+}
+
+/// One node that has all partitions.
+fn one(change: impl FnOnce(&mut onhand_server::Config)) -> (Arc<Table>, Node) {
+    let table = Table::new(PARTITIONS);
+    let node = Node::seated(&table, "a", |config| {
+        config.partitions = Some(PARTITIONS);
+        change(config);
+    });
+    (0..PARTITIONS).for_each(|partition| table.assign(partition, "a"));
+    table.settle();
+    wait_until("it is ready", || is_ready(&node));
+    (table, node)
 }
 
 /// A name that begins so and belongs to that partition.
@@ -641,4 +656,59 @@ fn an_instance_whose_name_was_taken_ends_and_says_so() {
     );
     table.settle();
     assert!(is_ready(&a));
+}
+
+/// A `seq` that was passed over is never applied: what came behind a line that failed would lose it.
+#[test]
+fn once_a_line_of_a_stream_failed_none_behind_it_is_applied() {
+    // One chunk of lines is on its way at a time; the next one waits for its room.
+    let (table, node) = one(|config| config.limits.in_flight_bytes = 1);
+    let sku = key_in(0, "Q");
+    let line = |seq: u32| {
+        let line = receive(&seq.to_string(), &sku, 1);
+        line.replace("{\"id\"", &format!("{{\"seq\":{seq},\"id\"")) + "\n"
+    };
+    let mut stream = node.connect();
+    let head = "POST /v1/commands HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\
+                Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut send = |line: &str| write!(stream, "{:x}\r\n{line}\r\n", line.len()).unwrap();
+    table.log.hold();
+    table.log.inject(Fault::Aborted);
+    let before = table.log.stats().appends;
+    send(&line(1));
+    wait_until("the first is taken in", || {
+        table.log.stats().appends > before
+    });
+    send(&line(2));
+    // Time to be read; where it is too short, this proves less and fails no sooner.
+    std::thread::sleep(Duration::from_millis(300));
+    table.log.release();
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    let answer = Answer::read(stream).lines();
+    assert_eq!(answer.len(), 1, "{answer:?}");
+    let problem = &answer[0]["problem"]["type"];
+    assert_eq!(problem, "urn:onhand:problem:unknown_end", "{answer:?}");
+    let again = node.stream("", &(line(1) + &line(2)));
+    assert_eq!(again[2]["totals"]["applied"], 2, "{again:?}");
+}
+
+#[test]
+fn a_read_is_answered_in_time_while_the_log_says_nothing() {
+    let (table, node) = one(|config| config.limits.forward_wait = Duration::from_millis(300));
+    let sku = key_in(0, "T");
+    let path = format!("/v1/stock/{sku}");
+    table.log.hold();
+    let before = table.log.stats().appends;
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| node.command(&receive("1", &sku, 1)));
+        wait_until("it is taken in", || table.log.stats().appends > before);
+        let answer = node.get(&path);
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.json()["type"], "urn:onhand:problem:busy");
+        assert!(answer.header("retry-after").is_some());
+        table.log.release();
+        assert_eq!(asked.join().unwrap().status, 200);
+    });
+    assert_eq!(node.get(&path).json()["total"]["on_hand"], 1);
 }

@@ -7,7 +7,7 @@ use onhand_log::cluster::Member;
 use onhand_streams::Ticket as _;
 use tokio::time::timeout;
 
-use super::{Elsewhere, Part};
+use super::{Elsewhere, Part, broken_off};
 use crate::engine::internal;
 use crate::intake::ticket::News;
 use crate::peers::forward::{self, Refusal};
@@ -52,6 +52,7 @@ impl Elsewhere {
                     self.answered(part.partition);
                 }
             }
+            self.is_back(part.partition);
         }
         if let Trouble::Unknown(why) = &trouble {
             for (part, late) in sent.parts.iter().zip(&sent.late) {
@@ -71,6 +72,9 @@ impl Elsewhere {
             .map(|part| (part.partition, part.pack.as_slice()))
             .collect();
         let not_sent = |problem: Problem| Trouble::NotSent(problem.detail);
+        if self.series.is_broken() {
+            return Err(not_sent(broken_off()));
+        }
         let body = postcard::to_stdvec(&packs).map_err(|error| not_sent(internal(error)))?;
         let request = forward::internal_request(&engine.instance, to, packs::ADDRESS, body);
         let request = request.map_err(not_sent)?;
@@ -138,6 +142,7 @@ impl Elsewhere {
         for part in sent.open.drain(..).flatten() {
             part.inbox.put(News::Untaken(problem.clone()));
             self.answered(part.partition);
+            self.is_back(part.partition);
         }
         Ok(())
     }
@@ -169,6 +174,7 @@ impl Elsewhere {
             }
             Frame::Refused { passing: true, .. } if is_first => {
                 self.not_taken(part);
+                self.is_back(part.partition);
                 return;
             }
             Frame::Refused { why, .. } => {
@@ -183,6 +189,7 @@ impl Elsewhere {
         }
         if is_first {
             self.answered(part.partition);
+            self.is_back(part.partition);
         }
     }
 }

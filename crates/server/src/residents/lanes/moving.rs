@@ -121,11 +121,15 @@ impl Moving {
     }
 
     /// Waits for something to do, unless the last turn did something. `None`: stop.
-    fn wait(&self, quiet: bool) -> Option<(BTreeMap<u16, Wish>, Vec<Ended>, bool)> {
+    fn wait(&mut self, quiet: bool) -> Option<(BTreeMap<u16, Wish>, Vec<Ended>, bool)> {
+        // A pause that is over is so for one turn: its lane may be one that nothing can be done with now.
+        let mut timed_out = false;
+        for lane in self.lanes.values_mut() {
+            timed_out |= lane.not_before.is_some() && !lane.is_pausing();
+        }
         let pauses = self.lanes.values().filter_map(|lane| lane.not_before);
         let due = pauses.min();
         let mut state = self.shared.lock();
-        let mut timed_out = false;
         let until = Instant::now() + SLEEP_MAX;
         let until = due.map_or(until, |due| due.min(until));
         while quiet && !timed_out && !state.moved && !state.stop && state.ended.is_empty() {
@@ -441,6 +445,7 @@ impl Moving {
             tracing::error!(name = self.work.name(), partition, why, "stopped");
         }
         lane.standing = Standing::Stopped;
+        lane.not_before = None;
     }
 
     fn report(&self) {
@@ -488,5 +493,63 @@ impl Lane {
         if let Ok(bounds) = log.bounds(self.at, view) {
             self.lag = bounds.end.saturating_sub(from).unsigned_abs();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use onhand_log::memory::MemoryLog;
+    use onhand_log::{Purpose, TopicId};
+
+    use super::super::Made;
+    use super::*;
+
+    struct Idle;
+
+    impl Work for Idle {
+        fn name(&self) -> &'static str {
+            "idle"
+        }
+        fn input(&self) -> TopicId {
+            TopicId(0)
+        }
+        fn view(&self) -> View {
+            View::Durable
+        }
+        fn purpose(&self) -> Purpose {
+            Purpose::Intake
+        }
+        fn pace(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn take(&self, _: u16, _: &[RecordBatch], _: Offset) -> Result<Made, WorkError> {
+            Ok(Made::default())
+        }
+    }
+
+    #[test]
+    fn a_pause_that_is_over_wakes_the_thread_once_whatever_its_lane_waits_for() {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            closed: Condvar::new(),
+        });
+        let mut moving = Moving::new(Arc::new(MemoryLog::new()), Box::new(Idle), shared);
+        let mut lane = Lane::new(TopicPartition {
+            topic: TopicId(0),
+            partition: 0,
+        });
+        // Claimed again when its last append has ended.
+        (lane.standing, lane.appends) = (Standing::Lost, 1);
+        lane.not_before = Some(Instant::now());
+        moving.lanes.insert(0, lane);
+        assert!(matches!(moving.wait(true), Some((_, _, true))));
+        assert_eq!(moving.lanes[&0].not_before, None);
+
+        moving.lanes.get_mut(&0).unwrap().not_before = Some(Instant::now() + PAUSE_MAX);
+        moving.stop_lane(0, "it is enough");
+        assert_eq!(moving.lanes[&0].not_before, None);
     }
 }
