@@ -3,11 +3,11 @@
 //!
 //! ```text
 //!  look at both ─► open ─► fill the target ─► open it anew and read it back ─► equal?
-//!    ─► the source is still as it was ─► the target may be served ─► the source is sealed
+//!    ─► the source is still as it was ─► the source is sealed ─► the target may be served
 //! ```
 //!
 //! Nothing is decided by where a copy was interrupted: what the two logs hold and say of themselves is
-//! looked at each time.
+//! looked at each time. Between the seal and the end neither of the two is served.
 
 mod progress;
 
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use onhand_flows::copy::{self, Filled, LogDigest};
+use onhand_flows::copy::{self, Extent, Filled, LogDigest};
 use onhand_log::{Counterpart, Fill, Glimpse, Log, Opening, Standing};
 use onhand_server::{Durability, KafkaConfig, LogEngine};
 use serde_json::{Map, Value, json};
@@ -197,6 +197,10 @@ fn plan(from: &Glimpse, into: Option<&Glimpse>, source: &End, target: &End) -> R
                     source.place, target.place, later.place
                 )));
             }
+            // Interrupted between the seal and the end.
+            if matches!(&into.standing, Standing::Filling(other) if is_source(other)) {
+                return Ok(Plan::Copy);
+            }
             return Ok(Plan::Done);
         }
         (Standing::Sealed(other), _) => {
@@ -265,15 +269,7 @@ fn copy(source: &End, target: &End, out: &Output) -> Result<()> {
     shown.end();
     let found = found.map_err(|error| stop::refused(error.to_string()))?;
     compare(&from, &filled.digest, &into, &found)?;
-    let held = filled.hold_source(from.as_ref());
-    if !held.map_err(|error| stop::refused(error.to_string()))? {
-        return Err(stop::refused(format!(
-            "{} changed while it was copied: something still writes to it; stop it and run the same \
-             command again, what was copied stays",
-            source.place
-        )));
-    }
-    finish(source, &from, target, &into, Some(&filled))?;
+    finish(source, &from, target, &into, &filled.extent)?;
     summary(&filled, &found, began.elapsed().as_secs_f64(), out)?;
     said_next(target);
     Ok(())
@@ -297,38 +293,54 @@ fn compare(
     )))
 }
 
-/// The target may be served from here on, and then the source no more.
+/// The source is served no more from here on, and then the target may be: in the other order both could
+/// be, by who begins in between.
 fn finish(
     source: &End,
     from: &Arc<dyn Log>,
     target: &End,
     into: &Arc<dyn Log>,
-    filled: Option<&Filled>,
+    extent: &Extent,
 ) -> Result<()> {
+    let refused = |error: copy::CopyError| stop::refused(error.to_string());
+    if !extent.hold(from.as_ref()).map_err(refused)? {
+        return Err(stop::refused(format!(
+            "{} changed while it was copied: something still writes to it; stop it and run the same \
+             command again, what was copied stays",
+            source.place
+        )));
+    }
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
     let other = |log: &Arc<dyn Log>, end: &End| {
         Counterpart::new(log.id(), &format!("{}, on {now}", end.place))
     };
     let again = "run the same command again";
-    let complete = Standing::Copy(other(from, source));
-    into.set_standing(&complete)
-        .with_context(|| format!("{} could not be completed; {again}", target.place))?;
     let sealed = Standing::Sealed(other(into, target));
     from.set_standing(&sealed)
         .with_context(|| format!("{} could not be sealed; {again}", source.place))?;
     // An instance that nobody heard, since it was stopped or cut off, lost its names before the seal. It
     // may have begun anew since; from now on the seal refuses it.
-    let taken = copy::take_names(from.as_ref());
-    taken.map_err(|error| stop::refused(format!("{error}")))?;
-    if let Some(filled) = filled {
-        let same = filled.is_all_of(from.as_ref());
-        if !same.map_err(|error| stop::refused(error.to_string()))? {
-            return Err(stop::refused(format!(
-                "{} was written to a moment before it was sealed. It is sealed now, and {} lacks what \
-                 came in then: bring it over by hand, `onhand log read stock.commands` shows it",
-                source.place, target.place
-            )));
-        }
+    copy::take_names(from.as_ref()).map_err(refused)?;
+    let is_complete = matches!(into.standing(), Standing::Copy(_));
+    if !extent.is_all_of(from.as_ref()).map_err(refused)? {
+        let place = &source.place;
+        return Err(stop::refused(if is_complete {
+            format!(
+                "{place} was written to a moment before it was sealed. It is sealed now, and {} lacks \
+                 what came in then: bring it over by hand, `onhand log read stock.commands` shows it",
+                target.place
+            )
+        } else {
+            format!(
+                "{place} was written to a moment before it was sealed. It is sealed now; {again}, which \
+                 brings over what came in then"
+            )
+        }));
+    }
+    if !is_complete {
+        let complete = Standing::Copy(other(from, source));
+        into.set_standing(&complete)
+            .with_context(|| format!("{} could not be completed; {again}", target.place))?;
     }
     into.close()
         .with_context(|| format!("{} did not end cleanly; {again}", target.place))?;
@@ -336,7 +348,8 @@ fn finish(
         .with_context(|| format!("{} did not end cleanly; {again}", source.place))
 }
 
-/// The copy was completed and its end interrupted: the target may have been served since.
+/// The copy was completed, and the source is not sealed: an earlier version was interrupted between the
+/// two, or the source was put back from a backup. The target may have been served since.
 fn seal_only(source: &End, target: &End) -> Result<()> {
     eprintln!(
         "{} is a finished copy of {}; the source is not sealed yet",
@@ -344,10 +357,12 @@ fn seal_only(source: &End, target: &End) -> Result<()> {
     );
     let from = source.open(Opening::AsItIs)?;
     let into = target.open(Opening::AsItIs)?;
+    let refused = |error: copy::CopyError| stop::refused(error.to_string());
+    let extent = Extent::of(from.as_ref()).map_err(refused)?;
     let mut shown = Shown::new("compared");
     let more = copy::holds_more(from.as_ref(), into.as_ref(), &mut |at| shown.tell(at));
     shown.end();
-    match more.map_err(|error| stop::refused(error.to_string()))? {
+    match more.map_err(refused)? {
         None => Err(stop::refused(format!(
             "they are not one history any more: {} was served after it was copied, and holds what {} \
              does not. Nothing was changed. Serve only one of them, and bring what the other took in \
@@ -355,7 +370,7 @@ fn seal_only(source: &End, target: &End) -> Result<()> {
             source.place, target.place
         ))),
         Some(more) => {
-            finish(source, &from, target, &into, None)?;
+            finish(source, &from, target, &into, &extent)?;
             match more {
                 0 => eprintln!("the source is sealed now"),
                 _ => eprintln!(
@@ -446,6 +461,8 @@ pub(crate) fn unseal(args: &UnsealArgs) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use onhand_log::{Append, BatchBuilder, Ending, Purpose, TopicPartition, TopicSpec};
+
     use super::*;
 
     fn end(place: &str) -> End {
@@ -490,6 +507,8 @@ mod tests {
         }
         let there = glimpse(2, Standing::Copy(other(1)), false);
         assert!(matches!(doing(&sealed, Some(there)), Ok(Plan::Done)));
+        let half = glimpse(2, Standing::Filling(other(1)), false);
+        assert!(matches!(doing(&sealed, Some(half)), Ok(Plan::Copy)));
         let gone_on = glimpse(2, Standing::Sealed(other(4)), false);
         let refused = doing(&sealed, Some(gone_on)).err().unwrap_or_default();
         assert!(refused.contains("is sealed itself"), "{refused}");
@@ -497,6 +516,94 @@ mod tests {
         assert!(refused.contains("moved to elsewhere"), "{refused}");
         let filling = glimpse(1, Standing::Filling(other(5)), false);
         assert!(doing(&filling, None).is_err());
+    }
+
+    /// A record more, durable.
+    fn put(log: &dyn Log, value: &[u8]) {
+        let spec = TopicSpec {
+            name: "stock.commands".to_owned(),
+            partitions: 1,
+            compacted: false,
+        };
+        let topic = log.create_topic(&spec).unwrap();
+        let token = log.claim("stock/0").unwrap();
+        let mut batch = BatchBuilder::new();
+        batch.push(log.now(), None, Some(value), &[]);
+        let at = TopicPartition {
+            topic,
+            partition: 0,
+        };
+        let (ended, ending) = std::sync::mpsc::channel();
+        let append = Append {
+            purpose: Purpose::Intake,
+            batches: vec![(at, batch.finish().unwrap())],
+            consumed: Vec::new(),
+            on_end: Some(Box::new(move |ending| ended.send(ending).unwrap())),
+        };
+        log.append(&token, append).unwrap();
+        log.flush();
+        assert_eq!(ending.recv().unwrap(), Ending::Durable);
+    }
+
+    /// A log of two records, and an empty place for its copy.
+    fn two_journals(temp: &Path) -> (End, End) {
+        let [source, target] = ["source", "target"].map(|name| End::journal(&temp.join(name)));
+        let log = source.open(Opening::Serve).unwrap();
+        put(log.as_ref(), b"one");
+        put(log.as_ref(), b"two");
+        log.close().unwrap();
+        (source, target)
+    }
+
+    fn standing(end: &End) -> Standing {
+        end.look().unwrap().unwrap().standing
+    }
+
+    fn go_on(source: &End, target: &End) -> Result<()> {
+        let (from, into) = (source.look()?.unwrap(), target.look()?);
+        match plan(&from, into.as_ref(), source, target)? {
+            Plan::Copy => copy(source, target, &Output::new(None)),
+            Plan::SealOnly => seal_only(source, target),
+            Plan::Done => Ok(()),
+        }
+    }
+
+    /// Wherever its end breaks off, one of the two at most can be served, and the next one ends it.
+    #[test]
+    fn the_source_is_sealed_before_the_target_is_complete() {
+        let temp = tempfile::tempdir().unwrap();
+        let (source, target) = two_journals(temp.path());
+        let from = source.open(Opening::AsItIs).unwrap();
+        let fill = Fill {
+            source: Counterpart::new(from.id(), "there"),
+            epoch: from.epoch(),
+            not_before: from.now(),
+        };
+        let into = target.open(Opening::Fill(fill)).unwrap();
+        let filled = copy::fill(from.as_ref(), into.as_ref(), &mut |_| ()).unwrap();
+        // It stops where the target is to be completed.
+        into.close().unwrap();
+        finish(&source, &from, &target, &into, &filled.extent).unwrap_err();
+        from.close().unwrap();
+        drop((from, into));
+        assert!(matches!(standing(&source), Standing::Sealed(_)));
+        assert!(matches!(standing(&target), Standing::Filling(_)));
+        go_on(&source, &target).unwrap();
+        assert!(matches!(standing(&source), Standing::Sealed(_)));
+        assert!(matches!(standing(&target), Standing::Copy(_)));
+    }
+
+    #[test]
+    fn a_source_that_grew_since_it_was_compared_is_not_sealed() {
+        let temp = tempfile::tempdir().unwrap();
+        let (source, target) = two_journals(temp.path());
+        let from = source.open(Opening::AsItIs).unwrap();
+        let extent = Extent::of(from.as_ref()).unwrap();
+        put(from.as_ref(), b"three");
+        let into = target.open(Opening::Serve).unwrap();
+        let error = finish(&source, &from, &target, &into, &extent).unwrap_err();
+        assert!(error.to_string().contains("changed while"), "{error}");
+        assert_eq!(from.standing(), Standing::Own);
     }
 
     #[test]

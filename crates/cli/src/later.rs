@@ -1,5 +1,5 @@
-//! Commands and options that onhand's description names and this version does not have: they are
-//! refused by name, with what to do meanwhile, and not as if they had been mistyped.
+//! Commands that people look for and this version does not have: they are refused by name, with what
+//! to do meanwhile, and not as if they had been mistyped.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 

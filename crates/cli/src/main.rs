@@ -6,9 +6,9 @@
 //! | exit code | means |
 //! |---|---|
 //! | 0 | done |
-//! | 1 | refused by the node, or a violation was found |
+//! | 1 | refused by the node, or a violation was found; a node stopped by itself |
 //! | 2 | wrong usage, or an input that cannot be read |
-//! | 3 | no node could be reached |
+//! | 3 | no node, or no broker, could be reached |
 
 mod bench;
 mod client;
@@ -41,6 +41,13 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::Client;
 use crate::output::{Format, Output};
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused by the node, or a violation was found; a node stopped by itself
+  2  wrong usage, or an input that cannot be read
+  3  no node, or no broker, could be reached";
+
 /// Real-time inventory sync: facts and requests about stock go into a log, are decided once, in
 /// order, and every change is told to all.
 #[derive(Debug, Parser)]
@@ -48,7 +55,8 @@ use crate::output::{Format, Output};
     name = "onhand",
     version,
     disable_help_subcommand = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = EXIT_CODES
 )]
 struct Cli {
     #[command(flatten)]
@@ -103,14 +111,15 @@ enum Command {
         "Examples:",
         "\n  onhand serve --data /var/lib/onhand",
         "\n  onhand serve --data /tmp/onhand --listen 127.0.0.1:0 --truth erp",
-        "\n  onhand serve --data /var/lib/onhand --kafka kafka-1:9092,kafka-2:9092 --instance onhand-1",
+        "\n  onhand serve --data /var/lib/onhand --kafka kafka-1:9092,kafka-2:9092 --instance onhand-1 \\",
+        "\n    --listen 0.0.0.0:7171 --advertise stock-1.shop:7171     one of several machines",
     ))]
     Serve(Box<serve::ServeArgs>),
     /// Run a node and play a day of trading on it, shown live
     #[command(after_help = concat!(
         "Examples:",
         "\n  onhand demo",
-        "\n  onhand demo --data /tmp/day",
+        "\n  onhand demo --data /tmp/day     then: onhand serve --data /tmp/day/data",
         "\n  onhand demo --kafka 127.0.0.1:9092",
     ))]
     Demo(demo::DemoArgs),

@@ -1,5 +1,6 @@
 //! `onhand serve`: one node, until it is told to stop.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,7 +27,8 @@ pub(crate) struct ServeArgs {
     /// restarts
     #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
     data: PathBuf,
-    /// Where to listen; port 0 takes a free one. There is no login yet: keep it to this machine
+    /// Where to listen; port 0 takes a free one. There is no login: let the port be reached only by those who
+    /// may read and change all stock, other instances among them
     #[arg(
         long,
         env = "ONHAND_LISTEN",
@@ -35,7 +37,7 @@ pub(crate) struct ServeArgs {
     )]
     listen: SocketAddr,
     /// Where other instances on the same log reach this one [default: the listen address]. Needed where
-    /// that is 0.0.0.0
+    /// that is 0.0.0.0; on several machines each says its own
     #[arg(long, env = "ONHAND_ADVERTISE", value_name = "HOST:PORT", value_parser = advertised)]
     advertise: Option<String>,
     /// When an acknowledgement leaves: sync (it is on disk), interval:MS or os (it may be lost
@@ -113,8 +115,8 @@ pub(crate) struct ServeArgs {
           value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
     warm_up: Milliseconds,
     /// How long a start waits for brokers: none answers yet, or fewer than --kafka-replication. It says so
-    /// each time it has asked, answers no request meanwhile, and ends with exit code 3 where none came.
-    /// 0s: it does not wait
+    /// each time it asks and has asked, answers no request meanwhile, and ends with exit code 3 where none
+    /// came. One question takes up to 10s, so it may end that much later. 0s: it asks once
     #[arg(long, env = "ONHAND_KAFKA_WAIT", default_value = "60s", value_parser = kafka_wait,
           value_name = "DURATION", requires = "kafka", help_heading = "On Kafka")]
     kafka_wait: Milliseconds,
@@ -263,12 +265,18 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     runtime.block_on(async {
         // Taken before the node starts, so that a signal during a long restart is not lost.
         let shutdown = signals()?;
-        onhand_server::run(args.config(), shutdown, |address| {
+        let started = Cell::new(false);
+        let ended = onhand_server::run(args.config(), shutdown, |address| {
+            started.set(true);
             println!("listening on http://{address}");
-        })
-        .await
-        .map_err(on_kafka::stopped)
-        .with_context(|| format!("the node on {} stopped", args.data.display()))
+        });
+        ended
+            .await
+            .map_err(on_kafka::stopped)
+            .with_context(|| match started.get() {
+                true => format!("the node on {} stopped", args.data.display()),
+                false => format!("the node on {} cannot start", args.data.display()),
+            })
     })
 }
 

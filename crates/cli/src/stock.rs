@@ -83,27 +83,22 @@ pub(crate) enum StockCommand {
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// Only this SKU
-    #[arg(long, env = "ONHAND_SKU", value_name = "SKU")]
+    #[arg(long, value_name = "SKU")]
     sku: Option<String>,
     /// Only SKUs that begin so
-    #[arg(long, env = "ONHAND_SKU_PREFIX", value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX")]
     sku_prefix: Option<String>,
     /// Only this location
-    #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
+    #[arg(long, value_name = "LOCATION")]
     location: Option<String>,
     /// Only where less than N is available
-    #[arg(
-        long,
-        env = "ONHAND_BELOW",
-        value_name = "N",
-        allow_hyphen_values = true
-    )]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     below: Option<Quantity>,
     /// Only where on hand or available is negative
-    #[arg(long, env = "ONHAND_NEGATIVE")]
+    #[arg(long)]
     negative: bool,
     /// Stop after N levels
-    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
+    #[arg(long, value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
     when: When,
@@ -114,7 +109,6 @@ pub(crate) struct GetArgs {
     /// The article, as your systems call it
     sku: String,
     /// Only this location
-    #[arg(env = "ONHAND_LOCATION")]
     location: Option<String>,
     #[command(flatten)]
     when: When,
@@ -124,15 +118,10 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct When {
     /// The stock at that time, with all that is known now (RFC 3339)
-    #[arg(
-        long,
-        env = "ONHAND_AS_OF",
-        value_name = "TIME",
-        conflicts_with = "known_at"
-    )]
+    #[arg(long, value_name = "TIME", conflicts_with = "known_at")]
     as_of: Option<String>,
     /// What was known then (RFC 3339, or a position)
-    #[arg(long, env = "ONHAND_KNOWN_AT", value_name = "TIME|POSITION")]
+    #[arg(long, value_name = "TIME|POSITION")]
     known_at: Option<String>,
 }
 
@@ -149,40 +138,35 @@ pub(crate) struct HistoryArgs {
     /// The article, as your systems call it
     sku: String,
     /// Only this location
-    #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
+    #[arg(long, value_name = "LOCATION")]
     location: Option<String>,
     /// From this time on
-    #[arg(long, env = "ONHAND_FROM", value_name = "TIME")]
+    #[arg(long, value_name = "TIME")]
     from: Option<String>,
     /// Up to this time
-    #[arg(long, env = "ONHAND_TO", value_name = "TIME")]
+    #[arg(long, value_name = "TIME")]
     to: Option<String>,
     /// Stop after N entries
-    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
+    #[arg(long, value_name = "N")]
     limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
     /// Only this SKU
-    #[arg(long, env = "ONHAND_SKU", value_name = "SKU")]
+    #[arg(long, value_name = "SKU")]
     sku: Option<String>,
     /// Only this location
-    #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
+    #[arg(long, value_name = "LOCATION")]
     location: Option<String>,
     /// Where to begin: earliest, latest or a position
-    #[arg(
-        long,
-        env = "ONHAND_SINCE",
-        default_value = "latest",
-        value_name = "POSITION"
-    )]
+    #[arg(long, default_value = "latest", value_name = "POSITION")]
     since: String,
     /// The levels first, then what changes
-    #[arg(long, env = "ONHAND_SNAPSHOT", conflicts_with = "since")]
+    #[arg(long, conflicts_with = "since")]
     snapshot: bool,
     /// Stop after N changes
-    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
+    #[arg(long, value_name = "N")]
     limit: Option<u64>,
 }
 
@@ -192,16 +176,16 @@ pub(crate) struct Circumstances {
     #[command(flatten)]
     identity: Identity,
     /// When it happened (RFC 3339 with offset) [default: when the node gets it]
-    #[arg(long, env = "ONHAND_OCCURRED_AT", value_name = "TIME")]
+    #[arg(long, value_name = "TIME")]
     occurred_at: Option<String>,
     /// Why, in a word: sale, damage, found, theft, opening, correction, other ...
-    #[arg(long, env = "ONHAND_REASON", value_name = "WORD")]
+    #[arg(long, value_name = "WORD")]
     reason: Option<String>,
     /// Why, in your words
-    #[arg(long, env = "ONHAND_NOTE", value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT")]
     note: Option<String>,
     /// The document behind it, such as invoice/536365
-    #[arg(long, env = "ONHAND_REFERENCE", value_name = "URI")]
+    #[arg(long, value_name = "URI")]
     reference: Option<String>,
 }
 
@@ -247,7 +231,7 @@ pub(crate) struct FactArgs {
     #[arg(allow_hyphen_values = true)]
     quantity: Quantity,
     /// The state it is in
-    #[arg(long, env = "ONHAND_STATE", value_enum)]
+    #[arg(long, value_enum)]
     state: Option<State>,
     #[command(flatten)]
     circumstances: Circumstances,
@@ -269,7 +253,7 @@ pub(crate) struct ReceiveArgs {
     #[command(flatten)]
     fact: FactArgs,
     /// The expected supply that came
-    #[arg(long, env = "ONHAND_SUPPLY", value_name = "SUPPLY")]
+    #[arg(long, value_name = "SUPPLY")]
     supply: Option<String>,
 }
 
@@ -278,15 +262,10 @@ pub(crate) struct ShipArgs {
     #[command(flatten)]
     fact: FactArgs,
     /// The reservation whose holds it ends
-    #[arg(long, env = "ONHAND_RESERVATION", value_name = "ID")]
+    #[arg(long, value_name = "ID")]
     reservation: Option<String>,
     /// The line of that reservation
-    #[arg(
-        long,
-        env = "ONHAND_LINE",
-        value_name = "LINE",
-        requires = "reservation"
-    )]
+    #[arg(long, value_name = "LINE", requires = "reservation")]
     line: Option<String>,
 }
 
@@ -296,27 +275,37 @@ pub(crate) struct MoveArgs {
     sku: String,
     /// How many
     quantity: Quantity,
-    /// From where: LOCATION or LOCATION:STATE
+    /// From where: LOCATION or LOCATION:STATE; the states are available, damaged and quality_control. A
+    /// location with a colon in its name needs its state: gln:414:available
     #[arg(long, value_name = "PLACE", value_parser = place)]
     from: Value,
-    /// To where: LOCATION or LOCATION:STATE
+    /// To where: as --from
     #[arg(long, value_name = "PLACE", value_parser = place)]
     to: Value,
     #[command(flatten)]
     circumstances: Circumstances,
 }
 
-/// Reads `LOCATION` or `LOCATION:STATE`. A location may hold colons: only a known state ends it.
+/// Reads `LOCATION` or `LOCATION:STATE`. A location may hold colons when its state is written.
 fn place(text: &str) -> Result<Value, String> {
-    if let Some((location, state)) = text.rsplit_once(':')
-        && matches!(state, "available" | "damaged" | "quality_control")
-    {
-        return Ok(json!({"location": location, "state": state}));
-    }
-    if text.is_empty() {
+    let (location, state) = match text.rsplit_once(':') {
+        Some((location, state)) => (location, Some(state)),
+        None => (text, None),
+    };
+    if location.is_empty() {
         return Err("a place needs a location; write london or london:damaged".to_owned());
     }
-    Ok(json!({"location": text}))
+    match state {
+        None => Ok(json!({"location": location})),
+        Some("available" | "damaged" | "quality_control") => {
+            Ok(json!({"location": location, "state": state}))
+        }
+        Some(other) => Err(format!(
+            "{other:?} is no state: write available, damaged or quality_control behind the last colon; \
+             of a location with a colon in its name the state is always written, \
+             {text}:available"
+        )),
+    }
 }
 
 pub(crate) fn run(stock: StockCommand, client: &Client, out: &Output) -> Result<()> {
@@ -513,8 +502,13 @@ mod tests {
         assert_eq!(place("london"), Ok(json!({"location": "london"})));
         let damaged = json!({"location": "london", "state": "damaged"});
         assert_eq!(place("london:damaged"), Ok(damaged));
-        assert_eq!(place("gln:414"), Ok(json!({"location": "gln:414"})));
-        assert!(place("").is_err());
+        let colon = json!({"location": "gln:414", "state": "available"});
+        assert_eq!(place("gln:414:available"), Ok(colon));
+        for wrong in ["", ":damaged", "london:damged", "london:", "gln:414"] {
+            assert!(place(wrong).is_err(), "{wrong}");
+        }
+        let typo = place("london:damged").expect_err("no state");
+        assert!(typo.contains("quality_control"), "{typo}");
     }
 
     #[test]

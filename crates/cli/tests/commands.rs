@@ -10,7 +10,8 @@
 
 mod common;
 
-use common::node::{Node, Setup, run, said};
+use common::PATIENCE;
+use common::node::{Node, Setup, command, finish, run, said};
 use serde_json::{Value, json};
 
 fn stdout(output: &std::process::Output) -> String {
@@ -256,6 +257,140 @@ fn without_a_broker_a_node_on_kafka_says_so_and_ends() {
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     let talk = stderr(&output);
     assert!(talk.contains("no broker of 127.0.0.1:1 answers"), "{talk}");
+    // Before the answer, which takes seconds.
+    assert!(talk.contains("asking Kafka"), "{talk}");
+    assert!(talk.contains("cannot start"), "{talk}");
+}
+
+/// A stopped node on a journal, with stock.
+fn stock_on_a_journal() -> Node {
+    let mut node = Node::start(Setup {
+        log: Some(Vec::new()),
+        ..Setup::default()
+    });
+    let told = node.onhand(["stock", "receive", "A", "m", "5"]);
+    assert!(told.status.success(), "{}", said(&told));
+    node.stop();
+    node
+}
+
+#[test]
+fn a_directory_whose_stock_was_not_moved_is_not_served_on_kafka() {
+    let node = stock_on_a_journal();
+    let data = node.dir().to_str().unwrap();
+    // Said before any broker is asked: none is there.
+    let output = run(["serve", "--data", data, "--kafka", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let talk = stderr(&output);
+    assert!(talk.contains("was not moved to Kafka"), "{talk}");
+    assert!(talk.contains("onhand log copy --to kafka"), "{talk}");
+    assert!(!talk.contains("asking Kafka"), "{talk}");
+    node.verify_clean();
+}
+
+#[test]
+fn what_is_typed_goes_before_the_environment() {
+    let node = stock_on_a_journal();
+    let data = node.dir().to_str().unwrap();
+    let verify = |typed: [&str; 2], environment: &[(&str, &str)]| {
+        let mut verify = command();
+        verify.arg("verify").args(typed);
+        finish(verify.envs(environment.iter().copied()), PATIENCE)
+    };
+    let (on_kafka, in_data) = (["--kafka", "127.0.0.1:1"], ["--data", data]);
+    let asked = verify(on_kafka, &[("ONHAND_DATA", data)]);
+    assert_eq!(asked.status.code(), Some(3), "{}", said(&asked));
+    let checked = verify(in_data, &[("ONHAND_KAFKA", "127.0.0.1:1")]);
+    assert!(checked.status.success(), "{}", said(&checked));
+    let unseal = ["log", "unseal", "--data", data, "--kafka", "127.0.0.1:1"];
+    let both = run(unseal);
+    assert_eq!(both.status.code(), Some(2), "{}", said(&both));
+}
+
+#[test]
+fn what_belongs_to_one_call_is_not_taken_from_the_environment() {
+    let node = Node::fresh();
+    let environment = [
+        ("ONHAND_ID", "1"),
+        ("ONHAND_STATE", "damaged"),
+        ("ONHAND_LIMIT", "0"),
+        ("ONHAND_LOCATION", "elsewhere"),
+    ];
+    let ask = |words: &[&str]| {
+        let mut ask = command();
+        ask.args(words).args(["--url", &node.url()]);
+        lines(&finish(ask.envs(environment), PATIENCE))
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            ask(&["stock", "receive", "A", "m", "5"])[0]["status"],
+            "applied"
+        );
+    }
+    assert_eq!(ask(&["stock", "ls"])[0]["available"], json!(10));
+}
+
+#[test]
+fn a_wrong_setting_of_kafka_is_wrong_usage_and_its_flag_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    for (words, named) in [
+        (["--kafka-insync-min", "4"], "--kafka-insync-min is 4"),
+        (["--instance", "a b"], "--instance"),
+        (["--kafka-set", "frob=hunter2"], "--kafka-set frob"),
+        (["--kafka-set", "acks=1"], "--kafka-set acks"),
+        (["--kafka-set", "hunter2"], "--kafka-set"),
+    ] {
+        let mut serve = vec!["serve", "--data", data, "--kafka", "127.0.0.1:1"];
+        serve.extend(words);
+        let output = run(serve);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        let talk = stderr(&output);
+        assert!(talk.contains(named), "{named}: {talk}");
+        assert!(
+            !talk.contains("hunter2") && !talk.contains("stopped"),
+            "{talk}"
+        );
+    }
+}
+
+#[test]
+fn a_demo_takes_only_an_empty_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("letter"), "kept").unwrap();
+    let output = run(["demo", "--data", dir.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let talk = stderr(&output);
+    assert!(talk.contains(dir.path().to_str().unwrap()), "{talk}");
+    assert!(talk.contains("is not empty"), "{talk}");
+}
+
+#[test]
+fn an_import_that_sends_nothing_of_its_lines_is_refused() {
+    let node = Node::fresh();
+    let dir = tempfile::tempdir().unwrap();
+    let import = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        let mut import = command();
+        import.args(["import", name, "--format", "ndjson", "--url", &node.url()]);
+        finish(import.current_dir(dir.path()), PATIENCE)
+    };
+    let none = import("none.ndjson", "no JSON\nnor this\n");
+    assert_eq!(none.status.code(), Some(1), "{}", said(&none));
+    let talk = stderr(&none);
+    assert!(talk.contains("2 of 2 lines were kept aside"), "{talk}");
+    let fact = r#"{"type":"receive","sku":"A","location":"m","quantity":1}"#;
+    let some = import("some.ndjson", &format!("no JSON\n{fact}\n"));
+    assert!(some.status.success(), "{}", said(&some));
+    assert!(import("empty.ndjson", "").status.success());
+}
+
+#[test]
+fn the_help_says_what_the_exit_codes_mean() {
+    let help = stdout(&run(["--help"]));
+    for code in 0..=3 {
+        assert!(help.contains(&format!("\n  {code}  ")), "{help}");
+    }
 }
 
 #[test]

@@ -350,11 +350,13 @@ fn a_copy_at_work_is_not_served_and_what_was_changed_in_it_is_found() {
     assert!(begun, "the copy says what it does");
     child.kill().unwrap();
     child.wait().unwrap();
+    // From a directory of its own: one that holds a journal which did not move is refused for that.
     refused(
-        &dir,
+        &temp.path().join("snapshots"),
         &on_kafka,
         "it is an unfinished copy of the log in the journal in",
     );
+    refused(&dir, &on_kafka, "was not moved to Kafka");
     // Another source is not mixed in.
     let other = temp.path().join("other");
     node(&other, &[]).stop();

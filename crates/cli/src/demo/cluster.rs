@@ -128,6 +128,8 @@ pub(crate) async fn play(brokers: &str, seed: u64, home: &Home) -> Result<()> {
     }
     let config = KafkaConfig {
         prefix,
+        replication: copies.parse().context("a number of copies")?,
+        insync_min: 1,
         allow_unsafe_topics: copies == "1",
         ..KafkaConfig::new(brokers, "demo-verify")
     };

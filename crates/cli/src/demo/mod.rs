@@ -38,12 +38,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Which day: the same number plays the same day again
-    #[arg(long, env = "ONHAND_SEED", default_value_t = 7, value_name = "N")]
+    #[arg(long, default_value_t = 7, value_name = "N")]
     seed: u64,
     /// Where to listen; port 0 takes a free one
     #[arg(
         long,
-        env = "ONHAND_LISTEN",
+        env = "ONHAND_DEMO_LISTEN",
         default_value = "127.0.0.1:0",
         value_name = "ADDR"
     )]
@@ -51,8 +51,9 @@ pub(crate) struct DemoArgs {
     /// Play another story on Apache Kafka, at these brokers: two instances, one of which is killed
     #[arg(long, env = "ONHAND_DEMO_KAFKA", value_name = "BROKERS")]
     kafka: Option<String>,
-    /// Keep what the node writes in this fresh directory [default: a temporary one, removed]
-    #[arg(long, env = "ONHAND_DATA", value_name = "DIR")]
+    /// Keep what the demo writes in this directory, which must be empty; the node's data is then in DIR/data
+    /// [default: a temporary one, removed]
+    #[arg(long, env = "ONHAND_DEMO_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
 }
 

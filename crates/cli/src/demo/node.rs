@@ -24,7 +24,7 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// The named directory, which must be fresh, or a new temporary one.
+    /// The named directory, which must be empty, or a new temporary one.
     pub(crate) fn new(asked: Option<&Path>) -> Result<Home> {
         let (path, temporary) = match asked {
             Some(path) => (path.to_owned(), false),
@@ -35,14 +35,15 @@ impl Home {
         };
         fs::create_dir_all(&path)
             .with_context(|| format!("cannot make {}; name another with --data", path.display()))?;
-        let home = Home { path, temporary };
-        if home.data().exists() {
+        let mut entries = fs::read_dir(&path)
+            .with_context(|| format!("cannot list {}; name another with --data", path.display()))?;
+        if entries.next().is_some() {
             return Err(crate::stop::usage(format!(
-                "{} holds an earlier demo; name a fresh directory with --data",
-                home.path.display()
+                "{} is not empty; name an empty or new directory with --data",
+                path.display()
             )));
         }
-        Ok(home)
+        Ok(Home { path, temporary })
     }
 
     /// A home of its own within this one, removed with it.
@@ -101,7 +102,13 @@ impl Node {
             .append(true)
             .open(home.words())
             .with_context(|| format!("cannot write {}", home.words().display()))?;
-        let mut child = Command::new(binary)
+        let mut command = Command::new(binary);
+        // The settings of another node, its cluster before all, are not the demo's.
+        let settings = std::env::vars_os().map(|(name, _)| name);
+        for name in settings.filter(|name| name.to_string_lossy().starts_with("ONHAND_")) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .arg("serve")
             .arg("--data")
             .arg(home.data())
@@ -227,7 +234,9 @@ mod tests {
         fs::create_dir(home.data()).expect("made");
         drop(home);
         assert!(named.exists());
-        let error = Home::new(Some(&named)).expect_err("used already");
-        assert!(error.to_string().contains("--data"), "{error}");
+        for used in [&*named, dir.path()] {
+            let error = Home::new(Some(used)).expect_err("it holds something");
+            assert!(error.to_string().contains("--data"), "{error}");
+        }
     }
 }

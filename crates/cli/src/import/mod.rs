@@ -51,6 +51,8 @@ const ONLINE_RETAIL: &str = include_str!("../../mappings/online-retail.toml");
     "\n  onhand import sales.csv.gz --format online-retail",
     "\n  onhand import stock.csv --format csv --map stock.toml --location london",
     "\n  zcat facts.ndjson.gz | onhand import - --format ndjson --source-name facts.ndjson",
+    "\n\nLines that are no facts are kept aside, and the rest is sent: exit code 0. It is 1 where the node \
+     did not take a line that was sent, or where every line was kept aside.",
     "\n\nA mapping file says how a line of CSV becomes a command. This one is shipped as \
      --format online-retail:\n\n",
     include_str!("../../mappings/online-retail.toml")
@@ -60,29 +62,19 @@ pub(crate) struct ImportArgs {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// What the files hold
-    #[arg(long, env = "ONHAND_FORMAT", value_enum)]
+    #[arg(long, value_enum)]
     format: InputFormat,
     /// How a line of CSV becomes a command (with --format csv)
-    #[arg(
-        long,
-        env = "ONHAND_MAP",
-        value_name = "FILE",
-        required_if_eq("format", "csv")
-    )]
+    #[arg(long, value_name = "FILE", required_if_eq("format", "csv"))]
     map: Option<PathBuf>,
     /// The location of lines that name none (csv, online-retail)
-    #[arg(
-        long,
-        env = "ONHAND_LOCATION",
-        default_value = "main",
-        value_name = "LOCATION"
-    )]
+    #[arg(long, default_value = "main", value_name = "LOCATION")]
     location: String,
     /// What the input is called, in place of the file's base name; needed for -
-    #[arg(long, env = "ONHAND_SOURCE_NAME", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     source_name: Option<String>,
     /// Where lines that were not taken are kept, with their reasons [default: NAME.quarantine.csv]
-    #[arg(long, env = "ONHAND_QUARANTINE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     quarantine: Option<PathBuf>,
     /// How long to go on trying when the node cannot be reached, in seconds
     #[arg(long, env = "ONHAND_RETRY_FOR", default_value_t = 60, value_name = "SECONDS",
@@ -176,6 +168,14 @@ pub(crate) fn run(args: &ImportArgs, client: &Client, out: &Output) -> Result<()
         return Err(stop::refused(format!(
             "{} lines were not taken by the node; the quarantine file says why",
             thousands(all.sent.problems)
+        )));
+    }
+    let (lines, aside) = (all.tally.lines(), all.tally.quarantined);
+    if lines > 0 && aside == lines {
+        return Err(stop::refused(format!(
+            "{} of {} lines were kept aside, so nothing was sent; the quarantine file says why",
+            thousands(aside),
+            thousands(lines)
         )));
     }
     Ok(())
