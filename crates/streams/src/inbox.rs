@@ -31,7 +31,9 @@ pub enum SubmitError {
     #[error("partition {0} is not owned by this instance; send it to the one that owns it")]
     Moved(u16),
     /// Its ticket said so before it was taken in: see [`Ticket::is_wanted`].
-    #[error("what was sent before it failed, so it was not taken; send all again with the same ids")]
+    #[error(
+        "what was sent before it failed, so it was not taken; send all again with the same ids"
+    )]
     Unwanted,
     /// The partition asked for is not below the number of partitions.
     #[error("partition {0} is not one of this node's; check the partition count")]
