@@ -185,7 +185,7 @@ fn answer_timeout(text: &str) -> Result<Milliseconds, String> {
 }
 
 fn session_timeout(text: &str) -> Result<Milliseconds, String> {
-    duration::parse(text, 600, duration::MINUTE)
+    duration::parse(text, 1_200, duration::MINUTE)
 }
 
 fn warm_up(text: &str) -> Result<Milliseconds, String> {

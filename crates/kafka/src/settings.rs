@@ -59,7 +59,7 @@ pub struct KafkaSettings {
     /// messages without one of the other. Default 1.5 s, five of them: four may be late, as when a broker's
     /// place is taken by another; a dead member is noticed after 1.0 to 1.5 s, measured. Longer where
     /// machines stand still at times: it moves nothing then, and what a dead member had stays away longer.
-    /// 600 ms to 60 s. The same for all members: who assigns partitions goes by its own.
+    /// 1.2 s to 60 s. The same for all members: who assigns partitions goes by its own.
     pub session_timeout: Duration,
     /// How long a claim waits for a live member to give a name up before it fences it, which disturbs
     /// all that this member has. Default 15 s: a member under load finishes what it began in it, also while
@@ -235,9 +235,7 @@ impl KafkaSettings {
         let sessions = Self::HEARTBEAT * 2..=Duration::from_secs(60);
         if !sessions.contains(&self.session_timeout) {
             let time = self.session_timeout;
-            return refuse(format!(
-                "session_timeout is {time:?}; choose 600 ms to 60 s"
-            ));
+            return refuse(format!("session_timeout is {time:?}; choose 1.2 s to 60 s"));
         }
         if !(1 << 16..=APPEND_BYTES_LIMIT).contains(&self.append_bytes_max) {
             let bytes = self.append_bytes_max;

@@ -186,6 +186,11 @@ pub trait Cluster: Send + Sync + fmt::Debug {
     /// gives the newest.
     fn wait(&self, seen: u64, patience: Duration) -> Arc<Membership>;
 
+    /// `None` while nobody else can have been given what this member owns, as the others heard it a moment
+    /// ago. Otherwise how long ago that was so for certain: since then they may have decided more than this
+    /// member knows of.
+    fn unheard(&self) -> Option<Duration>;
+
     /// Ends this member's warm-up: the others are told, and assign its share to it. Without effect where it
     /// takes part already.
     fn take_part(&self);
@@ -233,6 +238,10 @@ impl Cluster for Alone {
     fn wait(&self, _seen: u64, patience: Duration) -> Arc<Membership> {
         std::thread::sleep(patience);
         self.membership()
+    }
+
+    fn unheard(&self) -> Option<Duration> {
+        None
     }
 
     fn take_part(&self) {}

@@ -19,6 +19,7 @@ use crate::peers::Patience;
 use crate::peers::pool::Peers;
 use crate::peers::question::Number;
 use crate::position::Position;
+use crate::stale::Stale;
 use crate::wire::outcome::Origin;
 use crate::wire::problem::{Kind, Problem};
 
@@ -165,9 +166,9 @@ impl Engine {
         self.handle.is_open(partition)
     }
 
-    /// The problem that sends a request on, unless the partition is open here.
+    /// The problem that sends a request on, unless the partition is open here and nobody else's.
     pub(crate) fn must_be_here(&self, partition: u16) -> Result<(), Problem> {
-        if self.is_open(partition) {
+        if self.is_open(partition) && self.cluster.unheard().is_none() {
             Ok(())
         } else {
             Err(of_submit(&SubmitError::Moved(partition)))
@@ -238,7 +239,9 @@ impl Engine {
     pub(crate) async fn newest(&self) -> Result<Position, Problem> {
         let mut numbers = BTreeMap::new();
         let all = (0..self.partitions).collect();
-        let elsewhere = self.ask_here(all, &Number, &mut numbers).await?;
+        let elsewhere = self
+            .ask_here(all, &Number, &mut numbers, &Stale::default())
+            .await?;
         if !elsewhere.is_empty() {
             let read = self.lookup(move |log| {
                 let newest = |partition| Ok((partition, log.newest(partition)?));

@@ -2,7 +2,8 @@
 //!
 //! A standby says how long ago it was last known to lack nothing that anybody had been told
 //! ([`onhand_streams::Standbys`]). Whatever else an answer waited for makes it older. What an owner says
-//! is not stale.
+//! is not stale while the others hear it. Where they do not, another may own it already, and it is what a
+//! standby would be that was level when they last did.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -74,10 +75,14 @@ impl Stale {
         *oldest = Some(oldest.map_or(as_of, |oldest| oldest.min(as_of)));
     }
 
-    /// Whether a standby gave a part of it.
+    /// As of when the oldest part of it lacks nothing; `None` where owners gave all of it.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a part of it is not its owner's.
     pub(crate) fn is_used(&self) -> bool {
-        let oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
-        oldest.is_some()
+        self.oldest().is_some()
     }
 
     /// Says in the answer how old it may be, to a caller who allows it.
@@ -85,8 +90,9 @@ impl Stale {
         if self.most.is_none() {
             return response;
         }
-        let oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = oldest.map_or(Duration::ZERO, |oldest| oldest.elapsed());
+        let age = self
+            .oldest()
+            .map_or(Duration::ZERO, |oldest| oldest.elapsed());
         respond::with_header(response, HEADER, &ms(age).to_string())
     }
 }

@@ -78,6 +78,8 @@ pub(crate) struct Joined {
     on_end: Mutex<Option<OnEnd>>,
     /// Held while a heartbeat is sent, and while this member says that it goes.
     saying: Mutex<()>,
+    /// When the newest heartbeat was sent that is written.
+    heard: Mutex<Option<Instant>>,
     proposed: Mutex<Option<(Assignment, Instant)>>,
     /// Incarnations that this one began to fence as their heir.
     inherited: Mutex<BTreeSet<Arc<str>>>,
@@ -96,6 +98,7 @@ pub(crate) fn join(
         changed: Condvar::new(),
         on_end: Mutex::new(Some(on_end)),
         saying: Mutex::new(()),
+        heard: Mutex::default(),
         proposed: Mutex::default(),
         inherited: Mutex::default(),
     });
@@ -155,7 +158,7 @@ pub(crate) fn join(
 
 /// The thread that says at even times that this member lives, one heartbeat at a time.
 fn beat(board: &Weak<Board>, joined: &Joined) {
-    let mut on_way: Option<Sent> = None;
+    let mut on_way: Option<(Sent, Instant)> = None;
     let mut last: Option<Instant> = None;
     loop {
         let Some(board) = board.upgrade() else { return };
@@ -163,12 +166,19 @@ fn beat(board: &Weak<Board>, joined: &Joined) {
             return;
         }
         let every = KafkaSettings::HEARTBEAT;
-        if on_way.as_ref().is_some_and(Sent::is_over) {
+        if let Some((sent, at)) = &on_way
+            && let Some(is_written) = sent.is_written()
+        {
+            if is_written {
+                let mut heard = joined.heard.lock();
+                *heard.as_deref_mut().expect("no holder of a time panics") = Some(*at);
+            }
             on_way = None;
         }
         let due = last.map_or(Duration::ZERO, |last| every.saturating_sub(last.elapsed()));
         if due.is_zero() && on_way.is_none() {
-            last = Some(Instant::now());
+            let now = Instant::now();
+            last = Some(now);
             let _saying = joined.saying.lock().expect("no holder of the voice panics");
             let note = {
                 let view = board.view();
@@ -183,7 +193,7 @@ fn beat(board: &Weak<Board>, joined: &Joined) {
                 Note::Beat(name_of(board.me()).into(), alive)
             };
             match board.send(&[note]) {
-                Ok(sent) => on_way = Some(sent),
+                Ok(sent) => on_way = Some((sent, now)),
                 Err(why) => warn!(why, "a heartbeat was not sent"),
             }
         }
@@ -321,6 +331,17 @@ impl Cluster for Membered {
             .wait_timeout_while(newest, patience, |newest| newest.version == seen);
         let (newest, _) = waited.expect("no holder of the membership panics");
         Arc::clone(&newest)
+    }
+
+    /// The others give it up once they have written a session's heartbeats behind the last one of this
+    /// member, of which the first may have come at once.
+    fn unheard(&self) -> Option<Duration> {
+        let settings = self.board.settings();
+        let lease = KafkaSettings::HEARTBEAT * settings.silent_after().saturating_sub(1);
+        let heard = self.joined.heard.lock();
+        let heard = heard.expect("no holder of a time panics");
+        let age = heard.map_or(Duration::MAX, |at| at.elapsed());
+        (age >= lease).then_some(age)
     }
 
     fn take_part(&self) {

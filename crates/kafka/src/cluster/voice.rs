@@ -78,9 +78,12 @@ impl Sent {
         Ok(places)
     }
 
-    /// Whether a report of a single record came, or is overdue.
-    pub(crate) fn is_over(&self) -> bool {
-        self.reports.try_recv().is_ok() || Instant::now() >= self.until
+    /// Whether a single record is written; `None` while its report neither came nor is overdue.
+    pub(crate) fn is_written(&self) -> Option<bool> {
+        match self.reports.try_recv() {
+            Ok((_, report)) => Some(report.is_ok()),
+            Err(_) => (Instant::now() >= self.until).then_some(false),
+        }
     }
 }
 

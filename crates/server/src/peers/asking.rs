@@ -98,7 +98,9 @@ impl Engine {
         stale: &Stale,
     ) -> Result<BTreeMap<u16, Q::Answer>, Problem> {
         let mut answers = BTreeMap::new();
-        let mut left = self.ask_here(partitions, question, &mut answers).await?;
+        let mut left = self
+            .ask_here(partitions, question, &mut answers, stale)
+            .await?;
         left = self.ask_beside(left, question, &mut answers, stale).await?;
         if left.is_empty() {
             return Ok(answers);
@@ -107,7 +109,7 @@ impl Engine {
         for time in 0.. {
             let asked = self.ask_elsewhere(left, question, &mut answers, stale, time);
             left = asked.await?;
-            left = self.ask_here(left, question, &mut answers).await?;
+            left = self.ask_here(left, question, &mut answers, stale).await?;
             left = self.ask_beside(left, question, &mut answers, stale).await?;
             let Some(partition) = left.first() else {
                 return Ok(answers);
@@ -196,15 +198,18 @@ impl Engine {
         partitions.into_iter().map(whom).collect()
     }
 
-    /// Asks those that are open here. Gives those that are not.
+    /// Asks those that are open here. Gives those that are not, and all of them where the others have not
+    /// heard this instance for longer than `stale` allows: they may own them by now.
     pub(crate) async fn ask_here<Q: Question>(
         &self,
         partitions: Vec<u16>,
         question: &Q,
         answers: &mut BTreeMap<u16, Q::Answer>,
+        stale: &Stale,
     ) -> Result<Vec<u16>, Problem> {
         let mut elsewhere = Vec::new();
         let mut told = Vec::with_capacity(partitions.len());
+        let all = partitions.clone();
         for partition in partitions {
             let (tell, listen) = oneshot::channel();
             let question = question.clone();
@@ -229,6 +234,16 @@ impl Engine {
                 Err(SubmitError::Moved(_)) => elsewhere.push(partition),
                 Err(error) => return Err(of_submit(&error)),
             }
+        }
+        // Looked at last: an instance that stood still goes on anywhere.
+        if elsewhere.len() < all.len()
+            && let Some(age) = self.cluster.unheard()
+        {
+            if stale.most().is_none_or(|most| age > most) {
+                answers.retain(|partition, _| !all.contains(partition));
+                return Ok(all);
+            }
+            stale.note(stale::before(Instant::now(), age));
         }
         elsewhere.sort_unstable();
         Ok(elsewhere)
@@ -364,11 +379,16 @@ async fn here<Q: Question>(
     partitions.retain(|partition| *partition < app.engine.partitions);
     let mut answers = BTreeMap::new();
     let engine = &app.engine;
-    let left = engine.ask_here(partitions, question, &mut answers).await?;
+    let stale = Stale::of(stale_ms_max.map(Duration::from_millis));
+    let asked = engine.ask_here(partitions, question, &mut answers, &stale);
+    let left = asked.await?;
     let mut times = BTreeMap::new();
-    if let Some(most) = stale_ms_max.map(Duration::from_millis) {
+    if let Some(as_of) = stale.oldest() {
+        times.extend(answers.keys().map(|partition| (*partition, as_of)));
+    }
+    if let Some(most) = stale.most() {
         let asked = engine.ask_standbys(left, question, &mut answers, most);
-        (_, times) = asked.await?;
+        times.extend(asked.await?.1);
     }
     let write = |(partition, answer)| {
         let age = times

@@ -91,6 +91,10 @@ impl Cluster for World {
         self.membership()
     }
 
+    fn unheard(&self) -> Option<Duration> {
+        None
+    }
+
     fn take_part(&self) {
         self.did("take part".to_owned());
         let mut membership = self.membership.lock().unwrap();

@@ -16,6 +16,7 @@ use crate::http::listen::Cut;
 use crate::http::respond::{self, Body};
 use crate::peers::question::Number;
 use crate::position::Position;
+use crate::stale::Stale;
 use crate::wire::problem::{Kind, Problem};
 
 const SSE: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -163,7 +164,10 @@ async fn earliest(app: &App) -> Result<Seen, Problem> {
 /// Whether the decision of that number, which was none a moment ago, is one by now.
 async fn is_there(app: &App, partition: u16, number: u64) -> Result<bool, Problem> {
     let mut newest = BTreeMap::new();
-    let here = app.engine.ask_here(vec![partition], &Number, &mut newest);
+    let current = Stale::default();
+    let here = app
+        .engine
+        .ask_here(vec![partition], &Number, &mut newest, &current);
     here.await?;
     match newest.get(&partition) {
         // The partition may have opened here since the log was asked, and shows less than its owner knows.

@@ -712,3 +712,29 @@ fn a_read_is_answered_in_time_while_the_log_says_nothing() {
     });
     assert_eq!(node.get(&path).json()["total"]["on_hand"], 1);
 }
+
+/// Another one may own by now what it has. Who allows that an answer is old gets one, and is told how old.
+#[test]
+fn an_instance_that_nobody_hears_says_nothing_of_how_things_are() {
+    let (table, node) = one(|config| config.limits.forward_wait = Duration::from_millis(300));
+    let sku = key_in(0, "T");
+    let path = format!("/v1/stock/{sku}");
+    let listed = format!("/v1/stock?sku={sku}");
+    assert_eq!(node.command(&receive("1", &sku, 1)).status, 200);
+    table.hear("a", false);
+    for path in [&path, &listed, &format!("/v1/history?sku={sku}")] {
+        let answer = node.get(path);
+        assert_eq!(answer.status, 503, "{path}: {}", answer.text());
+        assert_eq!(answer.json()["type"], "urn:onhand:problem:no_owner");
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    let old = node.get(&format!("/v1/stock/{sku}/m?max_stale_ms=60000"));
+    assert_eq!(old.status, 200, "{}", old.text());
+    let stale: u64 = old.header("onhand-stale-ms").unwrap().parse().unwrap();
+    assert!(stale >= 20, "{stale}");
+    assert_eq!(old.json()["on_hand"], 1);
+    // What it decides is durable or comes to nothing: that needs nobody to hear it.
+    assert_eq!(node.command(&receive("2", &sku, 1)).status, 200);
+    table.hear("a", true);
+    assert_eq!(node.get(&path).json()["total"]["on_hand"], 2);
+}

@@ -28,6 +28,8 @@ struct Standing {
     holders: Vec<Option<Arc<str>>>,
     /// By incarnation.
     ended: BTreeMap<Arc<str>, Ended>,
+    /// By incarnation, since when the others hear nothing from it.
+    unheard: BTreeMap<Arc<str>, Instant>,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,18 @@ impl Table {
 
     pub(crate) fn assign(&self, partition: u16, name: &str) {
         self.change(|s| s.assigned[usize::from(partition)] = Some(name.to_owned()));
+    }
+
+    /// Whether the others hear that one.
+    pub(crate) fn hear(&self, name: &str, is_heard: bool) {
+        self.change(|s| {
+            let run = Arc::clone(&s.members[name].incarnation);
+            if is_heard {
+                s.unheard.remove(&run);
+            } else {
+                s.unheard.insert(run, Instant::now());
+            }
+        });
     }
 
     /// A member that is no node of this test.
@@ -222,6 +236,12 @@ impl Cluster for Seat {
             .wait_timeout_while(standing, patience, unseen);
         let standing = waited.unwrap().0;
         self.table.membership(&standing, &self.incarnation)
+    }
+
+    fn unheard(&self) -> Option<Duration> {
+        let standing = self.table.standing.lock().unwrap();
+        let since = standing.unheard.get(&self.incarnation)?;
+        Some(since.elapsed())
     }
 
     fn take_part(&self) {}
