@@ -163,7 +163,7 @@ pub struct KafkaConfig {
     /// before the gate has taken it is lost, and the gate says so.
     pub inbox_retention: Option<Duration>,
     /// A node of which the others heard nothing for so long is given up, and its partitions are taken over.
-    /// Default 1.5 s; 600 ms to 60 s, the same for all.
+    /// Default 1.5 s; 1.2 s to 60 s, the same for all.
     pub session_timeout: Duration,
 }
 
