@@ -27,7 +27,7 @@ pub(crate) fn block_on<F: Future>(work: F) -> Result<F::Output> {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Identity {
     /// Name of the command; a repeat under the same name has no second effect [default: a new one]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, env = "ONHAND_ID", value_name = "ID")]
     pub(crate) id: Option<String>,
     /// Who says so.
     #[arg(

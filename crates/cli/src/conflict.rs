@@ -31,10 +31,10 @@ enum Kind {
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// Only this kind
-    #[arg(long, value_enum)]
+    #[arg(long, env = "ONHAND_KIND", value_enum)]
     kind: Option<Kind>,
     /// Stop after N conflicts
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
     limit: Option<u64>,
 }
 

@@ -77,24 +77,25 @@ pub(crate) struct ReadArgs {
     #[command(flatten)]
     dir: DirArgs,
     /// Only this partition
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ONHAND_PARTITION", value_name = "N")]
     partition: Option<u16>,
     /// From this offset on; a negative one counts from the end
     #[arg(
         long,
+        env = "ONHAND_FROM",
         value_name = "OFFSET",
         allow_hyphen_values = true,
         conflicts_with = "from_time"
     )]
     from: Option<i64>,
     /// From this time on (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, env = "ONHAND_FROM_TIME", value_name = "TIME")]
     from_time: Option<Timestamp>,
     /// Only records with this key
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, env = "ONHAND_KEY", value_name = "KEY")]
     key: Option<String>,
     /// Stop after N records
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
     limit: Option<u64>,
 }
 

@@ -57,16 +57,16 @@ pub(crate) struct CreateArgs {
     #[arg(required = true, value_name = "LINE", value_parser = asked_line)]
     lines: Vec<Value>,
     /// Name of the reservation [default: SOURCE/ID]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, env = "ONHAND_RESERVATION", value_name = "ID")]
     reservation: Option<String>,
     /// How long to hold it, in seconds [default: the node's, 900]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, env = "ONHAND_TTL", value_name = "SECONDS")]
     ttl: Option<u64>,
     /// The sales channel it is for
-    #[arg(long, value_name = "CHANNEL")]
+    #[arg(long, env = "ONHAND_CHANNEL", value_name = "CHANNEL")]
     channel: Option<String>,
     /// Take what there is
-    #[arg(long)]
+    #[arg(long, env = "ONHAND_PARTIAL")]
     partial: bool,
     #[command(flatten)]
     identity: Identity,
@@ -81,19 +81,19 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// Only those with a line on this SKU
-    #[arg(long, value_name = "SKU")]
+    #[arg(long, env = "ONHAND_SKU", value_name = "SKU")]
     sku: Option<String>,
     /// Only those with a line at this location
-    #[arg(long, value_name = "LOCATION")]
+    #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
     location: Option<String>,
     /// Only those in this state
-    #[arg(long, value_name = "STATE")]
+    #[arg(long, env = "ONHAND_STATE", value_name = "STATE")]
     state: Option<String>,
     /// Only those of this channel
-    #[arg(long, value_name = "CHANNEL")]
+    #[arg(long, env = "ONHAND_CHANNEL", value_name = "CHANNEL")]
     channel: Option<String>,
     /// Stop after N reservations
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
     limit: Option<u64>,
 }
 
@@ -113,7 +113,7 @@ pub(crate) struct ExtendArgs {
     /// Its name
     reservation: String,
     /// How long from now, in seconds [default: the node's, 900]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, env = "ONHAND_TTL", value_name = "SECONDS")]
     ttl: Option<u64>,
     #[command(flatten)]
     identity: Identity,

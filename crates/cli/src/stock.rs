@@ -83,22 +83,27 @@ pub(crate) enum StockCommand {
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// Only this SKU
-    #[arg(long, value_name = "SKU")]
+    #[arg(long, env = "ONHAND_SKU", value_name = "SKU")]
     sku: Option<String>,
     /// Only SKUs that begin so
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, env = "ONHAND_SKU_PREFIX", value_name = "PREFIX")]
     sku_prefix: Option<String>,
     /// Only this location
-    #[arg(long, value_name = "LOCATION")]
+    #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
     location: Option<String>,
     /// Only where less than N is available
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        env = "ONHAND_BELOW",
+        value_name = "N",
+        allow_hyphen_values = true
+    )]
     below: Option<Quantity>,
     /// Only where on hand or available is negative
-    #[arg(long)]
+    #[arg(long, env = "ONHAND_NEGATIVE")]
     negative: bool,
     /// Stop after N levels
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
     when: When,
@@ -109,6 +114,7 @@ pub(crate) struct GetArgs {
     /// The article, as your systems call it
     sku: String,
     /// Only this location
+    #[arg(env = "ONHAND_LOCATION")]
     location: Option<String>,
     #[command(flatten)]
     when: When,
@@ -118,10 +124,15 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct When {
     /// The stock at that time, with all that is known now (RFC 3339)
-    #[arg(long, value_name = "TIME", conflicts_with = "known_at")]
+    #[arg(
+        long,
+        env = "ONHAND_AS_OF",
+        value_name = "TIME",
+        conflicts_with = "known_at"
+    )]
     as_of: Option<String>,
     /// What was known then (RFC 3339, or a position)
-    #[arg(long, value_name = "TIME|POSITION")]
+    #[arg(long, env = "ONHAND_KNOWN_AT", value_name = "TIME|POSITION")]
     known_at: Option<String>,
 }
 
@@ -138,35 +149,40 @@ pub(crate) struct HistoryArgs {
     /// The article, as your systems call it
     sku: String,
     /// Only this location
-    #[arg(long, value_name = "LOCATION")]
+    #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
     location: Option<String>,
     /// From this time on
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, env = "ONHAND_FROM", value_name = "TIME")]
     from: Option<String>,
     /// Up to this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, env = "ONHAND_TO", value_name = "TIME")]
     to: Option<String>,
     /// Stop after N entries
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
     limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
     /// Only this SKU
-    #[arg(long, value_name = "SKU")]
+    #[arg(long, env = "ONHAND_SKU", value_name = "SKU")]
     sku: Option<String>,
     /// Only this location
-    #[arg(long, value_name = "LOCATION")]
+    #[arg(long, env = "ONHAND_LOCATION", value_name = "LOCATION")]
     location: Option<String>,
     /// Where to begin: earliest, latest or a position
-    #[arg(long, default_value = "latest", value_name = "POSITION")]
+    #[arg(
+        long,
+        env = "ONHAND_SINCE",
+        default_value = "latest",
+        value_name = "POSITION"
+    )]
     since: String,
     /// The levels first, then what changes
-    #[arg(long, conflicts_with = "since")]
+    #[arg(long, env = "ONHAND_SNAPSHOT", conflicts_with = "since")]
     snapshot: bool,
     /// Stop after N changes
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ONHAND_LIMIT", value_name = "N")]
     limit: Option<u64>,
 }
 
@@ -176,16 +192,16 @@ pub(crate) struct Circumstances {
     #[command(flatten)]
     identity: Identity,
     /// When it happened (RFC 3339 with offset) [default: when the node gets it]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, env = "ONHAND_OCCURRED_AT", value_name = "TIME")]
     occurred_at: Option<String>,
     /// Why, in a word: sale, damage, found, theft, opening, correction, other ...
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, env = "ONHAND_REASON", value_name = "WORD")]
     reason: Option<String>,
     /// Why, in your words
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, env = "ONHAND_NOTE", value_name = "TEXT")]
     note: Option<String>,
     /// The document behind it, such as invoice/536365
-    #[arg(long, value_name = "URI")]
+    #[arg(long, env = "ONHAND_REFERENCE", value_name = "URI")]
     reference: Option<String>,
 }
 
@@ -231,7 +247,7 @@ pub(crate) struct FactArgs {
     #[arg(allow_hyphen_values = true)]
     quantity: Quantity,
     /// The state it is in
-    #[arg(long, value_enum)]
+    #[arg(long, env = "ONHAND_STATE", value_enum)]
     state: Option<State>,
     #[command(flatten)]
     circumstances: Circumstances,
@@ -253,7 +269,7 @@ pub(crate) struct ReceiveArgs {
     #[command(flatten)]
     fact: FactArgs,
     /// The expected supply that came
-    #[arg(long, value_name = "SUPPLY")]
+    #[arg(long, env = "ONHAND_SUPPLY", value_name = "SUPPLY")]
     supply: Option<String>,
 }
 
@@ -262,10 +278,15 @@ pub(crate) struct ShipArgs {
     #[command(flatten)]
     fact: FactArgs,
     /// The reservation whose holds it ends
-    #[arg(long, value_name = "ID")]
+    #[arg(long, env = "ONHAND_RESERVATION", value_name = "ID")]
     reservation: Option<String>,
     /// The line of that reservation
-    #[arg(long, value_name = "LINE", requires = "reservation")]
+    #[arg(
+        long,
+        env = "ONHAND_LINE",
+        value_name = "LINE",
+        requires = "reservation"
+    )]
     line: Option<String>,
 }
 

@@ -308,29 +308,6 @@ fn what_is_typed_goes_before_the_environment() {
 }
 
 #[test]
-fn what_belongs_to_one_call_is_not_taken_from_the_environment() {
-    let node = Node::fresh();
-    let environment = [
-        ("ONHAND_ID", "1"),
-        ("ONHAND_STATE", "damaged"),
-        ("ONHAND_LIMIT", "0"),
-        ("ONHAND_LOCATION", "elsewhere"),
-    ];
-    let ask = |words: &[&str]| {
-        let mut ask = command();
-        ask.args(words).args(["--url", &node.url()]);
-        lines(&finish(ask.envs(environment), PATIENCE))
-    };
-    for _ in 0..2 {
-        assert_eq!(
-            ask(&["stock", "receive", "A", "m", "5"])[0]["status"],
-            "applied"
-        );
-    }
-    assert_eq!(ask(&["stock", "ls"])[0]["available"], json!(10));
-}
-
-#[test]
 fn a_wrong_setting_of_kafka_is_wrong_usage_and_its_flag_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_str().unwrap();

@@ -542,26 +542,9 @@ impl<'a> DecisionReader<'a> {
         let (name, content) = fingerprints(&input, input_bytes);
         let (common, mut rest) = take::<Common<'a>>(behind, at)?;
         let log_time = Time(self.base.0.saturating_add_unsigned(common.later_ms));
-        let mut decision = Decision {
-            number: self.number,
-            at: log_time,
-            name,
-            content,
-            input,
-            outcome: common.outcome,
-            event_time: None,
-            decimals: 0,
-            locations: Vec::new(),
-            movements: Vec::new(),
-            levels: Vec::new(),
-            count: None,
-            holds: Vec::new(),
-            reservations: Vec::new(),
-            resolved: Vec::new(),
-            sends: Vec::new(),
-            gap: false,
-            alert: common.has & ALERT != 0,
-        };
+        let mut decision = Decision::new(self.number, log_time, name, content, input);
+        decision.outcome = common.outcome;
+        decision.alert = common.has & ALERT != 0;
         if common.has & HAS_STOCK != 0 {
             let (sent_at, location) = named_by(&decision.input);
             let location = location.cloned();

@@ -155,24 +155,16 @@ impl Inner {
     }
 
     /// Asks the brokers where the partition begins and ends, and has it followed from there.
-    ///
-    /// After a claim it waits for the marks of all that was written before: who had the name may have been
-    /// told that its commit holds, and given the name up, before the mark of that was here.
     fn settle(&self, partition: &Arc<Partition>) -> Result<(), ReadError> {
-        let failed = |why: String| self.unreachable(partition, &why);
-        let (topic, number) = (&partition.topic, partition.number);
-        let mut told = 0;
-        if partition.is_older(self.claims.load(Ordering::Acquire)) {
-            told = self.pool.written(topic, number).map_err(failed)?;
-        }
         let mut until = None;
         loop {
             // Counted before it is asked: a claim in between makes the answer stale.
             let fresh = self.claims.load(Ordering::Acquire);
-            let ends = self.pool.ends(topic, number).map_err(failed)?;
+            let ends = self.pool.ends(&partition.topic, partition.number);
+            let (low, stable) = ends.map_err(|why| self.unreachable(partition, &why))?;
             // From the first answer on: a leader may have been away for long before.
             let until = *until.get_or_insert_with(|| Instant::now() + MARK_PATIENCE);
-            if partition.settle(ends, told, fresh, Instant::now() >= until) {
+            if partition.settle(low, stable, fresh, Instant::now() >= until) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -80,6 +80,7 @@ mod ids;
 mod inner;
 mod labels;
 mod open;
+mod own_topic;
 mod owner;
 mod partition;
 mod polled;

@@ -170,21 +170,10 @@ impl Partition {
         state.followed && from >= last.unwrap_or(state.first)
     }
 
-    /// Whether a name was claimed since the brokers were last asked where it ends.
-    pub(crate) fn is_older(&self, fresh: u64) -> bool {
-        self.lock().fresh < fresh
-    }
-
     /// What the brokers said: `low` and the last stable offset. Returns false while that lies below
-    /// what this instance knows to be committed, or below `told`: marks are still on their way.
+    /// what this instance knows to be committed: its mark is still on the way.
     /// `late`: it is taken as it is all the same, because somebody else's open transaction hides it.
-    pub(crate) fn settle(
-        &self,
-        (low, stable): (Offset, Offset),
-        told: Offset,
-        fresh: u64,
-        late: bool,
-    ) -> bool {
+    pub(crate) fn settle(&self, low: Offset, stable: Offset, fresh: u64, late: bool) -> bool {
         let mut state = self.lock();
         state.start = low;
         if !state.loaded {
@@ -192,7 +181,7 @@ impl Partition {
             (state.first, state.upto) = (stable, stable);
             self.note_known(&state);
         }
-        if stable < state.own_end.max(told) && !late {
+        if stable < state.own_end && !late {
             return false;
         }
         state.marked = false;

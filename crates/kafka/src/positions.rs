@@ -16,25 +16,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use onhand_log::{Offset, TopicPartition, TopicSpec};
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use tracing::debug;
 
-use crate::client::Quiet;
-use crate::cold;
-use crate::error::words;
 use crate::labels::Labels;
+use crate::own_topic::{FETCH_WAIT, OwnTopic};
 use crate::runs;
 use crate::settings::KafkaSettings;
 
 /// The topic's name, without the prefix.
 pub(crate) const TOPIC: &str = "onhand.positions";
-
-/// How long a read waits at the broker for more.
-const FETCH_WAIT: Duration = Duration::from_millis(10);
 
 /// Between two questions whether everything is decided.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -121,15 +110,13 @@ pub(crate) struct Positions {
 }
 
 struct Reader {
-    topic: String,
     labels: Arc<Labels>,
     timeout: Duration,
-    /// Sees what is committed.
-    consumer: BaseConsumer<Quiet>,
-    /// Sees where the topic ends, open transactions included.
-    tail: BaseConsumer<Quiet>,
+    /// What is committed.
+    topic: OwnTopic,
+    /// Where the topic ends, open transactions included.
+    tail: OwnTopic,
     table: Table,
-    next: Offset,
     /// Questions that the table answers.
     answers: u64,
 }
@@ -138,19 +125,16 @@ impl Positions {
     /// The topic must exist.
     pub(crate) fn open(settings: &KafkaSettings, labels: &Arc<Labels>) -> Result<Self, String> {
         let config = settings.consumer(FETCH_WAIT);
-        let consumer = |config: &rdkafka::ClientConfig| {
-            BaseConsumer::from_config_and_context(config, Quiet).map_err(|error| words(&error))
-        };
+        let timeout = settings.request_timeout;
+        let topic = |config| OwnTopic::open(config, settings.topic(TOPIC), timeout);
         let mut uncommitted = config.clone();
         uncommitted.set("isolation.level", "read_uncommitted");
         let reader = Reader {
-            topic: settings.topic(TOPIC),
             labels: Arc::clone(labels),
-            timeout: settings.request_timeout,
-            consumer: consumer(&config)?,
-            tail: consumer(&uncommitted)?,
+            timeout,
+            topic: topic(&config)?,
+            tail: topic(&uncommitted)?,
             table: Table::default(),
-            next: 0,
             answers: 0,
         };
         Ok(Self {
@@ -187,77 +171,30 @@ impl Positions {
 impl Reader {
     fn refresh(&mut self) -> Result<(), String> {
         let until = Instant::now() + self.timeout;
-        let end = self.ends(&self.tail)?.1;
+        let end = self.tail.ends()?.1;
         let low = loop {
-            let (low, stable) = self.ends(&self.consumer)?;
+            let (low, stable) = self.topic.ends()?;
             if stable >= end {
                 break low;
             }
             if Instant::now() >= until {
-                let (topic, waited) = (&self.topic, self.timeout);
+                let (topic, waited) = (self.topic.name(), self.timeout);
                 return Err(format!(
                     "a transaction on {topic} stayed open for more than {waited:?}"
                 ));
             }
             std::thread::sleep(PAUSE);
         };
-        self.next = self.next.max(low);
-        if self.next >= end {
-            return Ok(());
-        }
-        self.assign()?;
-        let read = self.read_to(end, until);
-        // Nothing is fetched between two reads.
-        if let Err(error) = self.consumer.unassign() {
-            debug!(%error, "positions could not be let go");
-        }
-        read
-    }
-
-    fn ends(&self, consumer: &BaseConsumer<Quiet>) -> Result<(Offset, Offset), String> {
-        cold::ends(consumer, &self.topic, 0, self.timeout)
-            .map_err(|why| format!("where {} ends: {why}", self.topic))
-    }
-
-    fn assign(&self) -> Result<(), String> {
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(&self.topic, 0, KafkaOffset::Offset(self.next))
-            .map_err(|error| words(&error))?;
-        self.consumer.assign(&from).map_err(|error| words(&error))
-    }
-
-    fn read_to(&mut self, end: Offset, until: Instant) -> Result<(), String> {
-        let mut checked = false;
-        while self.next < end {
-            match self.consumer.poll(Duration::from_millis(100)) {
-                None => {}
-                Some(Ok(message)) => {
-                    let text = |bytes: Option<&[u8]>| {
-                        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
-                    };
-                    if runs::is_ours(&self.labels, &message) {
-                        let position = parse(&text(message.key()), &text(message.payload()))?;
-                        self.table.fold(position);
-                    }
-                    self.next = message.offset() + 1;
-                }
-                // A leader that is new may not know yet how far the one before it was. It says where the
-                // topic ends only once it does.
-                Some(Err(KafkaError::PartitionEOF(_))) if !checked => {
-                    self.ends(&self.consumer)?;
-                    self.assign()?;
-                    checked = true;
-                }
-                // Assigned anew after `end` was decided, so this is an end at or behind it.
-                Some(Err(KafkaError::PartitionEOF(_))) => self.next = self.next.max(end),
-                Some(Err(error)) => debug!(%error, "reading positions"),
-            }
-            if self.next < end && Instant::now() >= until {
-                let (topic, waited) = (&self.topic, self.timeout);
-                return Err(format!("{topic} was not read within {waited:?}"));
-            }
-        }
-        Ok(())
+        let (table, labels) = (&mut self.table, &self.labels);
+        self.topic.read_to(
+            (low, end),
+            until,
+            |message| runs::is_ours(labels, message),
+            |key, value| {
+                table.fold(parse(key, value)?);
+                Ok(())
+            },
+        )
     }
 }
 

@@ -8,30 +8,18 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use crate::catalog::{Catalog, Entry};
-use crate::client::Quiet;
-use crate::cold;
-use crate::error::words;
+use crate::own_topic::{FETCH_WAIT, OwnTopic};
 use crate::producer::{Failed, Outgoing, TransactionalProducer};
 use crate::settings::KafkaSettings;
-
-/// How long a read of the internal topic waits at the broker for more.
-const FETCH_WAIT: Duration = Duration::from_millis(10);
 
 /// This process's access to the internal topic.
 pub(crate) struct Registry {
     settings: KafkaSettings,
-    topic: String,
-    consumer: BaseConsumer<Quiet>,
+    topic: OwnTopic,
     catalog: Catalog,
-    next: i64,
     lock: Option<TransactionalProducer>,
 }
 
@@ -39,14 +27,11 @@ impl Registry {
     /// The internal topic must exist.
     pub(crate) fn open(settings: &KafkaSettings) -> Result<Self, String> {
         let config = settings.consumer(FETCH_WAIT);
-        let consumer =
-            BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| words(&error))?;
+        let topic = OwnTopic::open(&config, settings.catalog(), settings.request_timeout)?;
         Ok(Self {
             settings: settings.clone(),
-            topic: settings.catalog(),
-            consumer,
+            topic,
             catalog: Catalog::default(),
-            next: 0,
             lock: None,
         })
     }
@@ -59,67 +44,17 @@ impl Registry {
     /// Reads on to the end.
     pub(crate) fn refresh(&mut self) -> Result<(), String> {
         let until = Instant::now() + self.settings.request_timeout;
-        let (low, end) = self.ends()?;
-        self.next = self.next.max(low);
-        if self.next >= end {
-            return Ok(());
-        }
-        self.assign()?;
-        let read = self.read_to(end, until);
-        // Nothing is fetched between two reads.
-        if let Err(error) = self.consumer.unassign() {
-            debug!(%error, "the internal topic could not be let go");
-        }
-        read
-    }
-
-    fn ends(&self) -> Result<(i64, i64), String> {
-        cold::ends(
-            &self.consumer,
-            &self.topic,
-            0,
-            self.settings.request_timeout,
+        let ends = self.topic.ends()?;
+        let catalog = &mut self.catalog;
+        self.topic.read_to(
+            ends,
+            until,
+            |_| true,
+            |key, value| {
+                catalog.fold(Entry::parse(key, value)?);
+                Ok(())
+            },
         )
-        .map_err(|why| format!("where {} ends: {why}", self.topic))
-    }
-
-    fn assign(&self) -> Result<(), String> {
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(&self.topic, 0, Offset::Offset(self.next))
-            .map_err(|error| words(&error))?;
-        self.consumer.assign(&from).map_err(|error| words(&error))
-    }
-
-    fn read_to(&mut self, end: i64, until: Instant) -> Result<(), String> {
-        let mut checked = false;
-        while self.next < end {
-            match self.consumer.poll(Duration::from_millis(100)) {
-                None => {}
-                Some(Ok(message)) => {
-                    let text = |bytes: Option<&[u8]>| {
-                        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
-                    };
-                    let entry = Entry::parse(&text(message.key()), &text(message.payload()))?;
-                    self.catalog.fold(entry);
-                    self.next = message.offset() + 1;
-                }
-                // A leader that is new may not know yet how far the one before it was. It says where the
-                // topic ends only once it does.
-                Some(Err(KafkaError::PartitionEOF(_))) if !checked => {
-                    self.ends()?;
-                    self.assign()?;
-                    checked = true;
-                }
-                // Assigned anew for this read, so this is an end that lies at or behind `end`.
-                Some(Err(KafkaError::PartitionEOF(_))) => self.next = self.next.max(end),
-                Some(Err(error)) => debug!(%error, "reading the internal topic"),
-            }
-            if Instant::now() >= until {
-                let waited = self.settings.request_timeout;
-                return Err(format!("the internal topic was not read within {waited:?}"));
-            }
-        }
-        Ok(())
     }
 
     /// Writes what `decide` says on the newest catalog, all of it or nothing. When somebody else
@@ -157,7 +92,7 @@ impl Registry {
             let timeout = self.settings.request_timeout;
             self.lock = Some(TransactionalProducer::take(
                 &self.settings,
-                &self.topic,
+                self.topic.name(),
                 timeout,
             )?);
             // Under the lock nothing can be added any more behind what this finds.
@@ -169,7 +104,12 @@ impl Registry {
             Err(error) => return Ok(Err(error)),
         };
         let lock = self.lock.as_ref().ok_or("the lock was taken")?;
-        if let Err(failed) = commit(lock, &self.topic, &entries, self.settings.append_timeout) {
+        if let Err(failed) = commit(
+            lock,
+            self.topic.name(),
+            &entries,
+            self.settings.append_timeout,
+        ) {
             return Err(match failed {
                 Failed::Aborted { why, .. } | Failed::Fenced { why } | Failed::InDoubt { why } => {
                     why

@@ -603,6 +603,13 @@ fn while_no_broker_answers_nothing_moves() {
     }
     // Far longer than a silent member is waited for.
     std::thread::sleep(Duration::from_secs(5));
+    for member in [&a, &b] {
+        let unheard = member.cluster.unheard();
+        assert!(
+            unheard.is_some_and(|age| age > Duration::from_secs(3)),
+            "{unheard:?}"
+        );
+    }
     for node in 1..=3 {
         BROKERS.signal(node, "-CONT");
     }
@@ -617,6 +624,7 @@ fn while_no_broker_answers_nothing_moves() {
     for member in [&a, &b] {
         assert_eq!(member.cluster.membership().ended, None);
         assert_eq!(member.cluster.membership().members.len(), 2);
+        eventually("it is heard again", || member.cluster.unheard().is_none());
     }
     let after = cluster_records(&BROKERS.bootstrap, &prefix)
         .into_iter()

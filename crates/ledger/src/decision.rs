@@ -57,6 +57,32 @@ pub struct Decision<'a> {
     pub alert: bool,
 }
 
+impl<'a> Decision<'a> {
+    /// A decision on that input which says nothing yet: no outcome, nothing moved.
+    pub fn new(number: u64, at: Time, name: u128, content: u64, input: Input<'a>) -> Self {
+        Self {
+            number,
+            at,
+            name,
+            content,
+            input,
+            outcome: None,
+            event_time: None,
+            decimals: 0,
+            locations: Vec::new(),
+            movements: Vec::new(),
+            levels: Vec::new(),
+            count: None,
+            holds: Vec::new(),
+            reservations: Vec::new(),
+            resolved: Vec::new(),
+            sends: Vec::new(),
+            gap: false,
+            alert: false,
+        }
+    }
+}
+
 /// Something that moved: always from somewhere to somewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Movement {

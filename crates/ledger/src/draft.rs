@@ -43,26 +43,10 @@ impl<'s, 'a> Draft<'s, 'a> {
             .sku()
             .and_then(|sku| state.skus.find(sku.as_str()));
         let sku = sku.map(|slot| (slot, state.skus.get(slot)));
-        let decision = Decision {
-            number: state.number() + 1,
-            at: state.log_time().max(stamped.at),
-            name: stamped.name,
-            content: stamped.content,
-            input: stamped.input.clone(),
-            outcome: None,
-            event_time: None,
-            decimals: sku.map_or(0, |(_, sku)| sku.decimals),
-            locations: Vec::new(),
-            movements: Vec::new(),
-            levels: Vec::new(),
-            count: None,
-            holds: Vec::new(),
-            reservations: Vec::new(),
-            resolved: Vec::new(),
-            sends: Vec::new(),
-            gap: false,
-            alert: false,
-        };
+        let at = state.log_time().max(stamped.at);
+        let (name, content, input) = (stamped.name, stamped.content, stamped.input.clone());
+        let mut decision = Decision::new(state.number() + 1, at, name, content, input);
+        decision.decimals = sku.map_or(0, |(_, sku)| sku.decimals);
         Self {
             state,
             offset: stamped.offset,

@@ -335,26 +335,7 @@ mod tests {
     fn pack_of(numbers: std::ops::RangeInclusive<u64>) -> Vec<u8> {
         let mut pack = DecisionPack::default();
         for number in numbers {
-            pack.push(&Decision {
-                number,
-                at: Time(0),
-                name: 0,
-                content: 0,
-                input: Input::Tick,
-                outcome: None,
-                event_time: None,
-                decimals: 0,
-                locations: Vec::new(),
-                movements: Vec::new(),
-                levels: Vec::new(),
-                count: None,
-                holds: Vec::new(),
-                reservations: Vec::new(),
-                resolved: Vec::new(),
-                sends: Vec::new(),
-                gap: false,
-                alert: false,
-            });
+            pack.push(&Decision::new(number, Time(0), 0, 0, Input::Tick));
         }
         pack.take()
     }

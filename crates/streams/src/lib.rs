@@ -23,6 +23,7 @@
 
 #![warn(missing_docs)]
 
+mod claim;
 mod cut;
 mod following;
 mod inbox;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use onhand_log::{AppendError, Log, Token, View};
 
+use crate::claim;
 use crate::inbox::{Message, Shared, SubmitError, WorkerHandle};
 use crate::processor::{Processor, Ticket};
 use crate::restore::{Reading, RestoreError, Restored, apply_redo};
@@ -124,7 +125,7 @@ impl<P: Processor> Opener<P> {
             topics: inner.topics,
             partition,
         };
-        let token = inner.log.claim(&spec.owner())?;
+        let token = claim::claim(inner.log.as_ref(), &spec)?;
         let make = || (inner.make)(partition);
         let snapshots = inner.snapshots.as_ref();
         let Some(left) = inner.left.get(usize::from(partition)) else {
@@ -146,7 +147,7 @@ impl<P: Processor> Opener<P> {
         let (task, restored) = match opened {
             Ok((task, restored)) => (task, Ok(restored)),
             Err(error) if error.may_pass() => {
-                give_up(inner.log.as_ref(), &token);
+                claim::give_up(inner.log.as_ref(), &token);
                 return Err(error);
             }
             Err(error) => {
@@ -260,7 +261,7 @@ impl<P: Processor> Opener<P> {
             Err((_, why)) => (None, why),
         };
         if let Some(task) = back {
-            give_up(self.0.log.as_ref(), task.token());
+            claim::give_up(self.0.log.as_ref(), task.token());
         }
         Err(RestoreError::Stopped(why))
     }
@@ -333,13 +334,6 @@ impl<P: Processor> Opener<P> {
     fn why_stopped(&self) -> String {
         let stopped = self.0.handle.stopped();
         stopped.unwrap_or_else(|| "it is shutting down".to_owned())
-    }
-}
-
-/// Gives up what was claimed in vain.
-fn give_up(log: &dyn Log, token: &Token) {
-    if let Err(error) = log.give_up(token) {
-        tracing::warn!(%error, owner = %token.owner, "a name was not given up");
     }
 }
 

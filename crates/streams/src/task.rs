@@ -22,6 +22,7 @@ use onhand_log::{
     RecordBatch, Token, TopicId, TopicPartition, View,
 };
 
+use crate::claim;
 use crate::cut::{CUT_HEADER, Cut};
 use crate::inflight::InFlight;
 use crate::processor::{AnswerPlace, AnswerTo, Delivery, Processor, Step};
@@ -262,7 +263,7 @@ impl<P: Processor> Task<P> {
         log: &Arc<dyn Log>,
         make: &dyn Fn() -> P,
     ) -> Result<Restored, RestoreError> {
-        let token = log.claim(&self.spec.owner())?;
+        let token = claim::claim(log.as_ref(), &self.spec)?;
         let left = AtomicU64::new(0);
         let (mut fresh, restored) = Self::open(log, token, self.spec.clone(), make, None, &left)?;
         fresh.parked = std::mem::take(&mut self.parked);

@@ -714,3 +714,33 @@ fn what_is_not_wanted_any_more_is_not_taken_in() {
     assert_eq!(given_up.0.all(), [format!("refused: {unwanted}")]);
     assert_eq!(taken_in(&log, 0), [2]);
 }
+
+/// Who had the partition gave it up when its last append was durable, and others are shown that later.
+#[test]
+fn a_partition_opens_only_with_all_that_anybody_was_told() {
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = Arc::<MemoryLog>::clone(&memory);
+    let (a, b) = (instance(&log, "a"), instance(&log, "b"));
+    a.open(0).unwrap();
+    send_until_done(&a, 0, &[1]);
+    a.close(0).unwrap();
+    memory.set_told_ahead(1);
+    let error = b.open(0).unwrap_err();
+    assert!(error.may_pass(), "{error}");
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| b.open(0).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!opening.is_finished());
+        let token = log.claim("shown late").unwrap();
+        let mut redo = BatchBuilder::new();
+        let value = [2, 1_u64].map(u64::to_be_bytes).concat();
+        redo.push(0, None, Some(&[value, bytes(&[2])].concat()), &[]);
+        let at = TopicPartition {
+            topic: topics(&log).redo,
+            partition: 0,
+        };
+        let batches = vec![(at, redo.finish().unwrap())];
+        append_and_wait(log.as_ref(), &token, batches);
+    });
+    assert_eq!(ask(&b, 0, |state| state.seen.clone()), [1, 2].into());
+}

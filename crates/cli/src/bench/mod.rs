@@ -33,19 +33,19 @@ pub(crate) struct BenchArgs {
     #[arg(value_enum)]
     workload: WorkloadName,
     /// Commands of one sample [default: by workload]
-    #[arg(long, value_name = "N",
+    #[arg(long, env = "ONHAND_COUNT", value_name = "N",
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     count: Option<u64>,
     /// Connections [default: 64 for single, otherwise 1]
-    #[arg(long, value_name = "N",
+    #[arg(long, env = "ONHAND_CONNECTIONS", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: Option<u32>,
     /// SKUs that the commands are spread over evenly
-    #[arg(long, default_value_t = 10_000, value_name = "N",
+    #[arg(long, env = "ONHAND_SKUS", default_value_t = 10_000, value_name = "N",
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     skus: u64,
     /// Samples; the medians of all are printed
-    #[arg(long, default_value_t = 1, value_name = "N",
+    #[arg(long, env = "ONHAND_REPEAT", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repeat: u32,
     /// Where the disk is probed: a directory on the node's disk
@@ -57,7 +57,7 @@ pub(crate) struct BenchArgs {
     )]
     probe_dir: PathBuf,
     /// Seed of the workload
-    #[arg(long, default_value_t = 42, value_name = "N")]
+    #[arg(long, env = "ONHAND_SEED", default_value_t = 42, value_name = "N")]
     seed: u64,
 }
 

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Which day: the same number plays the same day again
-    #[arg(long, default_value_t = 7, value_name = "N")]
+    #[arg(long, env = "ONHAND_SEED", default_value_t = 7, value_name = "N")]
     seed: u64,
     /// Where to listen; port 0 takes a free one
     #[arg(

@@ -62,19 +62,29 @@ pub(crate) struct ImportArgs {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// What the files hold
-    #[arg(long, value_enum)]
+    #[arg(long, env = "ONHAND_FORMAT", value_enum)]
     format: InputFormat,
     /// How a line of CSV becomes a command (with --format csv)
-    #[arg(long, value_name = "FILE", required_if_eq("format", "csv"))]
+    #[arg(
+        long,
+        env = "ONHAND_MAP",
+        value_name = "FILE",
+        required_if_eq("format", "csv")
+    )]
     map: Option<PathBuf>,
     /// The location of lines that name none (csv, online-retail)
-    #[arg(long, default_value = "main", value_name = "LOCATION")]
+    #[arg(
+        long,
+        env = "ONHAND_LOCATION",
+        default_value = "main",
+        value_name = "LOCATION"
+    )]
     location: String,
     /// What the input is called, in place of the file's base name; needed for -
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, env = "ONHAND_SOURCE_NAME", value_name = "NAME")]
     source_name: Option<String>,
     /// Where lines that were not taken are kept, with their reasons [default: NAME.quarantine.csv]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "ONHAND_QUARANTINE", value_name = "FILE")]
     quarantine: Option<PathBuf>,
     /// How long to go on trying when the node cannot be reached, in seconds
     #[arg(long, env = "ONHAND_RETRY_FOR", default_value_t = 60, value_name = "SECONDS",

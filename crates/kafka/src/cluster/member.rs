@@ -17,8 +17,8 @@ use crate::settings::KafkaSettings;
 
 /// How long an assignment that was sent may take to be read before it is sent again.
 const PROPOSAL_PATIENCE: Duration = Duration::from_secs(1);
-/// How soon after its report the heartbeat behind a late one goes.
-const LATE_BEAT: Duration = Duration::from_millis(20);
+/// How soon after its report a heartbeat counts as written, and the one behind a late one goes.
+const LOOK: Duration = Duration::from_millis(20);
 /// Most partitions, as of a topic.
 const PARTITIONS_MAX: u16 = 1_024;
 /// It stands in every heartbeat.
@@ -198,11 +198,9 @@ fn beat(board: &Weak<Board>, joined: &Joined) {
             }
         }
         drop(board);
-        std::thread::sleep(if due.is_zero() {
-            LATE_BEAT.min(every)
-        } else {
-            due
-        });
+        // While one is on its way it is looked soon whether it is written: reads rest on that.
+        let is_idle = on_way.is_none() && !due.is_zero();
+        std::thread::sleep(if is_idle { due } else { LOOK });
     }
 }
 

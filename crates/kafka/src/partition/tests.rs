@@ -3,7 +3,7 @@ use onhand_log::testing::batch_of;
 
 fn partition() -> Partition {
     let partition = Partition::new("t".into(), 0, Arc::default());
-    assert!(partition.settle((0, 0), 0, 1, false));
+    assert!(partition.settle(0, 0, 1, false));
     assert_eq!(partition.follow(), Some(0));
     partition
 }
@@ -144,11 +144,8 @@ fn bounds_are_asked_for_after_an_own_commit() {
     partition.sent(vec![record(0)]);
     partition.committed(1);
     assert_eq!(partition.bounds(1, View::Latest), None);
-    assert!(
-        !partition.settle((0, 0), 0, 1, false),
-        "the mark is on the way"
-    );
-    assert!(partition.settle((0, 2), 0, 1, false));
+    assert!(!partition.settle(0, 0, 1, false), "the mark is on the way");
+    assert!(partition.settle(0, 2, 1, false));
     assert_eq!(partition.bounds(1, View::Latest), Some((0, 2)));
     assert_eq!(
         partition.bounds(2, View::Latest),
@@ -173,16 +170,4 @@ fn what_is_shed_is_read_from_the_brokers() {
         Look::Cold(2)
     ));
     assert_eq!(found(&partition, 1, View::Latest), [1]);
-}
-
-/// What was told durable before a claim may have its mark only behind it.
-#[test]
-fn an_end_below_what_was_written_before_a_claim_is_not_taken_for_the_end() {
-    let partition = partition();
-    assert!(!partition.is_older(1) && partition.is_older(2));
-    assert!(!partition.settle((0, 3), 5, 2, false));
-    assert!(partition.is_older(2));
-    assert!(partition.settle((0, 6), 5, 2, false));
-    assert!(!partition.is_older(2));
-    assert!(partition.settle((0, 6), 9, 3, true), "late enough");
 }

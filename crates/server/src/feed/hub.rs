@@ -431,8 +431,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_cannot_be_read_for_a_moment_is_read_again() {
+    /// A log of one empty partition, feeds from it, and where they begin.
+    fn feeds() -> (Arc<MemoryLog>, Arc<Hub>, Tail) {
         let log = Arc::new(MemoryLog::new());
         let spec = TopicSpec {
             name: "d".to_owned(),
@@ -442,8 +442,7 @@ mod tests {
         let topic = log.create_topic(&spec).unwrap();
         let shared: Arc<dyn onhand_log::Log> = Arc::<MemoryLog>::clone(&log);
         let decisions = DecisionLog::new(shared, topic, 1, View::Durable);
-        let hub = Arc::new(Hub::new(Arc::new(decisions), 1 << 20));
-        let mut tail = Tail {
+        let tail = Tail {
             era: 0,
             offsets: vec![None],
             seen: Seen {
@@ -452,7 +451,13 @@ mod tests {
                 partly: None,
             },
         };
-        let (_, follow) = hub.join(Some(tail.clone())).unwrap();
+        (log, Arc::new(Hub::new(Arc::new(decisions), 1 << 20)), tail)
+    }
+
+    #[test]
+    fn what_cannot_be_read_for_a_moment_is_read_again() {
+        let (log, hub, mut tail) = feeds();
+        let (_, _follow) = hub.join(Some(tail.clone())).unwrap();
         hub.lock().moved = false;
         log.set_away(true);
         assert!(!hub.read_on(&mut tail));
@@ -463,31 +468,11 @@ mod tests {
         log.set_away(false);
         assert!(hub.read_on(&mut tail));
         assert!(hub.lock().trouble.is_none());
-        drop(follow);
     }
 
     #[test]
     fn trouble_ends_with_those_who_were_told() {
-        let log: Arc<dyn onhand_log::Log> = Arc::new(MemoryLog::new());
-        let spec = TopicSpec {
-            name: "d".to_owned(),
-            partitions: 1,
-            compacted: false,
-        };
-        let topic = log.create_topic(&spec).unwrap();
-        let hub = Arc::new(Hub::new(
-            Arc::new(DecisionLog::new(log, topic, 1, View::Durable)),
-            1 << 20,
-        ));
-        let tail = Tail {
-            era: 0,
-            offsets: vec![None],
-            seen: Seen {
-                epoch: 1,
-                numbers: vec![0],
-                partly: None,
-            },
-        };
+        let (_, hub, tail) = feeds();
         let (_, follow) = hub.join(Some(tail)).unwrap();
         hub.lock().trouble = Some(internal("what is stored is damaged"));
         drop(follow);
