@@ -4,14 +4,13 @@
 //! what follows from other fields, is not written again: a decision's number follows from its place, its
 //! log time is relative to the pack's, its fingerprints follow from its input.
 
+use std::fmt;
+
 use onhand_ledger::decision::SendWhat;
-use onhand_ledger::hold::HoldRecord;
-use onhand_ledger::reservation::ReservationRecord;
-use onhand_ledger::{
-    Body, Command, CountNote, Decision, Input, LevelAfter, Location, Movement, Outcome, Resolved,
-    Send, Time,
-};
-use serde::{Deserialize, Serialize};
+use onhand_ledger::{Body, Command, Decision, Input, Location, Time};
+use postcard::de_flavors::Slice;
+use serde::de::{DeserializeSeed, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
@@ -234,16 +233,17 @@ pub fn inputs(
             return None;
         }
         let at = pack.len() - rest.len();
-        let taken = take::<Input<'_>>(rest, at);
-        let (input, behind) = match taken {
-            Ok(taken) => taken,
-            Err(error) => {
-                rest = &[];
-                return Some(Err(error));
-            }
+        let all = std::mem::take(&mut rest);
+        let mut values = Values::of(all, at);
+        let input = match values.next() {
+            Ok(input) => input,
+            Err(error) => return Some(Err(error)),
         };
-        let bytes = rest.get(..rest.len() - behind.len()).unwrap_or_default();
-        rest = behind;
+        rest = match values.rest() {
+            Ok(behind) => behind,
+            Err(error) => return Some(Err(error)),
+        };
+        let bytes = all.get(..all.len() - rest.len()).unwrap_or_default();
         let (name, content) = fingerprints(&input, bytes);
         Some(Ok(PackedInput {
             input,
@@ -277,11 +277,75 @@ fn body(pack: &[u8]) -> Result<&[u8], PackError> {
     }
 }
 
-fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8], at: usize) -> Result<(T, &'a [u8]), PackError> {
-    postcard::take_from_bytes(bytes).map_err(|error| PackError::Entry {
-        at,
-        what: error.to_string(),
-    })
+/// Reads what postcard wrote, one value after the other.
+struct Values<'a> {
+    deserializer: postcard::Deserializer<'a, Slice<'a>>,
+    /// Where in the pack what is read begins.
+    at: usize,
+}
+
+impl<'a> Values<'a> {
+    fn of(bytes: &'a [u8], at: usize) -> Self {
+        Self {
+            deserializer: postcard::Deserializer::from_bytes(bytes),
+            at,
+        }
+    }
+
+    fn wrong(&self, error: &postcard::Error) -> PackError {
+        PackError::Entry {
+            at: self.at,
+            what: error.to_string(),
+        }
+    }
+
+    fn next<T: Deserialize<'a>>(&mut self) -> Result<T, PackError> {
+        T::deserialize(&mut self.deserializer).map_err(|error| self.wrong(&error))
+    }
+
+    /// A list in the place of what stands there, in the room that it has.
+    fn fill<T: Deserialize<'a>>(&mut self, list: &mut Vec<T>) -> Result<(), PackError> {
+        list.clear();
+        Fill(list)
+            .deserialize(&mut self.deserializer)
+            .map_err(|error| self.wrong(&error))
+    }
+
+    /// What is behind the last value.
+    fn rest(self) -> Result<&'a [u8], PackError> {
+        let at = self.at;
+        self.deserializer
+            .finalize()
+            .map_err(|error| PackError::Entry {
+                at,
+                what: error.to_string(),
+            })
+    }
+}
+
+struct Fill<'v, T>(&'v mut Vec<T>);
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Fill<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fill<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(value) = list.next_element()? {
+            self.0.push(value);
+        }
+        Ok(())
+    }
 }
 
 /// What stands at the head of a decision pack: the first decision's number, and the log time that the
@@ -290,17 +354,6 @@ fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8], at: usize) -> Result<(T, &'a [u
 struct DecisionHead {
     first: u64,
     base: Time,
-}
-
-/// What most decisions have, after the input.
-#[derive(Serialize, Deserialize)]
-struct Common<'a> {
-    /// Log time behind the pack's base, ms. Log time never falls.
-    later_ms: u64,
-    /// Which of the fields behind this one are there, see the `HAS_` constants.
-    has: u8,
-    #[serde(borrow)]
-    outcome: Option<Outcome<'a>>,
 }
 
 const HAS_STOCK: u8 = 1;
@@ -313,14 +366,6 @@ const ALERT: u8 = 32;
 const EVENT_AS_SENT: u8 = 64;
 /// The only location is the one that the input names.
 const LOCATION_OF_INPUT: u8 = 128;
-
-/// What moved, behind event time and locations.
-#[derive(Serialize, Deserialize)]
-struct StockPart {
-    decimals: u8,
-    movements: Vec<Movement>,
-    levels: Vec<LevelAfter>,
-}
 
 /// The event time and the location that an input names, when it is a fact about one location: most
 /// decisions need not write them again.
@@ -407,7 +452,6 @@ fn put_decision(bytes: &mut Vec<u8>, decision: &Decision<'_>, base: Time) {
         .fold(0, |has, (bit, _)| has | bit);
     // Log time never falls within a pack.
     let later_ms = u64::try_from(decision.at.0.saturating_sub(base.0)).unwrap_or(0);
-    // As `Common`, by reference.
     put(bytes, &(later_ms, has, &decision.outcome));
     if has_stock {
         if !event_as_sent {
@@ -421,7 +465,6 @@ fn put_decision(bytes: &mut Vec<u8>, decision: &Decision<'_>, base: Time) {
         if !location_of_input {
             put(bytes, &decision.locations);
         }
-        // As `StockPart`.
         put(
             bytes,
             &(decision.decimals, &decision.movements, &decision.levels),
@@ -456,10 +499,11 @@ pub struct DecisionReader<'a> {
 /// [`PackError`] when the head cannot be read; the iterator gives an error and ends where an entry
 /// cannot.
 pub fn decisions(pack: &[u8]) -> Result<DecisionReader<'_>, PackError> {
-    let (head, rest) = take::<DecisionHead>(body(pack)?, 1)?;
+    let mut values = Values::of(body(pack)?, 1);
+    let head: DecisionHead = values.next()?;
     Ok(DecisionReader {
         pack,
-        rest,
+        rest: values.rest()?,
         base: head.base,
         number: head.first,
     })
@@ -532,73 +576,102 @@ impl<'a> DecisionReader<'a> {
         self.number
     }
 
-    fn read(&mut self) -> Result<Decision<'a>, PackError> {
-        let at = self.pack.len() - self.rest.len();
-        let (input, behind) = take::<Input<'a>>(self.rest, at)?;
-        let input_bytes = self
-            .rest
-            .get(..self.rest.len() - behind.len())
-            .unwrap_or_default();
-        let (name, content) = fingerprints(&input, input_bytes);
-        let (common, mut rest) = take::<Common<'a>>(behind, at)?;
-        let log_time = Time(self.base.0.saturating_add_unsigned(common.later_ms));
-        let mut decision = Decision::new(self.number, log_time, name, content, input);
-        decision.outcome = common.outcome;
-        decision.alert = common.has & ALERT != 0;
-        if common.has & HAS_STOCK != 0 {
+    /// Reads the next decision in the place of the one given, whose lists keep their room. `false`: there
+    /// is none, and what was given is as it was.
+    ///
+    /// # Errors
+    /// [`PackError::Entry`] when it cannot be decoded; what was given is undefined then, and nothing is
+    /// read behind it.
+    pub fn read(&mut self, decision: &mut Decision<'a>) -> Result<bool, PackError> {
+        if self.rest.is_empty() {
+            return Ok(false);
+        }
+        let rest = std::mem::take(&mut self.rest);
+        self.rest = self.read_from(rest, decision)?;
+        self.number += 1;
+        Ok(true)
+    }
+
+    /// Reads the decision that begins there; what is behind it.
+    fn read_from(
+        &self,
+        bytes: &'a [u8],
+        decision: &mut Decision<'a>,
+    ) -> Result<&'a [u8], PackError> {
+        let at = self.pack.len() - bytes.len();
+        let mut values = Values::of(bytes, at);
+        decision.input = values.next()?;
+        let rest = values.rest()?;
+        let input = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
+        (decision.name, decision.content) = fingerprints(&decision.input, input);
+        decision.number = self.number;
+
+        let mut values = Values::of(rest, at);
+        let later_ms = values.next()?;
+        decision.at = Time(self.base.0.saturating_add_unsigned(later_ms));
+        let has: u8 = values.next()?;
+        let has = |bit| has & bit != 0;
+        decision.outcome = values.next()?;
+        decision.alert = has(ALERT);
+        decision.gap = false;
+        decision.event_time = None;
+        decision.decimals = 0;
+        if has(HAS_STOCK) {
             let (sent_at, location) = named_by(&decision.input);
-            let location = location.cloned();
-            if common.has & EVENT_AS_SENT != 0 {
-                decision.event_time = sent_at;
+            decision.event_time = if has(EVENT_AS_SENT) {
+                sent_at
             } else {
                 // How far the event time is behind the log time, ms; negative when ahead.
-                let (behind_ms, behind) = take::<Option<i64>>(rest, at)?;
-                rest = behind;
-                decision.event_time = behind_ms.map(|ms| Time(log_time.0.saturating_sub(ms)));
-            }
-            if common.has & LOCATION_OF_INPUT != 0 {
-                decision.locations.extend(location);
+                let behind_ms: Option<i64> = values.next()?;
+                behind_ms.map(|ms| Time(decision.at.0.saturating_sub(ms)))
+            };
+            if has(LOCATION_OF_INPUT) {
+                decision.locations.clear();
+                decision.locations.extend(location.cloned());
             } else {
-                (decision.locations, rest) = take::<Vec<Location<'a>>>(rest, at)?;
+                values.fill(&mut decision.locations)?;
             }
-            let (stock, behind) = take::<StockPart>(rest, at)?;
-            rest = behind;
-            decision.decimals = stock.decimals;
-            decision.movements = stock.movements;
-            decision.levels = stock.levels;
+            decision.decimals = values.next()?;
+            values.fill(&mut decision.movements)?;
+            values.fill(&mut decision.levels)?;
+        } else {
+            decision.locations.clear();
+            decision.movements.clear();
+            decision.levels.clear();
         }
-        if common.has & HAS_COUNT != 0 {
-            let (count, behind) = take::<CountNote>(rest, at)?;
-            rest = behind;
-            decision.count = Some(count);
+        decision.count = has(HAS_COUNT).then(|| values.next()).transpose()?;
+        decision.holds.clear();
+        if has(HAS_HOLDS) {
+            values.fill(&mut decision.holds)?;
         }
-        if common.has & HAS_HOLDS != 0 {
-            (decision.holds, rest) = take::<Vec<HoldRecord<'a>>>(rest, at)?;
+        decision.reservations.clear();
+        decision.resolved.clear();
+        if has(HAS_RESERVATIONS) {
+            values.fill(&mut decision.reservations)?;
+            values.fill(&mut decision.resolved)?;
         }
-        if common.has & HAS_RESERVATIONS != 0 {
-            ((decision.reservations, decision.resolved), rest) =
-                take::<(Vec<ReservationRecord<'a>>, Vec<Resolved<'a>>)>(rest, at)?;
+        decision.sends.clear();
+        if has(HAS_SENDS) {
+            values.fill(&mut decision.sends)?;
         }
-        if common.has & HAS_SENDS != 0 {
-            (decision.sends, rest) = take::<Vec<Send<'a>>>(rest, at)?;
-        }
-        self.rest = rest;
-        self.number += 1;
-        Ok(decision)
+        values.rest()
     }
+}
+
+/// A decision to read others into.
+pub fn blank<'a>() -> Decision<'a> {
+    Decision::new(0, Time::default(), 0, 0, Input::Tick)
 }
 
 impl<'a> Iterator for DecisionReader<'a> {
     type Item = Result<Decision<'a>, PackError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
+        let mut decision = blank();
+        match self.read(&mut decision) {
+            Ok(true) => Some(Ok(decision)),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
         }
-        let read = self.read();
-        if read.is_err() {
-            self.rest = &[];
-        }
-        Some(read)
     }
 }

@@ -278,9 +278,10 @@ impl Processor for Stock {
     }
 
     fn redo(&mut self, value: &[u8]) -> Result<(), String> {
-        let reader = pack::decisions(value).map_err(|error| error.to_string())?;
-        for decision in reader {
-            let decision = decision.map_err(|error| error.to_string())?;
+        let wrong = |error: PackError| error.to_string();
+        let mut reader = pack::decisions(value).map_err(wrong)?;
+        let mut decision = pack::blank();
+        while reader.read(&mut decision).map_err(wrong)? {
             let next = self.state.number() + 1;
             if decision.number < next {
                 continue;
