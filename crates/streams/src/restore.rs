@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use onhand_log::{
-    AppendError, COMPACTION_LAG, Log, Offset, ReadError, RecordBatch, TopicPartition, View,
+    AppendError, Bounds, COMPACTION_LAG, Log, Offset, ReadError, RecordBatch, TopicPartition, View,
 };
 use thiserror::Error;
 
@@ -127,16 +127,20 @@ pub(crate) fn restore<P: Processor>(
 ) -> Result<Whole<P>, RestoreError> {
     let Reading { log, spec, .. } = reading;
     let bounds = log.bounds(spec.at(spec.topics.redo), reading.view)?;
-    // A snapshot that says more than the log holds is of another history: it is left alone.
-    let snapshot = snapshots
-        .and_then(|dir| dir.load(&spec.owner(), LogMark::of(log)))
-        .filter(|snapshot| (bounds.start..=bounds.end).contains(&snapshot.redo_next()));
-    if let Some(snapshot) = snapshot {
-        match from_snapshot(reading, make(), &snapshot, bounds.start) {
-            Err(RestoreError::Unfit { partition, what }) => {
-                tracing::warn!(partition, what, "snapshot does not fit, restoring without");
+    if let Some(dir) = snapshots
+        && let Some(snapshot) = dir.load(&spec.owner(), LogMark::of(log))
+    {
+        let next = snapshot.redo_next();
+        // One that says more than the log holds is of another history.
+        if (bounds.start..=bounds.end).contains(&next) {
+            match from_snapshot(reading, make(), &snapshot, bounds.start) {
+                Err(RestoreError::Unfit { what, .. }) => dir.set_aside(&spec.owner(), &what),
+                done => return done,
             }
-            done => return done,
+        } else {
+            let Bounds { start, end } = bounds;
+            let why = format!("it goes on at {next}, the log holds {start} to {end}");
+            dir.set_aside(&spec.owner(), &why);
         }
     }
     from_changelog(reading, make, bounds.start)
@@ -502,12 +506,13 @@ mod tests {
             append_and_wait(&log, &token, vec![(spec.at(topics.redo), redo)]);
         }
         // What is in the snapshot, the offset that it says is next, and whether it fits.
-        let cases: [(&[u8], Offset, bool); 5] = [
+        let cases: [(&[u8], Offset, bool); 6] = [
             (&[1, 2, 3], 3, true),
             (&[1, 2, 3, 4, 5], 5, true),
             (&[1, 2], 3, true),
             (&[1], 3, false),
             (&[1], 5, false),
+            (&[1, 2, 3, 4, 5, 6], 6, false),
         ];
         for (held, next, fits) in cases {
             let mut builder = SnapshotBuilder::new(LogMark::of(&log), next, 0);
@@ -520,6 +525,9 @@ mod tests {
             assert_eq!(restored.from_snapshot, fits, "{held:?}, {next}");
             let applied = if fits { 5 - next.unsigned_abs() } else { 5 };
             assert_eq!(restored.redo_records, applied, "{held:?}, {next}");
+            // Once the log has grown, it must not be taken for one that fits.
+            let kept = dir.load(&spec.owner(), LogMark::of(&log));
+            assert_eq!(kept.is_some(), fits, "{held:?}, {next}");
         }
     }
 

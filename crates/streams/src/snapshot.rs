@@ -190,6 +190,22 @@ impl SnapshotDir {
         snapshot
     }
 
+    /// Takes a file away that does not fit the log, so that it is not met again once the log has grown past
+    /// its place; it is kept beside for who wants to know what was lost, in the place of an earlier one.
+    pub(crate) fn set_aside(&self, owner: &str, why: &str) {
+        let path = self.file(owner);
+        let aside = path.with_extension("snapshot.unfit");
+        match fs::rename(&path, &aside) {
+            Ok(()) => {
+                tracing::warn!(aside = %aside.display(), why, "snapshot does not fit the log, restoring without");
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), why, %error, "snapshot does not fit the log and cannot \
+                    be set aside, restoring without: delete it");
+            }
+        }
+    }
+
     /// Writes the file beside its place and renames it there. No sync: a file torn by a power cut
     /// fails its checksum and is passed over.
     pub(crate) fn store(&self, owner: &str, snapshot: SnapshotBuilder) -> io::Result<()> {
