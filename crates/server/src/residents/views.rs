@@ -3,7 +3,7 @@
 //! | topic | key | value |
 //! |---|---|---|
 //! | `stock.changes` | the SKU | a change, as the feed shows it |
-//! | `stock.outcomes` | source and id | an outcome, late ones of reservations included |
+//! | `stock.outcomes` | source and id | an outcome without the levels it left, late ones of reservations included |
 //! | `stock.levels`, compacted | SKU and location | the level after the last change of it in this append |
 //! | `stock.reservations`, compacted | the reservation's id | as it stands after this append |
 //!
@@ -31,7 +31,6 @@ use crate::decisions::{DecisionError, DecisionLog};
 use crate::intake::single::firsts;
 use crate::position::{self, Place};
 use crate::wire::change::{Change, changes};
-use crate::wire::level::LevelsJson;
 use crate::wire::outcome::{self, Detail, First, Origin, Said};
 use crate::wire::reservation;
 use crate::wire::write::SEGMENT;
@@ -50,6 +49,9 @@ const FIRSTS_AT_A_TIME: usize = 32;
 
 /// At so many bytes of lines a packed record is full; one line that is longer stands alone.
 const PACK_BYTES: usize = 32 << 10;
+
+/// What an outcome shows: the levels it left have topics of their own, and would be two thirds of it.
+const SHOWN: Detail = Detail::WithoutLevels;
 
 /// Decisions gather for so long under load; the first after a pause is published at once. An append of
 /// views touches up to four topics in each partition, which on Kafka lengthens a transaction that
@@ -155,12 +157,9 @@ impl Views {
         let is_said = self.topics.outcomes.is_some();
         let mut firsts: Option<Firsts<'_>> = None;
         let mut decisions = pack::decisions(value).map_err(wrong)?;
-        while let Some(decision) = decisions.next() {
-            let decision = &decision.map_err(wrong)?;
-            // A late outcome shows none.
-            let is_wanted = are_shown || is_said && decision.outcome.is_some();
-            let levels = is_wanted.then(|| changes(decision, origin));
-            sheet.render_levels(levels.into_iter().flatten());
+        let mut read = pack::blank();
+        while decisions.read(&mut read).map_err(wrong)? {
+            let decision = &read;
             let last = decision.levels.len().saturating_sub(1);
             let shown = are_shown.then(|| changes(decision, origin));
             for (index, change) in (0u32..).zip(shown.into_iter().flatten()) {
@@ -169,7 +168,7 @@ impl Views {
                     partition: origin.partition,
                     index,
                 });
-                sheet.change(&change, index as usize, place);
+                sheet.change(&change, place);
             }
             let outcomes = is_said.then(|| said(decision, origin));
             for said in outcomes.into_iter().flatten() {
@@ -266,7 +265,7 @@ impl Firsts<'_> {
     }
 
     fn look_up(&mut self) -> Result<(), DecisionError> {
-        self.found = firsts(self.log, self.origin, &self.asked, Detail::Whole)?;
+        self.found = firsts(self.log, self.origin, &self.asked, SHOWN)?;
         Ok(())
     }
 }
@@ -279,10 +278,8 @@ struct Sheet {
     outcomes: Lines,
     levels: Newest,
     reservations: Newest,
-    /// Of the decision that is rendered: three topics show them.
-    left: LevelsJson,
-    key: Vec<u8>,
-    json: Vec<u8>,
+    /// Of the change that is rendered: two topics show it.
+    level: Vec<u8>,
     token: Vec<u8>,
 }
 
@@ -291,8 +288,9 @@ struct Sheet {
 struct Lines {
     batch: BatchBuilder,
     packs: bool,
+    key: Vec<u8>,
     /// Lines of the record that is not full yet, and the time of the last.
-    pack: Vec<u8>,
+    lines: Vec<u8>,
     at: Timestamp,
 }
 
@@ -305,33 +303,41 @@ impl Lines {
     }
 
     fn len(&self) -> usize {
-        self.batch.len() + self.pack.len()
+        self.batch.len() + self.lines.len()
     }
 
-    fn push(&mut self, at: Timestamp, key: &[u8], json: &[u8]) {
+    /// Adds a line under that key, which a packed record has none of.
+    fn push(
+        &mut self,
+        at: Timestamp,
+        key: impl FnOnce(&mut Vec<u8>),
+        json: impl FnOnce(&mut Vec<u8>),
+    ) {
         if !self.packs {
-            self.batch.push(at, Some(key), Some(json), &[]);
+            self.key.clear();
+            key(&mut self.key);
+            self.lines.clear();
+            json(&mut self.lines);
+            self.batch.push(at, Some(&self.key), Some(&self.lines), &[]);
             return;
         }
-        if self.pack.len() + json.len() >= PACK_BYTES {
-            self.close();
+        let full = self.lines.len();
+        if full > 0 {
+            self.lines.push(b'\n');
         }
-        if !self.pack.is_empty() {
-            self.pack.push(b'\n');
+        json(&mut self.lines);
+        if full > 0 && self.lines.len() > PACK_BYTES {
+            let lines = self.lines.get(..full);
+            self.batch.push(self.at, None, lines, &[]);
+            self.lines.drain(..=full);
         }
-        self.pack.extend_from_slice(json);
         self.at = at;
     }
 
-    fn close(&mut self) {
-        if !self.pack.is_empty() {
-            self.batch.push(self.at, None, Some(&self.pack), &[]);
-            self.pack.clear();
-        }
-    }
-
     fn finish(mut self) -> Option<RecordBatch> {
-        self.close();
+        if self.packs && !self.lines.is_empty() {
+            self.batch.push(self.at, None, Some(&self.lines), &[]);
+        }
         self.batch.finish()
     }
 }
@@ -380,26 +386,21 @@ impl Sheet {
         self.changes.len() + self.outcomes.len() + newest
     }
 
-    /// Renders the levels that a decision left, for all that show them.
-    fn render_levels<'d, 'a: 'd>(&mut self, changes: impl Iterator<Item = Change<'d, 'a>>) {
-        self.left.clear();
-        for change in changes {
-            self.left.push(&change.level_view(), change.origin.epoch);
-        }
-    }
-
-    /// A change of the decision and the level behind it, the one of that index.
-    fn change(&mut self, change: &Change<'_, '_>, index: usize, place: Option<Place>) {
+    /// A change and the level behind it, which both topics show.
+    fn change(&mut self, change: &Change<'_, '_>, place: Option<Place>) {
         let (origin, decision) = (change.origin, change.decision);
-        let level = self.left.get(index).expect("its levels were rendered");
+        let level = &mut self.level;
+        level.clear();
+        change.level_view().write(level, origin.epoch);
         if self.topics.changes.is_some() {
-            self.json.clear();
             self.token.clear();
             let number = [(origin.partition, decision.number)];
             position::write(&mut self.token, origin.epoch, false, &number, place);
-            change.write_with(&mut self.json, &self.token, level);
-            let key = change.sku.as_bytes();
-            self.changes.push(decision.at.0, key, &self.json);
+            self.changes.push(
+                decision.at.0,
+                |key| key.extend_from_slice(change.sku.as_bytes()),
+                |json| change.write_with(json, &self.token, level),
+            );
         }
         if self.topics.levels.is_some() {
             self.levels.push(
@@ -421,15 +422,11 @@ impl Sheet {
     }
 
     fn outcome(&mut self, said: &Said<'_, '_>, first: Option<&First>) {
-        self.json.clear();
-        let detail = Detail::WholeOf(&self.left);
-        outcome::write(&mut self.json, said, first, None, detail);
-        self.key.clear();
-        if !self.outcomes.packs {
-            pair(&mut self.key, said.source(), said.id());
-        }
-        let at = said.decision.at.0;
-        self.outcomes.push(at, &self.key, &self.json);
+        self.outcomes.push(
+            said.decision.at.0,
+            |key| pair(key, said.source(), said.id()),
+            |json| outcome::write(json, said, first, None, SHOWN),
+        );
     }
 
     fn finish(self, partition: u16) -> Vec<(TopicPartition, RecordBatch)> {

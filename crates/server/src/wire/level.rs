@@ -1,7 +1,5 @@
 //! A stock level: one flat object everywhere, zeros included.
 
-use std::ops::Range;
-
 use onhand_ledger::{Level, LevelAfter, Time};
 
 use super::write::Object;
@@ -129,41 +127,6 @@ impl<'a> LevelView<'a> {
     /// The strong validator of this level: it changes with every change of it and with the epoch.
     pub(crate) fn etag(&self, epoch: u64) -> String {
         format!("\"{epoch:x}-{:x}\"", self.sequence)
-    }
-}
-
-/// The levels that a decision left, each rendered once for all who show it.
-#[derive(Default, Debug)]
-pub(crate) struct LevelsJson {
-    /// One behind the other, with a comma between them.
-    json: Vec<u8>,
-    /// Where each stands.
-    places: Vec<Range<usize>>,
-}
-
-impl LevelsJson {
-    pub(crate) fn clear(&mut self) {
-        self.json.clear();
-        self.places.clear();
-    }
-
-    pub(crate) fn push(&mut self, level: &LevelView<'_>, epoch: u64) {
-        if !self.places.is_empty() {
-            self.json.push(b',');
-        }
-        let start = self.json.len();
-        level.write(&mut self.json, epoch);
-        self.places.push(start..self.json.len());
-    }
-
-    /// One of them, counted from 0.
-    pub(crate) fn get(&self, index: usize) -> Option<&[u8]> {
-        self.json.get(self.places.get(index)?.clone())
-    }
-
-    /// The members of a list of them all.
-    pub(crate) fn all(&self) -> &[u8] {
-        &self.json
     }
 }
 

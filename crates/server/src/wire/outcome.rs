@@ -7,7 +7,6 @@ use onhand_ledger::{
 };
 
 use super::change::changes;
-use super::level::LevelsJson;
 use super::refusal::{Refusal, RefusalKind};
 use super::write::{Object, list, uint};
 use super::{problem, reservation};
@@ -42,7 +41,7 @@ pub(crate) struct First {
 }
 
 impl First {
-    pub(crate) fn of(said: &Said<'_, '_>, detail: Detail<'_>) -> Self {
+    pub(crate) fn of(said: &Said<'_, '_>, detail: Detail) -> Self {
         let outcome = said.outcome();
         let mut json = Vec::with_capacity(256);
         write(&mut json, said, None, None, detail);
@@ -58,12 +57,12 @@ impl First {
 }
 
 /// How much of an outcome is shown.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Detail<'l> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Detail {
     /// With the levels that it left and the reservation as it stands.
     Whole,
-    /// The same; the decision's levels are rendered already.
-    WholeOf(&'l LevelsJson),
+    /// With the reservation as it stands: the levels are shown beside it.
+    WithoutLevels,
     /// A line among many: what was asked and how it ended.
     Lean,
 }
@@ -253,7 +252,7 @@ pub(crate) fn write(
     said: &Said<'_, '_>,
     first: Option<&First>,
     line: Option<u64>,
-    detail: Detail<'_>,
+    detail: Detail,
 ) {
     let mut object = Object::open(out);
     if let Some(line) = line {
@@ -269,7 +268,7 @@ pub(crate) fn members(
     object: &mut Object<'_>,
     said: &Said<'_, '_>,
     first: Option<&First>,
-    detail: Detail<'_>,
+    detail: Detail,
     status_key: &str,
 ) {
     let outcome = said.outcome();
@@ -293,10 +292,13 @@ pub(crate) fn members(
     token.push(b'"');
     reservation::write_position(token, said.origin, said.decision.number, said.decided_by());
     token.push(b'"');
-    match detail {
-        Detail::Whole => whole(object, said, None),
-        Detail::WholeOf(levels) => whole(object, said, Some(levels)),
-        Detail::Lean => {}
+    if detail == Detail::Whole {
+        levels(object, said);
+    }
+    if detail != Detail::Lean
+        && let Some(record) = said.reservation()
+    {
+        reservation::write(object.key("reservation"), record, said.origin);
     }
 }
 
@@ -429,22 +431,15 @@ fn parked(object: &mut Object<'_>, said: &Said<'_, '_>, panic: &str) {
     object.text("dead_letter", &letter).text("detail", panic);
 }
 
-fn whole(object: &mut Object<'_>, said: &Said<'_, '_>, rendered: Option<&LevelsJson>) {
+/// The levels that the decision left, where the outcome is that of its own command.
+fn levels(object: &mut Object<'_>, said: &Said<'_, '_>) {
     let decision = said.decision;
     if said.resolved.is_none() && sku_of(&decision.input).is_some() && !decision.levels.is_empty() {
-        let out = object.key("levels");
-        if let Some(levels) = rendered {
-            out.push(b'[');
-            out.extend_from_slice(levels.all());
-            out.push(b']');
-        } else {
-            list(out, changes(decision, said.origin), |out, change| {
-                change.level_view().write(out, said.origin.epoch);
-            });
-        }
-    }
-    if let Some(record) = said.reservation() {
-        reservation::write(object.key("reservation"), record, said.origin);
+        list(
+            object.key("levels"),
+            changes(decision, said.origin),
+            |out, change| change.level_view().write(out, said.origin.epoch),
+        );
     }
 }
 
