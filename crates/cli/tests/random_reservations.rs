@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use common::feed::{Form, Since, open};
 use common::http::{Answer, Http};
-use common::node::Node;
+use common::node::{Node, kafka};
 use common::stock::{Level, encode, fact, levels};
 use common::{Rng, count, until};
 use serde_json::{Value, json};
@@ -275,12 +275,18 @@ fn random_reservations_never_oversell_and_end_with_no_hold_open() {
         assert_eq!(received.status(), 200, "{}", received.text());
     }
 
-    let steps = count(10_000, 200_000);
-    let mut shoppers: Vec<Shopper> = (0..SHOPPERS)
+    // Two instances and three brokers on two cores take a few steps a second: of many shoppers some would
+    // wait longer for their turn than an instance waits for an answer.
+    let (most, shoppers) = match kafka() {
+        Some(_) => (4_000, 8),
+        None => (u64::MAX, SHOPPERS),
+    };
+    let steps = count(10_000, 200_000).min(most);
+    let mut shoppers: Vec<Shopper> = (0..shoppers)
         .map(|n| Shopper {
             name: format!("shopper-{n}"),
             rng: rng.fork(),
-            steps: steps / SHOPPERS + u64::from(n < steps % SHOPPERS),
+            steps: steps / shoppers + u64::from(n < steps % shoppers),
             commands: 0,
             open: Vec::new(),
             refused: Vec::new(),

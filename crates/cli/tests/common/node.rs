@@ -14,8 +14,8 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::PATIENCE;
 use super::http::{Answer, Http};
+use super::{PATIENCE, soak};
 
 /// The binary under test: this build's, or another one that `ONHAND_BIN` names.
 pub(crate) fn binary() -> PathBuf {
@@ -148,6 +148,10 @@ pub(crate) fn fresh_log_on_kafka(bootstrap: &str) -> Vec<String> {
 /// a take-over would be right, and is not what is tested.
 const PATIENT: [&str; 4] = ["--answer-timeout", "30s", "--session-timeout", "30s"];
 
+/// Of the default of 16 partitions, brokers on two cores spend minutes on those that tests never fill; the
+/// long counts have them.
+const FEW: [&str; 2] = ["--partitions", "4"];
+
 /// How many instances stand for one node on Kafka; `ONHAND_TEST_INSTANCES`, else one.
 fn instances_of_a_node() -> usize {
     let told = std::env::var("ONHAND_TEST_INSTANCES").ok();
@@ -216,6 +220,10 @@ impl Node {
             _fresh: fresh,
         };
         let alone = node.on_kafka.is_empty() || node.setup.log.is_some();
+        let is_told = node.setup.args.iter().any(|arg| arg == "--partitions");
+        if !node.on_kafka.is_empty() && node.setup.log.is_none() && !is_told && !soak() {
+            node.setup.args.extend(FEW.map(str::to_owned));
+        }
         if !alone && instances_of_a_node() > 1 {
             node.setup
                 .args
