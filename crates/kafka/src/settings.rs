@@ -122,6 +122,8 @@ pub struct KafkaSettings {
 /// What the promises rest on: setting one of these by hand would break them silently.
 const RESERVED: &[&str] = &[
     "acks",
+    "allow.auto.create.topics",
+    "check.crcs",
     "request.required.acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -133,6 +135,7 @@ const RESERVED: &[&str] = &[
     "isolation.level",
     "max.in.flight",
     "max.in.flight.requests.per.connection",
+    "message.max.bytes",
     "message.timeout.ms",
     "metadata.broker.list",
     "transaction.timeout.ms",
@@ -306,6 +309,11 @@ impl KafkaSettings {
             .set("socket.timeout.ms", millis(self.step()))
             // Small requests go out at once.
             .set("socket.nagle.disable", "true");
+        config
+    }
+
+    /// With what the user sets in the place of what stands there.
+    fn set_by_user(&self, mut config: ClientConfig) -> ClientConfig {
         for (key, value) in &self.client {
             config.set(key, value);
         }
@@ -314,7 +322,7 @@ impl KafkaSettings {
 
     /// For requests about topics.
     pub(crate) fn admin_client(&self) -> ClientConfig {
-        self.client()
+        self.set_by_user(self.client())
     }
 
     /// A transactional producer under this id.
@@ -337,7 +345,7 @@ impl KafkaSettings {
             .set("queue.buffering.max.kbytes", "2097151")
             // A deleted topic is reported soon, not after 30 s.
             .set("topic.metadata.propagation.max.ms", "3000");
-        config
+        self.set_by_user(config)
     }
 
     /// A consumer that sees what was committed, from where it is told.
@@ -370,12 +378,13 @@ impl KafkaSettings {
                 "queued.max.messages.kbytes",
                 (self.fetch_bytes / 1024 * 2).max(1).to_string(),
             );
-        config
+        self.set_by_user(config)
     }
 
     /// A producer of the topic by which instances share the log.
     pub(crate) fn voice(&self) -> ClientConfig {
-        let mut config = self.client();
+        let mut config = self.set_by_user(self.client());
+        // Heartbeats do not wait, whatever else is set.
         config
             .set("message.timeout.ms", millis(self.request_timeout))
             // A leader that does not answer is looked for again before others count this one as silent.
@@ -419,6 +428,29 @@ mod tests {
             assert_eq!(settings.check(), Ok(()));
             assert_eq!(settings.silent_after(), beats, "{ms} ms");
         }
+    }
+
+    #[test]
+    fn what_a_user_sets_is_set_wherever_no_promise_rests_on_it() {
+        let mut settings = KafkaSettings::new("b:1", "a");
+        let told = [
+            ("compression.type", "none"),
+            ("linger.ms", "20"),
+            ("batch.size", "16384"),
+            ("fetch.max.bytes", "20000000"),
+            ("socket.timeout.ms", "5000"),
+        ];
+        settings.client = told.map(|(k, v)| (k.into(), v.into())).into();
+        assert_eq!(settings.check(), Ok(()));
+        let (producer, consumer) = (settings.producer("t"), settings.consumer(Duration::ZERO));
+        for (key, value) in told {
+            assert_eq!(producer.get(key), Some(value));
+            assert_eq!(consumer.get(key), Some(value));
+        }
+        assert_eq!(settings.admin_client().get("linger.ms"), Some("20"));
+        let voice = settings.voice();
+        assert_eq!(voice.get("linger.ms"), Some("0"));
+        assert_eq!(voice.get("socket.timeout.ms"), Some("1000"));
     }
 
     #[test]
