@@ -50,7 +50,7 @@ const FIRSTS_AT_A_TIME: usize = 32;
 /// At so many bytes of lines a packed record is full; one line that is longer stands alone.
 const PACK_BYTES: usize = 32 << 10;
 
-/// What an outcome shows: the levels it left have topics of their own, and would be two thirds of it.
+/// What an outcome shows: the levels it left have topics of their own, and would be three quarters of it.
 const SHOWN: Detail = Detail::WithoutLevels;
 
 /// Decisions gather for so long under load; the first after a pause is published at once. An append of
