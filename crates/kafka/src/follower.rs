@@ -28,6 +28,8 @@ use crate::settings::KafkaSettings;
 const FETCH_WAIT: Duration = Duration::from_millis(500);
 /// How long a new partition waits until it is followed.
 const POLL: Duration = Duration::from_millis(10);
+/// A partition that was not read for so long has no reader that keeps up.
+const UNREAD_MS: u64 = 1_000;
 /// Most records taken before readers see them.
 const BURST: usize = 1_000;
 
@@ -261,8 +263,12 @@ fn drain(followed: &mut Followed) -> Vec<Arc<Partition>> {
     topics.flat_map(BTreeMap::into_values).collect()
 }
 
+fn now_ms(around: &Around) -> u64 {
+    u64::try_from(around.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 fn take_idle(followed: &mut Followed, around: &Around) -> Vec<Arc<Partition>> {
-    let now = u64::try_from(around.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let now = now_ms(around);
     let idle_ms = u64::try_from(around.settings.idle.as_millis()).unwrap_or(u64::MAX);
     take(followed, |partition| {
         now.saturating_sub(partition.read_at()) >= idle_ms
@@ -299,19 +305,80 @@ fn end(consumer: &BaseConsumer<Quiet>, partitions: &[Arc<Partition>], around: &A
     (around.tell)();
 }
 
-/// Gives memory back: the partitions that were not read longest go first, down to nine tenths.
+/// Gives memory back, down to nine tenths of what may be held.
 fn shed(followed: &Followed, around: &Around) {
-    let total = around.total.load(Ordering::Relaxed);
-    if total <= around.settings.cache_bytes {
-        return;
+    let total = || around.total.load(Ordering::Relaxed);
+    let most = around.settings.cache_bytes;
+    let partitions = || followed.values().flat_map(BTreeMap::values);
+    if total() > most {
+        let excess = total() - most / 10 * 9;
+        shed_oldest(partitions(), excess, now_ms(around));
     }
-    let mut excess = total - around.settings.cache_bytes / 10 * 9;
-    let mut by_age: Vec<_> = followed.values().flat_map(BTreeMap::values).collect();
-    by_age.sort_by_key(|partition| partition.read_at());
-    for partition in by_age {
-        if excess == 0 {
-            break;
+    // Nothing but newest batches, and still too much.
+    for partition in partitions() {
+        if total() > most {
+            partition.shed(usize::MAX, 0);
         }
-        excess = excess.saturating_sub(partition.shed(excess));
+    }
+}
+
+/// What nobody reads goes first. Of what is read each partition gives the same part of its oldest, and keeps
+/// its newest batch: for what they have not seen yet its readers would have to ask the brokers, which takes
+/// half a second and more.
+fn shed_oldest<'p>(
+    partitions: impl Iterator<Item = &'p Arc<Partition>>,
+    mut excess: usize,
+    now_ms: u64,
+) {
+    let mut by_age: Vec<_> = partitions.collect();
+    by_age.sort_by_key(|partition| partition.read_at());
+    let unread = by_age.partition_point(|one| now_ms.saturating_sub(one.read_at()) > UNREAD_MS);
+    let (unread, read) = by_age.split_at(unread);
+    for partition in unread {
+        excess -= partition.shed(excess, 0).min(excess);
+    }
+    let held: Vec<usize> = read.iter().map(|partition| partition.bytes()).collect();
+    let all = held.iter().sum::<usize>().max(1);
+    for (partition, held) in read.iter().zip(held) {
+        // Wide enough for the product of the two.
+        let share = (held as u128 * excess as u128).div_ceil(all as u128);
+        partition.shed(usize::try_from(share).unwrap_or(usize::MAX), 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onhand_log::testing::batch_of;
+
+    use super::*;
+
+    /// With so many batches of the same size, read at that time.
+    fn partition(batches: i64, read_at: u64) -> Arc<Partition> {
+        let partition = Partition::new("t".into(), 0, Arc::default());
+        assert!(partition.settle(0, 0, 1, false));
+        assert_eq!(partition.follow(), Some(0));
+        let batches = (0..batches).map(|at| batch_of(1, &[0; 1000]).rebase(at));
+        partition.followed(batches.collect());
+        partition.touch(read_at);
+        Arc::new(partition)
+    }
+
+    #[test]
+    fn of_what_is_read_the_newest_stays_whoever_was_read_first() {
+        let one = partition(1, 0).bytes();
+        let (unread, first, second) =
+            (partition(10, 0), partition(20, 5_000), partition(80, 5_001));
+        let left = |partition: &Partition| partition.bytes() / one;
+        let shed = |batches| {
+            let all = [&first, &second, &unread];
+            shed_oldest(all.into_iter(), one * batches, 5_002);
+        };
+        shed(4);
+        assert_eq!((left(&unread), left(&first), left(&second)), (6, 20, 80));
+        shed(16);
+        assert_eq!((left(&unread), left(&first), left(&second)), (0, 18, 72));
+        // Its newest batch stays also when all is too much.
+        shed(200);
+        assert_eq!((left(&first), left(&second)), (1, 1));
     }
 }

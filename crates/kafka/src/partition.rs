@@ -120,6 +120,11 @@ impl Partition {
         self.read_at.load(Ordering::Relaxed)
     }
 
+    /// Bytes in its window.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     pub(crate) fn touch(&self, now_ms: u64) {
         self.read_at.store(now_ms, Ordering::Relaxed);
     }
@@ -389,11 +394,13 @@ impl Partition {
         self.note_known(state);
     }
 
-    /// Drops the oldest records until `bytes` are gone or none are left; says how many went.
-    pub(crate) fn shed(&self, bytes: usize) -> usize {
+    /// Drops the oldest batches until `bytes` are gone or only so many batches are left; says how many bytes
+    /// went.
+    pub(crate) fn shed(&self, bytes: usize, batches: usize) -> usize {
         let mut state = self.lock();
         let mut shed = 0;
         while shed < bytes
+            && state.window.len() > batches
             && let Some(batch) = state.window.pop_front()
         {
             shed += batch.bytes().len();
