@@ -265,6 +265,13 @@ fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunErr
             ViewChoice::NONE
         }),
         pack_views: config.pack_views,
+        // On Kafka outcomes join the transaction of the decisions, if they come before it ends. A journal
+        // would write and sync for each append, and decisions wait for that.
+        views_pace: if on_kafka {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(5)
+        },
         command_bytes: config.limits.body_bytes,
     };
     Residents::start(&engine.log, engine.partitions, chosen).map_err(|error| match error {

@@ -16,6 +16,7 @@ pub(crate) mod lanes;
 pub(crate) mod views;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use onhand_flows::topics;
 use onhand_log::{Log, TopicError, View};
@@ -61,6 +62,9 @@ pub(crate) struct Chosen {
     pub(crate) views: ViewChoice,
     /// Changes and outcomes go as many lines in one record.
     pub(crate) pack_views: bool,
+    /// How long decisions gather for one append of views under load; the first after a pause is published at
+    /// once.
+    pub(crate) views_pace: Duration,
     /// Bytes of one record of `stock.inbox` that are read as a command.
     pub(crate) command_bytes: usize,
 }
@@ -92,19 +96,19 @@ impl Residents {
         }
         let (views, packs) = (chosen.views, chosen.pack_views);
         if views != ViewChoice::NONE {
-            let chosen = [
+            let wanted = [
                 views.changes,
                 views.outcomes,
                 views.levels,
                 views.reservations,
             ];
             let mut ids = [None; 4];
-            for ((id, spec), chosen) in ids
+            for ((id, spec), wanted) in ids
                 .iter_mut()
                 .zip(topics::view_specs(partitions))
-                .zip(chosen)
+                .zip(wanted)
             {
-                if chosen {
+                if wanted {
                     *id = Some(log.create_topic(&spec)?);
                 }
             }
@@ -120,6 +124,7 @@ impl Residents {
                     reservations,
                 },
                 packs,
+                pace: chosen.views_pace,
                 epoch: log.epoch(),
             };
             residents.views = Some(Lanes::start(log, Box::new(views))?);

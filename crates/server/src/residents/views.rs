@@ -53,11 +53,6 @@ const PACK_BYTES: usize = 32 << 10;
 /// What an outcome shows: the levels it left have topics of their own, and would be three quarters of it.
 const SHOWN: Detail = Detail::WithoutLevels;
 
-/// Decisions gather for so long under load; the first after a pause is published at once. An append of
-/// views touches up to four topics in each partition, which on Kafka lengthens a transaction that
-/// decisions may be waiting in.
-const PACE: Duration = Duration::from_millis(5);
-
 /// The topics, as far as they are written.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct ViewTopics {
@@ -76,6 +71,8 @@ pub(crate) struct Views {
     pub(crate) topics: ViewTopics,
     /// Changes and outcomes go as many lines in one record.
     pub(crate) packs: bool,
+    /// [`Work::pace`].
+    pub(crate) pace: Duration,
     pub(crate) epoch: u64,
 }
 
@@ -97,7 +94,7 @@ impl Work for Views {
     }
 
     fn pace(&self) -> Duration {
-        PACE
+        self.pace
     }
 
     fn take(

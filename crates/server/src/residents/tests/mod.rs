@@ -164,6 +164,7 @@ fn start(log: &Arc<dyn Log>, partitions: u16, inbox: bool, views: ViewChoice) ->
         inbox,
         views,
         pack_views: false,
+        views_pace: Duration::ZERO,
         command_bytes: 512 << 10,
     };
     started(log, partitions, chosen)

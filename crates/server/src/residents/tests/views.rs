@@ -83,6 +83,7 @@ fn publish(log: &Arc<dyn Log>, views: ViewChoice, pack_views: bool) {
         inbox: false,
         views,
         pack_views,
+        views_pace: Duration::from_millis(5),
         command_bytes: 512 << 10,
     };
     let residents = started(log, PARTITIONS, chosen);
