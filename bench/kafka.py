@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """onhand on Kafka beside the real Kafka Streams: the same broker program, in the same run.
 
-    make bench-kafka                  both questions, three rounds, about 25 minutes
+    make bench-kafka                  both questions, three rounds, about an hour
     bench/kafka.py drain              one of them (after `make build`)
 
 ONHAND_REPEAT    rounds: each gives every contestant one sample [3]
@@ -16,7 +16,7 @@ many changes or outcomes in one record.
 
 `drain`: a million commands lie in the topic while the contestant is stopped (SIGSTOP); from when it goes on until the
 last outcome is committed. Before it, 300,000 warm it up. By core: of its own process, not of the broker.
-`rate`: 10,000 commands a second for 40 s; from when a command was due until a read_committed consumer has its
+`rate`: 10,000 commands a second for 120 s; from when a command was due until a read_committed consumer has its
 outcome, of the second half. Without views nobody reads outcomes from a topic: there the commands go through one
 HTTP stream, until its reader has the outcome, which comes once the transaction is committed.
 
@@ -47,7 +47,7 @@ SKUS = 100_000
 WARM = 300_000
 COUNT = 1_000_000
 RATE = 10_000
-RATE_SECONDS = 40
+RATE_SECONDS = 120
 PATIENCE = 180
 
 

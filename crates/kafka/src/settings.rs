@@ -108,7 +108,7 @@ pub struct KafkaSettings {
     /// A partition that nobody read for so long is not followed any more. Default 60 s.
     pub idle: Duration,
     /// Bytes of the newest records kept in memory, all partitions together. Default 256 MiB: tasks and
-    /// feeds that keep up never ask a broker. What was not read longest goes first.
+    /// feeds that keep up never ask a broker. Above it what nobody reads goes first, then the oldest.
     pub cache_bytes: usize,
     /// Further librdkafka settings. The client is built without TLS, and of SASL it speaks PLAIN only
     /// (`security.protocol=SASL_PLAINTEXT`, `sasl.mechanism`, `sasl.username`, `sasl.password`). They may
