@@ -221,6 +221,7 @@ def prepare(work, probe, report):
             [
                 Contestant(f"{bare.name}, over HTTP", rate(bare, work, probe, through_http)),
                 Contestant(alike.name, rate(alike, work, probe)),
+                Contestant(packed.name, rate(packed, work, probe)),
                 Contestant(whole.name, rate(whole, work, probe)),
                 Contestant("Kafka Streams, commit every 100 ms", rate(quick, work, probe)),
                 Contestant("Kafka Streams, commit every 10 ms", rate(often, work, probe)),

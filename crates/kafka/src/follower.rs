@@ -305,44 +305,39 @@ fn end(consumer: &BaseConsumer<Quiet>, partitions: &[Arc<Partition>], around: &A
     (around.tell)();
 }
 
-/// Gives memory back, down to nine tenths of what may be held.
+/// Gives memory back where more is held than may be.
 fn shed(followed: &Followed, around: &Around) {
-    let total = || around.total.load(Ordering::Relaxed);
     let most = around.settings.cache_bytes;
-    let partitions = || followed.values().flat_map(BTreeMap::values);
-    if total() > most {
-        let excess = total() - most / 10 * 9;
-        shed_oldest(partitions(), excess, now_ms(around));
-    }
-    // Nothing but newest batches, and still too much.
-    for partition in partitions() {
-        if total() > most {
-            partition.shed(usize::MAX, 0);
-        }
+    if around.total.load(Ordering::Relaxed) > most {
+        let partitions: Vec<_> = followed.values().flat_map(BTreeMap::values).collect();
+        shed_to(&partitions, &around.total, most, now_ms(around));
     }
 }
 
-/// What nobody reads goes first. Of what is read each partition gives the same part of its oldest, and keeps
-/// its newest batch: for what they have not seen yet its readers would have to ask the brokers, which takes
-/// half a second and more.
-fn shed_oldest<'p>(
-    partitions: impl Iterator<Item = &'p Arc<Partition>>,
-    mut excess: usize,
-    now_ms: u64,
-) {
-    let mut by_age: Vec<_> = partitions.collect();
-    by_age.sort_by_key(|partition| partition.read_at());
-    let unread = by_age.partition_point(|one| now_ms.saturating_sub(one.read_at()) > UNREAD_MS);
+/// Down to nine tenths of `most`. What nobody reads goes first. Of what is read each partition gives the same
+/// part of its oldest, and keeps its newest batch: for what they have not seen yet its readers would have to
+/// ask the brokers, which takes half a second and more. Newest batches go only where they alone are too much.
+fn shed_to(partitions: &[&Arc<Partition>], total: &AtomicUsize, most: usize, now_ms: u64) {
+    let held = || total.load(Ordering::Relaxed);
+    let mut excess = held().saturating_sub(most / 10 * 9);
+    // Looked up once: whoever reads meanwhile would change the order while it is being made.
+    let ages = partitions.iter().map(|one| (one.read_at(), *one));
+    let mut by_age: Vec<_> = ages.collect();
+    by_age.sort_by_key(|(read_at, _)| *read_at);
+    let unread = by_age.partition_point(|(read_at, _)| now_ms.saturating_sub(*read_at) > UNREAD_MS);
     let (unread, read) = by_age.split_at(unread);
-    for partition in unread {
-        excess -= partition.shed(excess, 0).min(excess);
+    for (_, partition) in unread {
+        excess = excess.saturating_sub(partition.shed(excess, 0));
     }
-    let held: Vec<usize> = read.iter().map(|partition| partition.bytes()).collect();
-    let all = held.iter().sum::<usize>().max(1);
-    for (partition, held) in read.iter().zip(held) {
-        // Wide enough for the product of the two.
-        let share = (held as u128 * excess as u128).div_ceil(all as u128);
-        partition.shed(usize::try_from(share).unwrap_or(usize::MAX), 1);
+    let bytes: Vec<usize> = read.iter().map(|(_, one)| one.bytes()).collect();
+    let all = bytes.iter().sum::<usize>().max(1);
+    for ((_, partition), bytes) in read.iter().zip(bytes) {
+        partition.shed(bytes.saturating_mul(excess).div_ceil(all), 1);
+    }
+    for (_, partition) in read {
+        if held() > most {
+            partition.shed(usize::MAX, 0);
+        }
     }
 }
 
@@ -353,8 +348,8 @@ mod tests {
     use super::*;
 
     /// With so many batches of the same size, read at that time.
-    fn partition(batches: i64, read_at: u64) -> Arc<Partition> {
-        let partition = Partition::new("t".into(), 0, Arc::default());
+    fn partition(total: &Arc<AtomicUsize>, batches: i64, read_at: u64) -> Arc<Partition> {
+        let partition = Partition::new("t".into(), 0, Arc::clone(total));
         assert!(partition.settle(0, 0, 1, false));
         assert_eq!(partition.follow(), Some(0));
         let batches = (0..batches).map(|at| batch_of(1, &[0; 1000]).rebase(at));
@@ -365,20 +360,24 @@ mod tests {
 
     #[test]
     fn of_what_is_read_the_newest_stays_whoever_was_read_first() {
-        let one = partition(1, 0).bytes();
-        let (unread, first, second) =
-            (partition(10, 0), partition(20, 5_000), partition(80, 5_001));
-        let left = |partition: &Partition| partition.bytes() / one;
-        let shed = |batches| {
-            let all = [&first, &second, &unread];
-            shed_oldest(all.into_iter(), one * batches, 5_002);
-        };
-        shed(4);
-        assert_eq!((left(&unread), left(&first), left(&second)), (6, 20, 80));
-        shed(16);
-        assert_eq!((left(&unread), left(&first), left(&second)), (0, 18, 72));
-        // Its newest batch stays also when all is too much.
-        shed(200);
-        assert_eq!((left(&first), left(&second)), (1, 1));
+        let total = Arc::default();
+        let one = partition(&Arc::default(), 1, 0).bytes();
+        let unread = partition(&total, 10, 0);
+        let (first, second) = (partition(&total, 20, 5_000), partition(&total, 80, 5_001));
+        let all = [&first, &second, &unread];
+        let left = || all.map(|partition| partition.bytes() / one);
+        // Nine tenths of so many batches are to stay.
+        let shed = |batches| shed_to(&all, &total, one * batches, 5_002);
+        shed(120);
+        assert_eq!(left(), [20, 80, 8]);
+        shed(100);
+        assert_eq!(left(), [18, 72, 0]);
+        shed(10);
+        assert_eq!(left(), [1, 7, 0]);
+        // Its newest batch stays as long as what is held is not too much.
+        shed(2);
+        assert_eq!(left(), [1, 1, 0]);
+        shed(1);
+        assert_eq!(left(), [0, 1, 0]);
     }
 }

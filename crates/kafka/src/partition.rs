@@ -120,7 +120,7 @@ impl Partition {
         self.read_at.load(Ordering::Relaxed)
     }
 
-    /// Bytes in its window.
+    /// Bytes that it holds.
     pub(crate) fn bytes(&self) -> usize {
         self.lock().bytes
     }
