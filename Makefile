@@ -16,11 +16,17 @@ KAFKA_DIR ?= data/kafka-$(BROKERS)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
 # All tests are named within the workspace: one package selected alone has other features, and compiles the libraries
-# anew. Those on Kafka run in two groups at once, each on brokers of its own: the engine, other programs and moving a
-# log; the main job with two instances asked in turn, what dies and goes wrong. Where instances share the machine with
-# their brokers one test runs at a time. On two cores three groups end no sooner, and their instances fall silent.
+# anew. They mostly wait, so two groups of test programs run at once; those without Kafka are cut where their names
+# give two groups that take about as long.
 TESTS = $(CARGO) test $(CHECKED) --workspace
-WITHOUT_KAFKA = $(TESTS) --lib --bins; $(TESTS) --doc; $(TESTS) --exclude onhand-kafka --test '*' --examples
+WITHOUT_KAFKA = $(TESTS) --exclude onhand-kafka --test '*' --examples --no-run; \
+	$(TESTS) --lib --bins; $(TESTS) --doc; ./tools/at_once.py \
+	a-d '$(TESTS) --exclude onhand-kafka --test "[a-d]*"' \
+	e-z '$(TESTS) --exclude onhand-kafka --test "[!a-d]*" --examples'
+
+# Those on Kafka: the engine, other programs and moving a log; the main job with two instances asked in turn, what dies
+# and goes wrong. Each group has brokers of its own. Where instances share the machine with their brokers one test runs
+# at a time. On two cores three groups end no sooner, and their instances fall silent.
 ENGINE = --test ahead --test cluster --test one_broker --test three_brokers
 MAIN_JOB = --test import --test last_unit --test feed
 OTHERS = --test others --test log_copy
