@@ -16,11 +16,11 @@ KAFKA_DIR ?= data/kafka-$(BROKERS)
 phase = @echo "== $(1)"; begin=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - begin)) s"
 
 # All tests are named within the workspace: one package selected alone has other features, and compiles the libraries
-# anew. They mostly wait, so two groups of test programs run at once; those without Kafka are cut where their names
-# give two groups that take about as long.
+# anew. They mostly wait, so groups of them run at once; programs without Kafka are cut where their names give two
+# groups that take about as long.
 TESTS = $(CARGO) test $(CHECKED) --workspace
-WITHOUT_KAFKA = $(TESTS) --exclude onhand-kafka --test '*' --examples --no-run; \
-	$(TESTS) --lib --bins; $(TESTS) --doc; ./tools/at_once.py \
+WITHOUT_KAFKA = ./tools/at_once.py \
+	units '$(TESTS) --lib --bins; $(TESTS) --doc' \
 	a-d '$(TESTS) --exclude onhand-kafka --test "[a-d]*"' \
 	e-z '$(TESTS) --exclude onhand-kafka --test "[!a-d]*" --examples'
 
@@ -37,7 +37,7 @@ ON_KAFKA = export ONHAND_TEST_DATA=$(DATA); ./tools/at_once.py \
 	engine '$(TESTS) $(ENGINE); $(BESIDE_BROKERS) $(OTHERS) $(ONE_BY_ONE)' \
 	instances 'ONHAND_TEST_INSTANCES=2 $(BESIDE_BROKERS) $(MAIN_JOB); $(BESIDE_BROKERS) $(FAULTS) $(ONE_BY_ONE)'
 
-.PHONY: help build demo demo-kafka kafka test soak bench bench-kafka ci fmt clippy doc deny
+.PHONY: help build demo demo-kafka kafka test compiled soak bench bench-kafka ci fmt clippy doc deny
 
 help:
 	@echo "make demo   a node, a day of trading, and what happens, shown live"
@@ -55,12 +55,15 @@ build:
 demo: build
 	@./target/release/onhand demo
 
-test:
+test: compiled
 	$(call phase,tests,export ONHAND_TEST_DATA=$(DATA); $(WITHOUT_KAFKA))
-	$(call phase,tests on Kafka,$(TESTS) $(ENGINE) --no-run; $(ON_KAFKA))
+	$(call phase,tests on Kafka,$(ON_KAFKA))
+
+compiled:
+	$(call phase,tests compiled,$(TESTS) --no-run)
 
 soak: MAIN_JOB += --test random_reservations
-soak:
+soak: compiled
 	$(call phase,soak,export ONHAND_SOAK=1 ONHAND_TEST_DATA=$(DATA); $(WITHOUT_KAFKA))
 	$(call phase,soak on Kafka,export ONHAND_SOAK=1; $(ON_KAFKA))
 
