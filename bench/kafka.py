@@ -4,15 +4,16 @@
     make bench-kafka                  both questions, three rounds, about an hour
     bench/kafka.py drain              one of them (after `make build`)
 
-ONHAND_REPEAT    rounds: each gives every contestant one sample [3]
-ONHAND_DIR       a directory on the disk to measure [/tmp]
+ONHAND_REPEAT        rounds: each gives every contestant one sample [3]
+ONHAND_DIR           a directory on the disk to measure [/tmp]
+ONHAND_PARTITIONS    of every topic, for all contestants [4]
 
 Both take single commands that another program wrote to a topic, keyed by SKU, check and update a store that
-is itself written to the log, and put out outcomes, all exactly once, on one broker with one copy and 4
-partitions, 100,000 SKUs. Kafka Streams does nothing else. onhand reads JSON from `stock.inbox`, and also knows
-each command by its name, folds it by its time, keeps history and numbers every change; `views` says which JSON
-topics its publishing task writes as well: none, the outcomes as Kafka Streams does, or all four; `packed`: with
-many changes or outcomes in one record.
+is itself written to the log, and put out outcomes, all exactly once, on one broker with one copy, 100,000
+SKUs. Kafka Streams does nothing else. onhand reads JSON from `stock.inbox`, and also knows each command by its
+name, folds it by its time, keeps history and numbers every change; `views` says which JSON topics its publishing
+task writes as well: none, the outcomes as Kafka Streams does, or all four; `packed`: with many changes or
+outcomes in one record.
 
 `drain`: a million commands lie in the topic while the contestant is stopped (SIGSTOP); from when it goes on until the
 last outcome is committed. Before it, 300,000 warm it up. By core: of its own process, not of the broker.

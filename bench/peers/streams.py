@@ -12,7 +12,7 @@ from measure import Failed, Skipped
 
 SOURCE = pathlib.Path(__file__).with_name("StreamsPeer.java")
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "kafka" / "brokers.py"
-PARTITIONS = 4
+PARTITIONS = int(os.environ.get("ONHAND_PARTITIONS", 4))
 THREADS = 2
 COMMIT_MS = 100  # the default of exactly_once_v2
 

@@ -45,7 +45,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "ONHAND_DURABILITY", default_value = "sync", value_parser = durability,
           value_name = "sync|interval:MS|os", conflicts_with = "kafka")]
     durability: Durability,
-    /// Partitions of a new log [default: 16]; one that exists keeps its own
+    /// Partitions of a new log [default: 16]; one that exists keeps its own. On Kafka each costs requests in
+    /// every transaction: as many as all instances together will ever have cores are enough
     #[arg(long, env = "ONHAND_PARTITIONS", value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=1_024))]
     partitions: Option<u16>,
