@@ -57,8 +57,8 @@ class KafkaStreams:
     def __init__(self, store="memory", commit_ms=COMMIT_MS):
         self.store, self.commit_ms = store, commit_ms
         self.settings = (
-            f"exactly_once_v2, {THREADS} threads, commit every {commit_ms} ms, store {store} with its changelog, "
-            "96 B commands, 48 B outcomes, one copy"
+            f"exactly_once_v2, {PARTITIONS} partitions, {THREADS} threads, commit every {commit_ms} ms, store {store} "
+            "with its changelog, 96 B commands, 48 B outcomes, one copy"
         )
 
     @contextlib.contextmanager
