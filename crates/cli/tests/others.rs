@@ -154,6 +154,24 @@ fn kcat_and_javas_console_programs_write_to_one_owner_and_read_one_truth() {
             .iter()
             .all(|change| json_of(change)["sku"] == change.key)
     );
+
+    // All that was published with its decisions, which say so. What repeats a command is told later, once what
+    // it repeats is read.
+    let decisions = node.topic_on_kafka("stock.decisions");
+    let notes = others.kcat_prints(&decisions, "%h\n");
+    let published = |notes: &String| notes.starts_with("published=");
+    assert!(
+        !notes.is_empty() && notes.iter().all(published),
+        "{notes:?}"
+    );
+    others.kcat_writes(&inbox, &commands("kcat")[..1], &[]);
+    let repeat = until("the repeat is told", || {
+        let told = others.kcat_reads(&node.topic_on_kafka("stock.outcomes"));
+        told.iter()
+            .map(json_of)
+            .find(|o| o["status"] == "duplicate")
+    });
+    assert_eq!(repeat["first"]["status"], "applied", "{repeat}");
     assert_eq!(metric(&node, "onhand_gate_aside_total"), 0);
     node.stop_and_verify();
 }

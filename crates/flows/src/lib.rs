@@ -18,6 +18,6 @@ pub mod pack;
 pub mod stock;
 pub mod topics;
 
-pub use node::{GATE, Node, NodeConfig, STOCK, StartError, VIEWS, owners, start};
+pub use node::{GATE, Node, NodeConfig, STOCK, StartError, VIEWS, owners, partitions_of, start};
 pub use pack::{CommandPack, DecisionReader, PackError, key_of};
 pub use stock::Stock;

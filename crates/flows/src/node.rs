@@ -106,24 +106,32 @@ pub struct Node {
     worker: Worker<Stock>,
 }
 
+/// How many partitions a node on that log has: as many as the log has, and in a new one those asked for or
+/// [`PARTITIONS_DEFAULT`].
+///
+/// # Errors
+/// [`StartError::Partitions`] when the log has others than those asked for.
+pub fn partitions_of(log: &dyn Log, asked: Option<u16>) -> Result<u16, StartError> {
+    let mut topics = log.topics().into_iter();
+    let existing = topics
+        .find(|topic| topic.spec.name == topics::COMMANDS)
+        .map(|topic| topic.spec.partitions);
+    match (existing, asked) {
+        (Some(existing), Some(asked)) if existing != asked => {
+            Err(StartError::Partitions { existing, asked })
+        }
+        (Some(existing), _) => Ok(existing),
+        (None, asked) => Ok(asked.unwrap_or(PARTITIONS_DEFAULT)),
+    }
+}
+
 /// Creates the topics where they are missing, starts, and opens their partitions where
 /// [`WorkerConfig::at_start`] says so.
 ///
 /// # Errors
 /// [`StartError`] says which topic or partition and what to do.
 pub fn start(log: Arc<dyn Log>, config: &NodeConfig) -> Result<Node, StartError> {
-    let existing = log
-        .topics()
-        .into_iter()
-        .find(|topic| topic.spec.name == topics::COMMANDS)
-        .map(|topic| topic.spec.partitions);
-    let partitions = match (existing, config.partitions) {
-        (Some(existing), Some(asked)) if existing != asked => {
-            return Err(StartError::Partitions { existing, asked });
-        }
-        (Some(existing), _) => existing,
-        (None, asked) => asked.unwrap_or(PARTITIONS_DEFAULT),
-    };
+    let partitions = partitions_of(log.as_ref(), config.partitions)?;
     let [commands, decisions, state, dead_letters] = topics::specs(partitions);
     let topics = Topics {
         input: log.create_topic(&commands)?,

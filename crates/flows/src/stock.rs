@@ -17,11 +17,11 @@ use crate::topics;
 /// enough for a reader to take in one piece.
 const PACK_BYTES_MAX: usize = 256 << 10;
 
-/// A step ends within a record when all that it puts out reaches this: with what stood there before the
-/// record, one more decision and a piece of the changelog it still fits what any log takes at once. Far
-/// above what a record mostly comes to, as what is cut takes an append more and is put together again
+/// A step ends within a record when all that it puts out reaches this: with one more decision, a piece of the
+/// changelog, and the JSON views of all that, some 15 times as large, it still fits what any log takes at
+/// once. Above what a record mostly comes to, as what is cut takes an append more and is put together again
 /// for who asked.
-const RECORD_BYTES_MAX: usize = 4 << 20;
+const RECORD_BYTES_MAX: usize = 512 << 10;
 
 /// The key in a snapshot of the table of remembered ids in its memory layout, which loads faster than
 /// its changelog records. No state key begins with this byte.

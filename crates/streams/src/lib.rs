@@ -16,7 +16,8 @@
 //!
 //! This crate knows nothing of HTTP, Kafka or stock.
 //!
-//! Modules in reading order: [`processor`], [`task`], `cut` (steps that end within a record), [`restore`],
+//! Modules in reading order: [`processor`], [`task`], `cut` (steps that end within a record), `publish`
+//! (what is written for others in the same append), [`restore`],
 //! [`snapshot`], [`worker`], `inbox` (the way in), `round` (what a worker's thread does), `recovery` (what
 //! else it does), `inflight` (what waits for a sync), `tickets` (who waits for what), `opener` (partitions
 //! come and go), `standby`, `following` and `warm` (partitions that others own, followed).
@@ -30,6 +31,7 @@ mod inbox;
 mod inflight;
 mod opener;
 pub mod processor;
+mod publish;
 mod recovery;
 pub mod restore;
 mod round;
@@ -44,6 +46,7 @@ pub use cut::{CUT_HEADER, Cut};
 pub use inbox::{SubmitError, WorkerHandle, WorkerStats};
 pub use opener::Opener;
 pub use processor::{Delivery, Processor, Step, Ticket};
+pub use publish::{PUBLISHED_HEADER, Publish, Published};
 pub use restore::{REDO_MARK, RestoreError, Restored};
 pub use standby::{Following, Standbys};
 pub use task::{TaskSpec, Topics, owner_of};

@@ -18,6 +18,7 @@ use onhand_log::{AppendError, Log, Token, View};
 use crate::claim;
 use crate::inbox::{Message, Shared, SubmitError, WorkerHandle};
 use crate::processor::{Processor, Ticket};
+use crate::publish::Publish;
 use crate::restore::{Reading, RestoreError, Restored, apply_redo};
 use crate::round::Round;
 use crate::snapshot::{LogMark, SnapshotBuilder, SnapshotDir};
@@ -70,6 +71,7 @@ pub(crate) struct Inner<P: Processor> {
     pub(crate) topics: Topics,
     pub(crate) make: Arc<dyn Fn(u16) -> P + Send + Sync>,
     pub(crate) snapshots: Option<SnapshotDir>,
+    pub(crate) publish: Option<Arc<dyn Publish>>,
     pub(crate) snapshot_redo_bytes: usize,
     pub(crate) standbys: Standbys<P>,
     pub(crate) restored: Box<dyn Fn(u16, Restored) + Send + Sync>,
@@ -143,6 +145,10 @@ impl<P: Processor> Opener<P> {
             Ok(Some(taken)) => Ok(taken),
             Err(error) => Err(error),
         };
+        let opened = opened.and_then(|(mut task, restored)| {
+            task.begin_publishing(inner.log.as_ref(), inner.publish.as_ref())?;
+            Ok((task, restored))
+        });
         left.store(0, Ordering::Relaxed);
         let (task, restored) = match opened {
             Ok((task, restored)) => (task, Ok(restored)),
@@ -218,14 +224,14 @@ impl<P: Processor> Opener<P> {
                 from_standby: true,
                 ..Restored::default()
             };
-            let mut cut = warm.cut;
+            let mut last = warm.last;
             let processor = &mut warm.processor;
-            apply_redo(reading, processor, from, from, &mut report, &mut cut)?;
+            apply_redo(reading, processor, from, from, &mut report, &mut last)?;
             let unfit = |what| spec.unfit(what);
             let (processor, redo_bytes, unsnapped_bytes) = warm.finish().map_err(unfit)?;
-            Ok((processor, redo_bytes, unsnapped_bytes, cut, report))
+            Ok((processor, redo_bytes, unsnapped_bytes, last, report))
         });
-        let (processor, redo_bytes, unsnapped_bytes, cut, mut report) = match finished {
+        let (processor, redo_bytes, unsnapped_bytes, last, mut report) = match finished {
             Ok(finished) => finished,
             Err(error) if error.may_pass() => return Err(error),
             Err(error) => {
@@ -241,7 +247,7 @@ impl<P: Processor> Opener<P> {
             processor,
             redo_bytes + report.redo_bytes,
             unsnapped_bytes + report.redo_bytes,
-            cut,
+            last,
         )?;
         report.redo_records += caught_up;
         Ok(Some((task, report)))

@@ -9,8 +9,8 @@ use onhand_log::{
 };
 use thiserror::Error;
 
-use crate::cut::Cut;
 use crate::processor::Processor;
+use crate::publish::Last;
 use crate::snapshot::{LogMark, Snapshot, SnapshotDir};
 use crate::task::TaskSpec;
 
@@ -46,13 +46,12 @@ impl Reading<'_> {
     }
 }
 
-/// A state, the redo offset below which everything is in it, and what the last redo record below that
-/// says of a cut.
+/// A state, the redo offset below which everything is in it, and the last redo record below that.
 pub(crate) struct Whole<P> {
     pub(crate) processor: P,
     pub(crate) restored: Restored,
     pub(crate) next: Offset,
-    pub(crate) cut: Option<Cut>,
+    pub(crate) last: Option<Last>,
 }
 
 /// What a restore did.
@@ -168,20 +167,20 @@ fn from_snapshot<P: Processor>(
     let counted = snapshot.redo_next();
     let last = last_before(reading, spec.at(spec.topics.redo), counted, start)?;
     let from = last.unwrap_or(counted);
-    let mut cut = None;
+    let mut last = None;
     let next = apply_redo(
         reading,
         &mut processor,
         from,
         counted,
         &mut restored,
-        &mut cut,
+        &mut last,
     )?;
     Ok(Whole {
         processor,
         restored,
         next,
-        cut,
+        last,
     })
 }
 
@@ -233,20 +232,20 @@ fn from_changelog<P: Processor>(
         (processor, restored, redo_from) = (make(), Restored::default(), start);
     }
     // A mark is written before the redo record of its append, so the last one is read.
-    let mut cut = None;
+    let mut last = None;
     let next = apply_redo(
         reading,
         &mut processor,
         redo_from,
         redo_from,
         &mut restored,
-        &mut cut,
+        &mut last,
     )?;
     Ok(Whole {
         processor,
         restored,
         next,
-        cut,
+        last,
     })
 }
 
@@ -261,19 +260,19 @@ fn was_begun_long_ago(log: &dyn Log, round: &[RecordBatch], taken: Offset) -> bo
 }
 
 /// Gives the processor the redo records from `from` on, and counts those from `counted` on. Says behind
-/// which offset none was left, and leaves in `cut` what the last one says of it.
+/// which offset none was left, and leaves in `last` what the last one says.
 pub(crate) fn apply_redo<P: Processor>(
     reading: Reading<'_>,
     processor: &mut P,
     from: Offset,
     counted: Offset,
     restored: &mut Restored,
-    cut: &mut Option<Cut>,
+    last: &mut Option<Last>,
 ) -> Result<Offset, RestoreError> {
     let spec = reading.spec;
     let redo = spec.at(spec.topics.redo);
     each_batch(reading, redo, Some(from), &mut |batch| {
-        apply_batch(processor, &batch, from, counted, restored, cut)
+        apply_batch(processor, &batch, from, counted, restored, last)
     })
     .map_err(|error| error.into_restore(spec))
 }
@@ -285,7 +284,7 @@ pub(crate) fn apply_batch<P: Processor>(
     from: Offset,
     counted: Offset,
     restored: &mut Restored,
-    cut: &mut Option<Cut>,
+    last: &mut Option<Last>,
 ) -> Result<(), String> {
     for record in batch.records().filter(|r| r.offset >= from) {
         let unfit = |what: String| format!("redo record at offset {}: {what}", record.offset);
@@ -296,7 +295,7 @@ pub(crate) fn apply_batch<P: Processor>(
             restored.redo_bytes += value.len();
         }
         processor.redo(value).map_err(unfit)?;
-        *cut = Cut::of(&record);
+        *last = Some(Last::of(&record));
     }
     Ok(())
 }

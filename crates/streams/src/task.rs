@@ -23,9 +23,10 @@ use onhand_log::{
 };
 
 use crate::claim;
-use crate::cut::{CUT_HEADER, Cut};
+use crate::cut::Cut;
 use crate::inflight::InFlight;
 use crate::processor::{AnswerPlace, AnswerTo, Delivery, Processor, Step};
+use crate::publish::{self, Last, Notes, PUBLISHED_BYTES_MAX, Publish, Published};
 use crate::restore::{self, REDO_MARK, Reading, RestoreError, Restored, Whole};
 use crate::snapshot::SnapshotDir;
 use crate::tickets::{Deliveries, FAILED, Tickets};
@@ -145,6 +146,11 @@ pub(crate) struct Task<P> {
     parked: BTreeMap<Offset, Vec<(u32, String)>>,
     /// The record that the last step ended within.
     cut: Option<Cut>,
+    /// The last redo record when it was opened.
+    last: Option<Last>,
+    publish: Option<Arc<dyn Publish>>,
+    /// Every redo record before the next is published, and so may that be.
+    publishes: bool,
     /// What somebody here who asked for that record is to hear, as far as it was decided.
     begun: Option<Begun>,
     stopped: Option<String>,
@@ -189,7 +195,7 @@ impl<P: Processor> Task<P> {
         let Whole {
             processor,
             restored,
-            cut,
+            last,
             ..
         } = whole;
         let redo_bytes = restored.redo_bytes_before + restored.redo_bytes;
@@ -201,14 +207,14 @@ impl<P: Processor> Task<P> {
             processor,
             redo_bytes,
             unsnapped_bytes,
-            cut,
+            last,
         )?;
         Ok((task, restored))
     }
 
     /// The task of a partition that was claimed, with the state that all its redo records led to, how
     /// much of them stands behind the last round of the changelog and the last snapshot, and what the
-    /// last of them says of a cut.
+    /// last of them says.
     pub(crate) fn of_state(
         log: &Arc<dyn Log>,
         token: Token,
@@ -216,7 +222,7 @@ impl<P: Processor> Task<P> {
         processor: P,
         redo_bytes: usize,
         unsnapped_bytes: usize,
-        cut: Option<Cut>,
+        last: Option<Last>,
     ) -> Result<Self, RestoreError> {
         let input = spec.at(spec.topics.input);
         let next = match log.consumed(&spec.owner(), input)? {
@@ -227,7 +233,8 @@ impl<P: Processor> Task<P> {
             next,
             redo_bytes,
             unsnapped_bytes,
-            cut,
+            cut: last.and_then(|last| last.cut),
+            last,
             stopped: None,
             ..Self::stopped_before_start(spec, token, processor, String::new())
         })
@@ -251,6 +258,9 @@ impl<P: Processor> Task<P> {
             changelog_left: VecDeque::new(),
             parked: BTreeMap::new(),
             cut: None,
+            last: None,
+            publish: None,
+            publishes: false,
             begun: None,
             stopped: Some(why),
         }
@@ -266,11 +276,37 @@ impl<P: Processor> Task<P> {
         let token = claim::claim(log.as_ref(), &self.spec)?;
         let left = AtomicU64::new(0);
         let (mut fresh, restored) = Self::open(log, token, self.spec.clone(), make, None, &left)?;
+        // Where it does not publish the follower may do so now, and its position be ahead of what becomes
+        // durable.
+        if self.publishes {
+            fresh.begin_publishing(log.as_ref(), self.publish.as_ref())?;
+        }
         fresh.parked = std::mem::take(&mut self.parked);
         let begun = self.begun.take();
         fresh.begun = begun.filter(|begun| fresh.cut == Some(begun.cut));
         *self = fresh;
         Ok(restored)
+    }
+
+    /// From here on steps are published in their own appends, if all before is published.
+    pub(crate) fn begin_publishing(
+        &mut self,
+        log: &dyn Log,
+        publish: Option<&Arc<dyn Publish>>,
+    ) -> Result<(), ReadError> {
+        self.publish = publish.cloned();
+        self.publishes = match publish {
+            Some(publish) => publish::is_level(log, &self.spec, self.last, publish.as_ref())?,
+            None => false,
+        };
+        if publish.is_some() && !self.publishes {
+            tracing::info!(
+                partition = self.spec.partition,
+                "earlier decisions are not published yet: until the partition is opened again its views \
+                 follow its decisions somewhat later"
+            );
+        }
+        Ok(())
     }
 
     pub(crate) fn spec(&self) -> &TaskSpec {
@@ -428,18 +464,16 @@ impl<P: Processor> Task<P> {
             pack = Bytes::from(value);
             self.redo_bytes += pack.len();
             self.unsnapped_bytes += pack.len();
-            let cut = self.cut.map(Cut::bytes);
-            let header = cut.as_ref().map(|cut| Header {
-                key: CUT_HEADER,
-                value: Some(cut),
-            });
+            let published = self.published(&pack);
+            let notes = Notes::new(self.cut, published.as_ref());
             let mut batch = BatchBuilder::with_capacity(pack.len() + RECORD_OVERHEAD);
-            batch.push(now, None, Some(&pack), header.as_slice());
+            batch.push(now, None, Some(&pack), &notes.headers());
             batches.extend(
                 batch
                     .finish()
                     .map(|batch| (self.spec.at(self.spec.topics.redo), batch)),
             );
+            batches.extend(published.unwrap_or_default().batches);
         }
         for (partition, values) in std::mem::take(&mut step.sends) {
             let bytes = values.iter().map(|value| value.len() + RECORD_OVERHEAD);
@@ -517,6 +551,33 @@ impl<P: Processor> Task<P> {
             .append(&self.token, append)
             .inspect_err(|_| around.in_flight.refused())?;
         Ok(())
+    }
+
+    /// What is written for others beside this redo record; `None`: it is left to the follower, and so is all
+    /// behind it.
+    fn published(&mut self, redo: &[u8]) -> Option<Published> {
+        let publish = self.publish.as_ref().filter(|_| self.publishes)?;
+        let partition = self.spec.partition;
+        // It has no state that a panic could leave half changed.
+        let made = catch_unwind(AssertUnwindSafe(|| publish.publish(partition, redo)));
+        let why = match made {
+            Ok(Ok(published)) if published.bytes() <= PUBLISHED_BYTES_MAX => {
+                return Some(published);
+            }
+            Ok(Ok(published)) => format!("it would take {} bytes", published.bytes()),
+            Ok(Err(why)) => why,
+            Err(panic) => panic_text(panic.as_ref()),
+        };
+        let follower = publish.follower();
+        tracing::warn!(
+            partition,
+            follower,
+            why,
+            "a step could not be published with its decisions; until the partition is opened again the \
+             follower publishes them, somewhat later"
+        );
+        self.publishes = false;
+        None
     }
 
     /// What that ticket hears of its record, all parts together; `None` while some are to come. `last` is

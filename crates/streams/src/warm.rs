@@ -8,8 +8,8 @@
 
 use onhand_log::{Fetch, Offset};
 
-use crate::cut::Cut;
 use crate::processor::Processor;
+use crate::publish::Last;
 use crate::restore::{Restored, Whole, apply_batch, last_mark_of};
 use crate::snapshot::{LogMark, SnapshotBuilder};
 use crate::task::{REDO_PER_SNAPSHOT, is_changelog_due};
@@ -18,8 +18,8 @@ use crate::task::{REDO_PER_SNAPSHOT, is_changelog_due};
 pub(crate) struct Warm<P> {
     pub(crate) processor: P,
     places: Places,
-    /// What the last redo record says of a cut.
-    pub(crate) cut: Option<Cut>,
+    /// The last redo record.
+    pub(crate) last: Option<Last>,
     /// Bytes of redo since keys were last set aside, or since the last round of the changelog.
     redo_bytes: usize,
     /// Keys set aside: touched below `aside_at`, by about so many bytes of redo.
@@ -45,11 +45,11 @@ impl<P: Processor> Warm<P> {
             processor,
             restored,
             next,
-            cut,
+            last,
         } = whole;
         Self {
             processor,
-            cut,
+            last,
             places: Places {
                 redo: next,
                 changelog,
@@ -79,7 +79,7 @@ impl<P: Processor> Warm<P> {
         let mut report = Restored::default();
         for batch in &fetch.batches {
             let processor = &mut self.processor;
-            apply_batch(processor, batch, from, from, &mut report, &mut self.cut)?;
+            apply_batch(processor, batch, from, from, &mut report, &mut self.last)?;
         }
         self.places.redo = fetch.next;
         self.redo_bytes += report.redo_bytes;
@@ -204,7 +204,7 @@ mod tests {
             processor: Keys::default(),
             restored: Restored::default(),
             next: 0,
-            cut: None,
+            last: None,
         };
         Warm::of(whole, 0)
     }

@@ -12,6 +12,7 @@ use onhand_log::{Log, Progress};
 use crate::inbox::{Shared, SubmitError, WorkerHandle};
 use crate::opener::{Inner, Opener};
 use crate::processor::Processor;
+use crate::publish::Publish;
 use crate::restore::{RestoreError, Restored};
 use crate::round::{Round, Standing, drive};
 use crate::snapshot::SnapshotDir;
@@ -42,6 +43,8 @@ pub struct WorkerConfig {
     pub instance: Arc<str>,
     /// What may wait in a thread's inbox; above it [`SubmitError::Busy`]. Bounds memory.
     pub inbox_bytes: usize,
+    /// Renders redo records for others, in their own appends.
+    pub publish: Option<Arc<dyn Publish>>,
     /// Where snapshot files go; `None`: none are written or read.
     pub snapshot_dir: Option<PathBuf>,
     /// A snapshot of a task is written when this much redo stands behind the last one, and four times
@@ -56,6 +59,7 @@ impl Default for WorkerConfig {
             at_start: AtStart::default(),
             instance: Arc::from(""),
             inbox_bytes: 64 << 20,
+            publish: None,
             snapshot_dir: None,
             snapshot_redo_bytes: 8 << 20,
         }
@@ -129,6 +133,7 @@ impl<P: Processor> Worker<P> {
             topics,
             make: Arc::clone(&make),
             snapshots: snapshots.clone(),
+            publish: config.publish.clone(),
             snapshot_redo_bytes: config.snapshot_redo_bytes,
             restored: Box::new(restored),
             gates: (0..partitions).map(|_| Mutex::new(())).collect(),

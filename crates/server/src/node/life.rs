@@ -9,7 +9,7 @@ use std::time::Duration;
 use onhand_flows::{Node, NodeConfig};
 use onhand_ledger::{Settings, Source};
 use onhand_log::cluster::{Cluster, Ended};
-use onhand_streams::{AtStart, WorkerConfig};
+use onhand_streams::{AtStart, Publish, WorkerConfig};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use crate::feed::hub::Hub;
 use crate::ground::Ground;
 use crate::intake::spool::SpoolDir;
 use crate::placement::{Placement, Running};
+use crate::residents::views::Views;
 use crate::residents::{Chosen, Resident, Residents, ResidentsError};
 
 type Open = dyn Fn() -> Result<Box<dyn Ground>, RunError> + Send + Sync;
@@ -68,19 +69,20 @@ impl Begin {
         let opened = tokio::task::spawn_blocking(move || {
             let ground = open()?;
             let advertised = advertised(&config, address, ground.is_shared())?;
-            let node = start(&config, ground.as_ref())?;
+            let (node, views) = start(&config, ground.as_ref())?;
             let cluster = ground.join(node.partitions, &advertised)?;
-            Ok::<_, RunError>((node, cluster, ground))
+            Ok::<_, RunError>((node, views, cluster, ground))
         });
-        let (node, cluster, ground) = opened
+        let (node, views, cluster, ground) = opened
             .await
             .map_err(|error| RunError::Thread(std::io::Error::other(error)))??;
-        self.put_together(node, cluster, ground.as_ref())
+        self.put_together(node, views, cluster, ground.as_ref())
     }
 
     fn put_together(
         &self,
         node: Node,
+        views: Option<Arc<Views>>,
         cluster: Arc<dyn Cluster>,
         ground: &dyn Ground,
     ) -> Result<Life, RunError> {
@@ -94,7 +96,7 @@ impl Begin {
         let engine = Engine::new(&node, members, instance, is_shared, config);
         let engine = Arc::new(engine);
         let hub = Hub::start(&engine, config.limits.feed_ring_bytes).map_err(RunError::Thread)?;
-        let residents = Arc::new(start_residents(config, &engine)?);
+        let residents = Arc::new(start_residents(config, &engine, views)?);
         let beside: Arc<dyn Resident> = Arc::<Residents>::clone(&residents);
         let placement = Placement::new(
             Box::new(node.opener()),
@@ -255,9 +257,22 @@ impl Life {
 }
 
 /// What the node does for other programs on its log, as far as it was asked for.
-fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunError> {
+fn start_residents(
+    config: &Config,
+    engine: &Engine,
+    views: Option<Arc<Views>>,
+) -> Result<Residents, RunError> {
+    let chosen = chosen(config);
+    let started = Residents::start(&engine.log, engine.partitions, chosen, views);
+    started.map_err(|error| match error {
+        ResidentsError::Topic(error) => RunError::Start(error.into()),
+        ResidentsError::Thread(error) => RunError::Thread(error),
+    })
+}
+
+fn chosen(config: &Config) -> Chosen {
     let on_kafka = matches!(config.engine, LogEngine::Kafka(_));
-    let chosen = Chosen {
+    Chosen {
         inbox: config.inbox.unwrap_or(on_kafka),
         views: config.views.unwrap_or(if on_kafka {
             ViewChoice::ALL
@@ -265,19 +280,15 @@ fn start_residents(config: &Config, engine: &Engine) -> Result<Residents, RunErr
             ViewChoice::NONE
         }),
         pack_views: config.pack_views,
-        // On Kafka outcomes join the transaction of the decisions, if they come before it ends. A journal
-        // would write and sync for each append, and decisions wait for that.
+        // On Kafka what the lane writes joins the transaction under way, if it comes before that ends. A
+        // journal would write and sync for each append, and decisions wait for that.
         views_pace: if on_kafka {
             Duration::ZERO
         } else {
             Duration::from_millis(5)
         },
         command_bytes: config.limits.body_bytes,
-    };
-    Residents::start(&engine.log, engine.partitions, chosen).map_err(|error| match error {
-        ResidentsError::Topic(error) => RunError::Start(error.into()),
-        ResidentsError::Thread(error) => RunError::Thread(error),
-    })
+    }
 }
 
 /// How long it takes to hear that a run has ended.
@@ -329,7 +340,16 @@ async fn owners_stopped(app: &App) -> String {
     }
 }
 
-fn start(config: &Config, ground: &dyn Ground) -> Result<Node, RunError> {
+/// The node, and the views that it writes.
+fn start(config: &Config, ground: &dyn Ground) -> Result<(Node, Option<Arc<Views>>), RunError> {
+    let log = ground.log();
+    let partitions = onhand_flows::partitions_of(log.as_ref(), config.partitions)?;
+    let views = Views::new(&log, partitions, chosen(config));
+    let views = views.map_err(|error| RunError::Start(error.into()))?;
+    // Where others share the log an append costs round trips, and views that follow decisions cost as many
+    // again. A journal has none to save, and there a thread of their own takes rendering off the decisions.
+    let publish = views.as_ref().filter(|_| ground.is_shared());
+    let publish = publish.map(|views| Arc::<Views>::clone(views) as Arc<dyn Publish>);
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let (at_start, instance) = if ground.is_shared() {
         (AtStart::OpenNone, ground.instance())
@@ -355,11 +375,12 @@ fn start(config: &Config, ground: &dyn Ground) -> Result<Node, RunError> {
             threads: config.workers,
             at_start,
             instance,
+            publish,
             snapshot_dir: Some(config.data.join("snapshots")),
             ..WorkerConfig::default()
         },
         restored: |partition, restored| tracing::debug!(partition, ?restored, "partition restored"),
         ..NodeConfig::default()
     };
-    Ok(onhand_flows::start(ground.log(), &node)?)
+    Ok((onhand_flows::start(log, &node)?, views))
 }

@@ -1,7 +1,7 @@
 //! Reading a topic partition by partition and appending what is made of it, each record once.
 //!
 //! A **lane** is one partition in the hands of its owner. Its position in what it reads moves in the
-//! append that has the effect of what was read, so a lane that begins anew, here or elsewhere, goes on
+//! append that has the effect of what was read, and behind what has none within a second, so a lane that begins anew, here or elsewhere, goes on
 //! exactly behind what has had its effect. Several appends of a lane may be on their way at a time; they
 //! end in order. One that does not end well takes those behind it along: then the lane claims its name
 //! again and reads on from what is written.
@@ -152,7 +152,7 @@ impl Shared {
 
 impl Lanes {
     /// Starts the thread. No partition is open yet.
-    pub(crate) fn start(log: &Arc<dyn Log>, work: Box<dyn Work>) -> std::io::Result<Self> {
+    pub(crate) fn start(log: &Arc<dyn Log>, work: Arc<dyn Work>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),

@@ -7,6 +7,8 @@
 //!                                                                             stock.levels, stock.reservations
 //! ```
 //!
+//! On Kafka most of the views are written by the owners themselves, with their decisions ([`views`]).
+//!
 //! Both are residents: for each partition, its owner reads one topic from a consumed position and
 //! appends what it makes of it together with the position behind it, so that each record read has its
 //! effect once. [`lanes`] does that for both; [`gate`] and [`views`] say what is made of what.
@@ -19,13 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onhand_flows::topics;
-use onhand_log::{Log, TopicError, View};
+use onhand_log::{Log, TopicError};
 
 use self::gate::Gate;
 use self::lanes::{Figures, Lanes};
-use self::views::{ViewTopics, Views};
+use self::views::Views;
 use crate::config::ViewChoice;
-use crate::decisions::DecisionLog;
 
 /// Something that runs beside a partition wherever that is open: opened after it, closed before it. Called on
 /// threads of their own, for one partition at a time; `close` may take its time.
@@ -71,7 +72,7 @@ pub(crate) struct Chosen {
 
 impl Residents {
     /// Creates the topics of those chosen where they are missing, and starts their threads. No
-    /// partition is open yet.
+    /// partition is open yet. `views` were made of the same choice.
     ///
     /// # Errors
     /// When a topic cannot be created, exists otherwise, or a thread cannot be started.
@@ -79,8 +80,9 @@ impl Residents {
         log: &Arc<dyn Log>,
         partitions: u16,
         chosen: Chosen,
+        views: Option<Arc<Views>>,
     ) -> Result<Self, ResidentsError> {
-        let [commands, decided, _, dead_letters] = topics::specs(partitions);
+        let [commands, _, _, dead_letters] = topics::specs(partitions);
         let mut residents = Self::default();
         if chosen.inbox {
             let gate = Gate {
@@ -92,42 +94,10 @@ impl Residents {
                 partitions,
                 command_bytes: chosen.command_bytes,
             };
-            residents.gate = Some(Lanes::start(log, Box::new(gate))?);
+            residents.gate = Some(Lanes::start(log, Arc::new(gate))?);
         }
-        let (views, packs) = (chosen.views, chosen.pack_views);
-        if views != ViewChoice::NONE {
-            let wanted = [
-                views.changes,
-                views.outcomes,
-                views.levels,
-                views.reservations,
-            ];
-            let mut ids = [None; 4];
-            for ((id, spec), wanted) in ids
-                .iter_mut()
-                .zip(topics::view_specs(partitions))
-                .zip(wanted)
-            {
-                if wanted {
-                    *id = Some(log.create_topic(&spec)?);
-                }
-            }
-            let [changes, outcomes, levels, reservations] = ids;
-            let input = log.create_topic(&decided)?;
-            let views = Views {
-                decisions: DecisionLog::new(Arc::clone(log), input, partitions, View::Latest),
-                input,
-                topics: ViewTopics {
-                    changes,
-                    outcomes,
-                    levels,
-                    reservations,
-                },
-                packs,
-                pace: chosen.views_pace,
-                epoch: log.epoch(),
-            };
-            residents.views = Some(Lanes::start(log, Box::new(views))?);
+        if let Some(views) = views {
+            residents.views = Some(Lanes::start(log, views)?);
         }
         Ok(residents)
     }

@@ -1,4 +1,4 @@
-//! The publishing task: decisions as JSON topics that other programs read.
+//! Publishing: decisions as JSON topics that other programs read.
 //!
 //! | topic | key | value |
 //! |---|---|---|
@@ -13,27 +13,32 @@
 //! Everything in them follows from the decisions alone, so a publisher that begins anew writes on as if
 //! it had never stopped. A change's position speaks of its partition, not of all as a feed's does: each
 //! partition is published by its own owner.
+//!
+//! Where an append costs round trips it does so in the append of the decisions ([`Publish`]), and leaves repeats of
+//! earlier commands, for which what they repeat has to be read, to a lane that reads `stock.decisions`
+//! ([`Work`]). Elsewhere the lane publishes everything.
 
-use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
+mod sheet;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use onhand_flows::pack::{self, DecisionReader, PackError};
-use onhand_ledger::reservation::ReservationRecord;
-use onhand_ledger::{Decision, Time};
-use onhand_log::{
-    BatchBuilder, Offset, Purpose, RecordBatch, Timestamp, TopicId, TopicPartition, View,
-};
-use percent_encoding::utf8_percent_encode;
+use onhand_flows::topics;
+use onhand_ledger::Decision;
+use onhand_log::{Log, Offset, Purpose, RecordBatch, TopicError, TopicId, View};
+use onhand_streams::{Publish, Published};
 
+use self::sheet::{Sheet, ViewTopics};
+use super::Chosen;
 use super::lanes::{Made, Work, WorkError};
+use crate::config::ViewChoice;
 use crate::decisions::{DecisionError, DecisionLog};
 use crate::intake::single::firsts;
-use crate::position::{self, Place};
-use crate::wire::change::{Change, changes};
-use crate::wire::outcome::{self, Detail, First, Origin, Said};
-use crate::wire::reservation;
-use crate::wire::write::SEGMENT;
+use crate::position::Place;
+use crate::wire::change::changes;
+use crate::wire::outcome::{Detail, First, Origin, Said};
 
 /// Bytes of JSON at which an append takes no further pack of decisions. One pack (256 KiB) becomes at most
 /// some 8 MB beside what [`FIRSTS_BYTES`] bounds.
@@ -47,33 +52,21 @@ const FIRSTS_BYTES: usize = 4 << 20;
 /// First outcomes that are looked for at a time: one read often finds several.
 const FIRSTS_AT_A_TIME: usize = 32;
 
-/// At so many bytes of lines a packed record is full; one line that is longer stands alone.
-const PACK_BYTES: usize = 32 << 10;
-
 /// What an outcome shows: the levels it left have topics of their own, and would be three quarters of it.
 const SHOWN: Detail = Detail::WithoutLevels;
-
-/// The topics, as far as they are written.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct ViewTopics {
-    pub(crate) changes: Option<TopicId>,
-    pub(crate) outcomes: Option<TopicId>,
-    pub(crate) levels: Option<TopicId>,
-    pub(crate) reservations: Option<TopicId>,
-}
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Views {
-    pub(crate) decisions: DecisionLog,
+    decisions: DecisionLog,
     /// `stock.decisions`.
-    pub(crate) input: TopicId,
-    pub(crate) topics: ViewTopics,
+    input: TopicId,
+    topics: ViewTopics,
     /// Changes and outcomes go as many lines in one record.
-    pub(crate) packs: bool,
+    packs: bool,
     /// [`Work::pace`].
-    pub(crate) pace: Duration,
-    pub(crate) epoch: u64,
+    pace: Duration,
+    epoch: u64,
 }
 
 impl Work for Views {
@@ -107,12 +100,7 @@ impl Work for Views {
             next: from,
             ..Made::default()
         };
-        let mut sheet = Sheet {
-            topics: self.topics,
-            changes: Lines::new(self.packs),
-            outcomes: Lines::new(self.packs),
-            ..Sheet::default()
-        };
+        let mut sheet = self.sheet();
         for record in batches.iter().flat_map(|batch| batch.records()) {
             if record.offset < made.next {
                 continue;
@@ -120,24 +108,54 @@ impl Work for Views {
             if sheet.bytes() >= APPEND_BYTES {
                 break;
             }
-            let origin = Origin {
-                epoch: self.epoch,
-                partition,
+            let part = match Published::left_of(&record) {
+                None => Some(Part::All),
+                Some(0) => None,
+                Some(_) => Some(Part::Repeats),
             };
-            self.render(&mut sheet, record.value.unwrap_or_default(), origin)
-                .map_err(|error| match error {
+            if let Some(part) = part {
+                let value = record.value.unwrap_or_default();
+                let rendered = self.render(&mut sheet, value, self.origin(partition), part);
+                rendered.map_err(|error| match error {
                     Unrendered::Pack(why) => WorkError::Lasting(format!(
                         "the record of decisions at offset {} cannot be read: {why}",
                         record.offset
                     )),
                     Unrendered::First(why) => WorkError::Passing(why),
                 })?;
+            }
             made.records += 1;
             made.next = record.offset + 1;
         }
         made.batches = sheet.finish(partition);
         Ok(made)
     }
+}
+
+impl Publish for Views {
+    fn follower(&self) -> &str {
+        onhand_flows::VIEWS
+    }
+
+    fn publish(&self, partition: u16, redo: &[u8]) -> Result<Published, String> {
+        let mut sheet = self.sheet();
+        let origin = self.origin(partition);
+        let left = self.render(&mut sheet, redo, origin, Part::AllButRepeats);
+        let left = left.map_err(|error| match error {
+            Unrendered::Pack(why) | Unrendered::First(why) => why,
+        })?;
+        let batches = sheet.finish(partition);
+        Ok(Published { batches, left })
+    }
+}
+
+/// What of a pack is rendered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Outcomes that carry the first one of their name.
+    Repeats,
+    AllButRepeats,
 }
 
 /// Why a pack was not rendered.
@@ -148,10 +166,74 @@ enum Unrendered {
 }
 
 impl Views {
-    fn render(&self, sheet: &mut Sheet, value: &[u8], origin: Origin) -> Result<(), Unrendered> {
+    /// Creates the topics of the views chosen where they are missing; `None`: none is.
+    ///
+    /// # Errors
+    /// When a topic cannot be created or exists otherwise.
+    pub(crate) fn new(
+        log: &Arc<dyn Log>,
+        partitions: u16,
+        chosen: Chosen,
+    ) -> Result<Option<Arc<Self>>, TopicError> {
+        let views = chosen.views;
+        if views == ViewChoice::NONE {
+            return Ok(None);
+        }
+        let wanted = [
+            views.changes,
+            views.outcomes,
+            views.levels,
+            views.reservations,
+        ];
+        let mut ids = [None; 4];
+        let specs = topics::view_specs(partitions);
+        for ((id, spec), wanted) in ids.iter_mut().zip(specs).zip(wanted) {
+            if wanted {
+                *id = Some(log.create_topic(&spec)?);
+            }
+        }
+        let [changes, outcomes, levels, reservations] = ids;
+        let [_, decided, _, _] = topics::specs(partitions);
+        let input = log.create_topic(&decided)?;
+        Ok(Some(Arc::new(Self {
+            decisions: DecisionLog::new(Arc::clone(log), input, partitions, View::Latest),
+            input,
+            topics: ViewTopics {
+                changes,
+                outcomes,
+                levels,
+                reservations,
+            },
+            packs: chosen.pack_views,
+            pace: chosen.views_pace,
+            epoch: log.epoch(),
+        })))
+    }
+
+    fn sheet(&self) -> Sheet {
+        Sheet::new(self.topics, self.packs)
+    }
+
+    fn origin(&self, partition: u16) -> Origin {
+        Origin {
+            epoch: self.epoch,
+            partition,
+        }
+    }
+
+    /// Says how many repeats it left out.
+    fn render(
+        &self,
+        sheet: &mut Sheet,
+        value: &[u8],
+        origin: Origin,
+        part: Part,
+    ) -> Result<u32, Unrendered> {
         let wrong = |error: PackError| Unrendered::Pack(error.to_string());
-        let are_shown = self.topics.changes.or(self.topics.levels).is_some();
+        let is_first_time = part != Part::Repeats;
+        let are_shown = is_first_time && self.topics.changes.or(self.topics.levels).is_some();
         let is_said = self.topics.outcomes.is_some();
+        let mut left = 0;
         let mut firsts: Option<Firsts<'_>> = None;
         let mut decisions = pack::decisions(value).map_err(wrong)?;
         let mut read = pack::blank();
@@ -170,6 +252,11 @@ impl Views {
             let outcomes = is_said.then(|| said(decision, origin));
             for said in outcomes.into_iter().flatten() {
                 let first = match said.first() {
+                    Some(_) if part == Part::AllButRepeats => {
+                        left += 1;
+                        continue;
+                    }
+                    None if part == Part::Repeats => continue,
                     Some(wanted) => firsts
                         .get_or_insert_with(|| self.firsts(origin))
                         .next(wanted, &decisions)
@@ -178,11 +265,11 @@ impl Views {
                 };
                 sheet.outcome(&said, first);
             }
-            for record in &decision.reservations {
+            for record in decision.reservations.iter().filter(|_| is_first_time) {
                 sheet.reservation(decision.at, record, origin);
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     fn firsts(&self, origin: Origin) -> Firsts<'_> {
@@ -265,185 +352,4 @@ impl Firsts<'_> {
         self.found = firsts(self.log, self.origin, &self.asked, SHOWN)?;
         Ok(())
     }
-}
-
-/// The records of one append, of the topics that are written.
-#[derive(Default)]
-struct Sheet {
-    topics: ViewTopics,
-    changes: Lines,
-    outcomes: Lines,
-    levels: Newest,
-    reservations: Newest,
-    /// Of the change that is rendered: two topics show it.
-    level: Vec<u8>,
-    token: Vec<u8>,
-}
-
-/// Of a topic that is not compacted: a record for each line of JSON, or many lines in one.
-#[derive(Default)]
-struct Lines {
-    batch: BatchBuilder,
-    packs: bool,
-    key: Vec<u8>,
-    /// Lines of the record that is not full yet, and the time of the last.
-    lines: Vec<u8>,
-    at: Timestamp,
-}
-
-impl Lines {
-    fn new(packs: bool) -> Self {
-        Self {
-            packs,
-            ..Self::default()
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.batch.len() + self.lines.len()
-    }
-
-    /// Adds a line under that key, which a packed record has none of.
-    fn push(
-        &mut self,
-        at: Timestamp,
-        key: impl FnOnce(&mut Vec<u8>),
-        json: impl FnOnce(&mut Vec<u8>),
-    ) {
-        if !self.packs {
-            self.key.clear();
-            key(&mut self.key);
-            self.lines.clear();
-            json(&mut self.lines);
-            self.batch.push(at, Some(&self.key), Some(&self.lines), &[]);
-            return;
-        }
-        let full = self.lines.len();
-        if full > 0 {
-            self.lines.push(b'\n');
-        }
-        json(&mut self.lines);
-        if full > 0 && self.lines.len() > PACK_BYTES {
-            let lines = self.lines.get(..full);
-            self.batch.push(self.at, None, lines, &[]);
-            self.lines.drain(..=full);
-        }
-        self.at = at;
-    }
-
-    fn finish(mut self) -> Option<RecordBatch> {
-        if self.packs && !self.lines.is_empty() {
-            self.batch.push(self.at, None, Some(&self.lines), &[]);
-        }
-        self.batch.finish()
-    }
-}
-
-/// Of records of a compacted topic the newest of each key: one append holds one record of a key at most.
-#[derive(Default)]
-struct Newest {
-    /// Keys and values, one after the other: most stay, so none is thrown away before the end.
-    bytes: Vec<u8>,
-    records: Vec<(Timestamp, Range<usize>, Range<usize>)>,
-}
-
-impl Newest {
-    fn push(
-        &mut self,
-        at: Timestamp,
-        key: impl FnOnce(&mut Vec<u8>),
-        value: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let start = self.bytes.len();
-        key(&mut self.bytes);
-        let middle = self.bytes.len();
-        value(&mut self.bytes);
-        let record = (at, start..middle, middle..self.bytes.len());
-        self.records.push(record);
-    }
-
-    /// In the order in which they were pushed, without those that a later one replaces.
-    fn finish(self) -> BatchBuilder {
-        let part = |range: &Range<usize>| self.bytes.get(range.clone()).unwrap_or_default();
-        let mut seen = HashSet::with_capacity(self.records.len());
-        let mut newest: Vec<_> = self.records.iter().rev().collect();
-        newest.retain(|(_, key, _)| seen.insert(part(key)));
-        let mut batch = BatchBuilder::with_capacity(self.bytes.len());
-        for (at, key, value) in newest.into_iter().rev() {
-            batch.push(*at, Some(part(key)), Some(part(value)), &[]);
-        }
-        batch
-    }
-}
-
-impl Sheet {
-    /// Bytes so far.
-    fn bytes(&self) -> usize {
-        let newest = self.levels.bytes.len() + self.reservations.bytes.len();
-        self.changes.len() + self.outcomes.len() + newest
-    }
-
-    /// A change and the level behind it, which both topics show.
-    fn change(&mut self, change: &Change<'_, '_>, place: Option<Place>) {
-        let (origin, decision) = (change.origin, change.decision);
-        let level = &mut self.level;
-        level.clear();
-        change.level_view().write(level, origin.epoch);
-        if self.topics.changes.is_some() {
-            self.token.clear();
-            let number = [(origin.partition, decision.number)];
-            position::write(&mut self.token, origin.epoch, false, &number, place);
-            self.changes.push(
-                decision.at.0,
-                |key| key.extend_from_slice(change.sku.as_bytes()),
-                |json| change.write_with(json, &self.token, level),
-            );
-        }
-        if self.topics.levels.is_some() {
-            self.levels.push(
-                decision.at.0,
-                |key| pair(key, change.sku, change.location),
-                |json| json.extend_from_slice(level),
-            );
-        }
-    }
-
-    fn reservation(&mut self, at: Time, record: &ReservationRecord<'_>, origin: Origin) {
-        if self.topics.reservations.is_some() {
-            self.reservations.push(
-                at.0,
-                |key| key.extend_from_slice(record.id.as_str().as_bytes()),
-                |json| reservation::write(json, record, origin),
-            );
-        }
-    }
-
-    fn outcome(&mut self, said: &Said<'_, '_>, first: Option<&First>) {
-        self.outcomes.push(
-            said.decision.at.0,
-            |key| pair(key, said.source(), said.id()),
-            |json| outcome::write(json, said, first, None, SHOWN),
-        );
-    }
-
-    fn finish(self, partition: u16) -> Vec<(TopicPartition, RecordBatch)> {
-        let topics = self.topics;
-        let all = [
-            (topics.changes, self.changes.finish()),
-            (topics.outcomes, self.outcomes.finish()),
-            (topics.levels, self.levels.finish().finish()),
-            (topics.reservations, self.reservations.finish().finish()),
-        ];
-        let at = |topic| TopicPartition { topic, partition };
-        all.into_iter()
-            .filter_map(|(topic, batch)| Some((at(topic?), batch?)))
-            .collect()
-    }
-}
-
-/// Two names as one key, each percent-encoded as one segment of a path, so that it reads back as two.
-fn pair(out: &mut Vec<u8>, first: &str, second: &str) {
-    out.extend(utf8_percent_encode(first, SEGMENT).flat_map(str::bytes));
-    out.push(b'/');
-    out.extend(utf8_percent_encode(second, SEGMENT).flat_map(str::bytes));
 }

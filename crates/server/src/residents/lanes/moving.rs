@@ -10,7 +10,7 @@ use onhand_log::{
     TopicPartition, View,
 };
 
-use super::{Ended, Shared, Wish, Work, WorkError};
+use super::{Ended, Made, Shared, Wish, Work, WorkError};
 
 /// Bytes asked of the log at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -32,6 +32,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How often a lane that is behind looks how far.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long a position stays behind records of which nothing is made. Whoever goes on from it passes over
+/// them once more.
+const PASSED_MAX: Duration = Duration::from_secs(1);
+
+/// After a turn in which nothing was made of anything: where that is the rule, one look at many records costs
+/// less than many looks.
+const REST: Duration = Duration::from_millis(20);
+
 /// A partition in the hands of its owner.
 struct Lane {
     at: TopicPartition,
@@ -45,6 +53,10 @@ struct Lane {
     pause: Duration,
     lag: u64,
     looked: Option<Instant>,
+    /// Records behind the position that is written, of which nothing was to be made.
+    passed: u64,
+    /// Since when it is not where the lane is.
+    passed_since: Option<Instant>,
 }
 
 enum Standing {
@@ -62,11 +74,15 @@ enum Standing {
 /// What the thread owns.
 pub(super) struct Moving {
     log: Arc<dyn Log>,
-    work: Box<dyn Work>,
+    work: Arc<dyn Work>,
     shared: Arc<Shared>,
     lanes: BTreeMap<u16, Lane>,
     /// Bytes whose ending is not known.
     in_flight: usize,
+    /// Something was appended in this turn.
+    appended: bool,
+    /// Something was passed over in this turn.
+    passed: bool,
 }
 
 /// Says that the thread does nothing more, however it ends.
@@ -80,13 +96,15 @@ impl Drop for Gone {
 }
 
 impl Moving {
-    pub(super) fn new(log: Arc<dyn Log>, work: Box<dyn Work>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(log: Arc<dyn Log>, work: Arc<dyn Work>, shared: Arc<Shared>) -> Self {
         Self {
             log,
             work,
             shared,
             lanes: BTreeMap::new(),
             in_flight: 0,
+            appended: false,
+            passed: false,
         }
     }
 
@@ -109,13 +127,17 @@ impl Moving {
             }
             let closing = wishes.values().any(|wish| *wish == Wish::Close);
             let urgent = self.work.pace().is_zero();
-            if moved && urgent || self.in_flight > 0 && (timed_out || closing) {
+            let appended = std::mem::take(&mut self.appended);
+            let passed = std::mem::take(&mut self.passed);
+            if appended && urgent || self.in_flight > 0 && (timed_out || closing) {
                 self.log.flush();
             }
             quiet = !moved;
             self.report();
-            if moved && !urgent {
+            if appended && !urgent {
                 std::thread::sleep(self.work.pace());
+            } else if passed && !appended {
+                std::thread::sleep(REST);
             }
         }
     }
@@ -255,6 +277,7 @@ impl Moving {
                     lane.standing = Standing::Running { next };
                     lane.token = Some(token);
                     lane.not_before = None;
+                    (lane.passed, lane.passed_since) = (0, None);
                 }
             }
             // Not assigned to this instance at this moment, as happens while partitions move: the lane is closed
@@ -288,6 +311,13 @@ impl Moving {
         };
         if fetch.next == from {
             lane.lag = 0;
+            if lane.is_position_due() {
+                let made = Made {
+                    next: from,
+                    ..Made::default()
+                };
+                return self.put(partition, made);
+            }
             return false;
         }
         lane.look(self.log.as_ref(), from, self.work.view());
@@ -335,16 +365,33 @@ impl Moving {
         let Some(lane) = self.lanes.get_mut(&partition) else {
             return false;
         };
-        let (Standing::Running { next }, Some(token)) = (&mut lane.standing, &lane.token) else {
-            return false;
-        };
         if made.next <= from {
             let why = format!("nothing was made of what follows offset {from}");
             self.stop_lane(partition, &why);
             return false;
         }
+        if made.batches.is_empty() && !lane.is_position_due() {
+            lane.standing = Standing::Running { next: made.next };
+            self.passed = true;
+            lane.passed += made.records;
+            lane.passed_since.get_or_insert_with(Instant::now);
+            return true;
+        }
+        self.put(partition, made)
+    }
+
+    /// Appends it, and the position behind it. Whether it is on its way.
+    fn put(&mut self, partition: u16, made: Made) -> bool {
+        let work = &self.work;
+        let Some(lane) = self.lanes.get_mut(&partition) else {
+            return false;
+        };
+        let (Standing::Running { next }, Some(token)) = (&mut lane.standing, &lane.token) else {
+            return false;
+        };
+        let records = made.records + lane.passed;
         let bytes = made.batches.iter().map(|(_, b)| b.bytes().len()).sum();
-        let (shared, records, aside) = (Arc::clone(&self.shared), made.records, made.aside);
+        let (shared, aside) = (Arc::clone(&self.shared), made.aside);
         let on_end = move |ending| {
             shared.lock().ended.push(Ended {
                 partition,
@@ -368,7 +415,9 @@ impl Moving {
             Ok(()) => {
                 *next = made.next;
                 lane.appends += 1;
+                (lane.passed, lane.passed_since) = (0, None);
                 self.in_flight += bytes;
+                self.appended = true;
                 true
             }
             Err(error @ (AppendError::NoSpace | AppendError::Unreachable(_))) => {
@@ -469,6 +518,8 @@ impl Lane {
             pause: PAUSE_MIN,
             lag: 0,
             looked: None,
+            passed: 0,
+            passed_since: None,
         }
     }
 
@@ -478,6 +529,12 @@ impl Lane {
             self.not_before = None;
         }
         pausing
+    }
+
+    /// Whether it is time to write how far it is, though there is nothing else to write.
+    fn is_position_due(&self) -> bool {
+        let since = self.passed_since;
+        since.is_some_and(|since| since.elapsed() >= PASSED_MAX)
     }
 
     fn is_stopped(&self) -> bool {
@@ -503,7 +560,6 @@ mod tests {
     use onhand_log::memory::MemoryLog;
     use onhand_log::{Purpose, TopicId};
 
-    use super::super::Made;
     use super::*;
 
     struct Idle;
@@ -536,7 +592,7 @@ mod tests {
             wake: Condvar::new(),
             closed: Condvar::new(),
         });
-        let mut moving = Moving::new(Arc::new(MemoryLog::new()), Box::new(Idle), shared);
+        let mut moving = Moving::new(Arc::new(MemoryLog::new()), Arc::new(Idle), shared);
         let mut lane = Lane::new(TopicPartition {
             topic: TopicId(0),
             partition: 0,

@@ -17,6 +17,7 @@ use onhand_log::{
     BatchBuilder, Ending, Header, Log, TopicId, TopicPartition, TopicSpec, View, partition_of,
 };
 
+use super::views::Views;
 use super::{Chosen, Residents};
 use crate::config::ViewChoice;
 
@@ -171,8 +172,18 @@ fn start(log: &Arc<dyn Log>, partitions: u16, inbox: bool, views: ViewChoice) ->
 }
 
 fn started(log: &Arc<dyn Log>, partitions: u16, chosen: Chosen) -> Residents {
+    let views = Views::new(log, partitions, chosen).unwrap();
+    started_with(log, partitions, chosen, views)
+}
+
+fn started_with(
+    log: &Arc<dyn Log>,
+    partitions: u16,
+    chosen: Chosen,
+    views: Option<Arc<Views>>,
+) -> Residents {
     use super::Resident as _;
-    let residents = Residents::start(log, partitions, chosen).unwrap();
+    let residents = Residents::start(log, partitions, chosen, views).unwrap();
     (0..partitions).for_each(|partition| residents.open(partition));
     residents
 }

@@ -1,14 +1,16 @@
 //! The JSON topics, written through every ending, are those written through none.
 
-use onhand_flows::{CommandPack, NodeConfig, key_of};
+use std::sync::atomic::AtomicUsize;
+
+use onhand_flows::{CommandPack, Node, NodeConfig, key_of};
 use onhand_ledger::Command;
 use onhand_log::memory::Fault;
 use onhand_log::{Append, Purpose};
-use onhand_streams::{Delivery, SubmitError, Ticket};
+use onhand_streams::{Delivery, Publish, SubmitError, Ticket, WorkerConfig};
 
 use super::*;
 use crate::decisions::{DecisionError, DecisionLog};
-use crate::residents::views::said;
+use crate::residents::views::{Views, said};
 use crate::wire::change::changes;
 use crate::wire::command::{Given, parse};
 use crate::wire::outcome::{self, Detail, Origin};
@@ -36,18 +38,31 @@ impl Ticket for Nobody {
 /// A log with the decisions on many commands, those on one SKU and repeats among them.
 fn decided() -> MemoryLog {
     let (memory, log) = memory(MemoryLog::new());
+    let node = node(&log, None);
+    decide(&node, &(Arc::new(Nobody) as Arc<dyn Ticket>));
+    node.stop().unwrap();
+    memory.reopened()
+}
+
+fn node(log: &Arc<dyn Log>, publish: Option<Arc<dyn Publish>>) -> Node {
     let config = NodeConfig {
         partitions: Some(PARTITIONS),
+        worker: WorkerConfig {
+            publish,
+            ..WorkerConfig::default()
+        },
         ..NodeConfig::default()
     };
-    let node = onhand_flows::start(Arc::clone(&log), &config).unwrap();
-    let ticket: Arc<dyn Ticket> = Arc::new(Nobody);
+    onhand_flows::start(Arc::clone(log), &config).unwrap()
+}
+
+fn decide(node: &Node, ticket: &Arc<dyn Ticket>) {
     let submit = |command: &Command<'_>| {
         let partition = partition_of(key_of(command).as_bytes(), PARTITIONS);
         let mut pack = CommandPack::new();
         pack.push(command);
         node.handle
-            .submit(vec![(partition, pack.finish())], &ticket)
+            .submit(vec![(partition, pack.finish())], ticket)
             .unwrap();
     };
     for n in 0..400 {
@@ -72,8 +87,6 @@ fn decided() -> MemoryLog {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-    node.stop().unwrap();
-    memory.reopened()
 }
 
 /// Publishes these views of all that is decided there.
@@ -94,7 +107,24 @@ fn publish(log: &Arc<dyn Log>, views: ViewChoice, pack_views: bool) {
     drop(flusher);
 }
 
-fn dump(log: &dyn Log) -> Vec<Vec<(u16, Option<Vec<u8>>, Option<Vec<u8>>)>> {
+/// Partition, key and value.
+type Shown = (u16, Option<Vec<u8>>, Option<Vec<u8>>);
+
+fn publish_all(log: &Arc<dyn Log>, pack_views: bool) {
+    publish(log, ViewChoice::ALL, pack_views);
+}
+
+/// Lines of a view, packed or not.
+fn lines(records: &[Shown], partition: u16) -> Vec<Vec<u8>> {
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    let here = records.iter().filter(|(at, ..)| *at == partition);
+    for value in here.filter_map(|(.., value)| value.as_deref()) {
+        lines.extend(value.split(|byte| *byte == b'\n').map(<[u8]>::to_vec));
+    }
+    lines
+}
+
+fn dump(log: &dyn Log) -> Vec<Vec<Shown>> {
     let records = |name| {
         let seen = all(log, name).into_iter();
         seen.map(|seen| (seen.partition, seen.key, seen.value))
@@ -105,9 +135,7 @@ fn dump(log: &dyn Log) -> Vec<Vec<(u16, Option<Vec<u8>>, Option<Vec<u8>>)>> {
 
 /// The newest of each key, and that an append of them holds each once: offsets of a batch are dense, so a
 /// key that comes twice came in two appends.
-fn newest(
-    records: &[(u16, Option<Vec<u8>>, Option<Vec<u8>>)],
-) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
+fn newest(records: &[Shown]) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
     let pairs = records.iter();
     pairs
         .map(|(_, key, value)| (key.clone().unwrap(), value.clone().unwrap()))
@@ -226,15 +254,10 @@ fn packed_views_say_the_same_in_fewer_records() {
             single[view].len()
         );
         for partition in 0..PARTITIONS {
-            let lines = |records: &[(u16, Option<Vec<u8>>, Option<Vec<u8>>)]| {
-                let mut lines: Vec<Vec<u8>> = Vec::new();
-                let here = records.iter().filter(|(at, ..)| *at == partition);
-                for value in here.filter_map(|(.., value)| value.as_deref()) {
-                    lines.extend(value.split(|byte| *byte == b'\n').map(<[u8]>::to_vec));
-                }
-                lines
-            };
-            let (wanted, found) = (lines(&single[view]), lines(&packed[view]));
+            let (wanted, found) = (
+                lines(&single[view], partition),
+                lines(&packed[view], partition),
+            );
             assert!(wanted == found, "{} of partition {partition}", ALL[view]);
         }
     }
@@ -280,6 +303,165 @@ fn changes_and_outcomes_are_rendered_as_feeds_and_http_render_them() {
     }
     assert_eq!((shown.next(), told.next()), (None, None));
     assert!(repeats > 100, "{repeats}");
+}
+
+/// Counts what was told: what comes to nothing is not sent again.
+#[derive(Default)]
+struct Careless(AtomicUsize);
+
+impl Careless {
+    fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Ticket for Careless {
+    fn deliver(&self, _: Delivery) {
+        self.count();
+    }
+    fn refused(&self, _: &SubmitError) {
+        self.count();
+    }
+    fn failed(&self, _: &str) {
+        self.count();
+    }
+}
+
+/// The same records of decisions without what they say of being published.
+fn without_notes(log: &dyn Log) -> Arc<dyn Log> {
+    let (_, plain) = memory(MemoryLog::new());
+    create(plain.as_ref(), PARTITIONS);
+    let topic = topic_of(plain.as_ref(), topics::DECISIONS);
+    let token = plain.claim("owner").unwrap();
+    for record in all(log, topics::DECISIONS) {
+        let mut batch = BatchBuilder::new();
+        batch.push(record.timestamp, None, record.value.as_deref(), &[]);
+        let at = TopicPartition {
+            topic,
+            partition: record.partition,
+        };
+        let batches = vec![(at, batch.finish().unwrap())];
+        assert_eq!(
+            append_and_wait(plain.as_ref(), &token, batches),
+            Ending::Durable
+        );
+    }
+    plain
+}
+
+#[test]
+fn views_written_with_the_decisions_are_those_of_a_lane_and_repeats_come_from_there() {
+    for (seed, pack_views) in (1..=4).zip([false, true].into_iter().cycle()) {
+        let mut dice = Dice(seed);
+        let (memory_log, log) = memory(MemoryLog::new());
+        create(log.as_ref(), PARTITIONS);
+        let chosen = Chosen {
+            inbox: false,
+            views: ViewChoice::ALL,
+            pack_views,
+            views_pace: Duration::ZERO,
+            command_bytes: 512 << 10,
+        };
+        let views = Views::new(&log, PARTITIONS, chosen).unwrap().unwrap();
+        let publish: Arc<dyn Publish> = Arc::<Views>::clone(&views);
+        let node = node(&log, Some(publish));
+        let residents = started_with(&log, PARTITIONS, chosen, Some(views));
+        if seed > 2 {
+            memory_log.script((0..60).map(|_| match dice.below(12) {
+                0 => Some(Fault::Aborted),
+                1 => Some(Fault::UnknownWritten),
+                2 => Some(Fault::UnknownNotWritten),
+                _ => None,
+            }));
+        }
+        let flusher = Flusher::on(&log);
+        let told = Arc::new(Careless::default());
+        decide(&node, &(Arc::<Careless>::clone(&told) as Arc<dyn Ticket>));
+        eventually("all is decided and published", || {
+            let log = log.as_ref();
+            told.0.load(Ordering::Relaxed) >= 400
+                && has_read(log, "stock", topics::COMMANDS, PARTITIONS)
+                && has_read(log, "views", topics::DECISIONS, PARTITIONS)
+        });
+        residents.stop();
+        node.stop().unwrap();
+        drop(flusher);
+
+        let plain = without_notes(log.as_ref());
+        publish_all(&plain, pack_views);
+        let (found, wanted) = (dump(log.as_ref()), dump(plain.as_ref()));
+        assert!(wanted.iter().all(|records| !records.is_empty()));
+        for view in 2..4 {
+            assert_eq!(newest(&found[view]), newest(&wanted[view]), "seed {seed}");
+        }
+        let (mut repeats, mut sure) = (0, 0);
+        for partition in 0..PARTITIONS {
+            let lines = |view: usize, dump: &[Vec<Shown>]| lines(&dump[view], partition);
+            assert!(
+                lines(0, &found) == lines(0, &wanted),
+                "seed {seed}: changes"
+            );
+            let (mut found, mut wanted) = (lines(1, &found), lines(1, &wanted));
+            let is_repeat = |line: &Vec<u8>| {
+                let json: serde_json::Value = serde_json::from_slice(line).unwrap();
+                json["first"].is_object()
+            };
+            for is_wanted in [false, true] {
+                let only = |lines: &[Vec<u8>]| -> Vec<Vec<u8>> {
+                    let lines = lines.iter().filter(|line| is_repeat(line) == is_wanted);
+                    lines.cloned().collect()
+                };
+                let (found, wanted) = (only(&found), only(&wanted));
+                assert!(found == wanted, "seed {seed}: outcomes of {partition}");
+                *(if is_wanted { &mut repeats } else { &mut sure }) += found.len();
+            }
+            found.sort_unstable();
+            wanted.sort_unstable();
+            assert!(found == wanted);
+        }
+        assert!(repeats > 20 && sure > 100, "seed {seed}: {repeats}, {sure}");
+        let notes = all(log.as_ref(), topics::DECISIONS);
+        let notes = notes.iter().filter(|record| !record.headers.is_empty());
+        assert!(
+            notes.count() > 10,
+            "seed {seed}: few were published at once"
+        );
+    }
+}
+
+/// A repeat is told behind the outcome that it repeats, though others may come between.
+#[test]
+fn of_one_name_the_first_outcome_is_told_first() {
+    let (_, log) = memory(MemoryLog::new());
+    create(log.as_ref(), PARTITIONS);
+    let chosen = Chosen {
+        inbox: false,
+        views: "outcomes".parse().unwrap(),
+        pack_views: false,
+        views_pace: Duration::ZERO,
+        command_bytes: 512 << 10,
+    };
+    let views = Views::new(&log, PARTITIONS, chosen).unwrap().unwrap();
+    let node = node(&log, Some(Arc::<Views>::clone(&views) as Arc<dyn Publish>));
+    let flusher = Flusher::on(&log);
+    decide(&node, &(Arc::new(Nobody) as Arc<dyn Ticket>));
+    // The lane begins when all is decided.
+    let residents = started_with(&log, PARTITIONS, chosen, Some(views));
+    let told = || all(log.as_ref(), topics::OUTCOMES);
+    eventually("repeats are told", || {
+        let told = told();
+        let repeats = told.iter().filter(|one| one.json()["first"].is_object());
+        repeats.count() == 160
+    });
+    residents.stop();
+    node.stop().unwrap();
+    drop(flusher);
+    let mut seen = std::collections::BTreeSet::new();
+    for one in told() {
+        let json = one.json();
+        let is_new = seen.insert(one.key.clone());
+        assert_eq!(json["status"] == "duplicate", !is_new, "{json}");
+    }
 }
 
 /// An owner elsewhere tells of a duplicate before its first decision can be read here.
