@@ -11,8 +11,8 @@ ONHAND_PARTITIONS    of every topic, for all contestants [4]
 Both take single commands that another program wrote to a topic, keyed by SKU, check and update a store that
 is itself written to the log, and put out outcomes, all exactly once, on one broker with one copy, 100,000
 SKUs. Kafka Streams does nothing else. onhand reads JSON from `stock.inbox`, and also knows each command by its
-name, folds it by its time, keeps history and numbers every change; `views` says which JSON topics its publishing
-task writes as well: none, the outcomes as Kafka Streams does, or all four; `packed`: with many changes or
+name, folds it by its time, keeps history and numbers every change; `views` says which JSON topics it
+writes as well: none, the outcomes as Kafka Streams does, or all four; `packed`: with many changes or
 outcomes in one record.
 
 `drain`: a million commands lie in the topic while the contestant is stopped (SIGSTOP); from when it goes on until the

@@ -231,7 +231,6 @@ fn from_changelog<P: Processor>(
         );
         (processor, restored, redo_from) = (make(), Restored::default(), start);
     }
-    // A mark is written before the redo record of its append, so the last one is read.
     let mut last = None;
     let next = apply_redo(
         reading,
@@ -241,6 +240,20 @@ fn from_changelog<P: Processor>(
         &mut restored,
         &mut last,
     )?;
+    // A mark is mostly written before the redo record of its append, but an append may have none. What the
+    // newest record says is wanted in any case; the state leaves out what it has.
+    if last.is_none()
+        && let Some(newest) = last_before(reading, spec.at(spec.topics.redo), next, start)?
+    {
+        apply_redo(
+            reading,
+            &mut processor,
+            newest,
+            next,
+            &mut restored,
+            &mut last,
+        )?;
+    }
     Ok(Whole {
         processor,
         restored,

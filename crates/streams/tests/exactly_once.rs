@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use counting::{
     Counting, PARTITIONS, PASSED_ON, POISON, REDO_PADDED, STOP, Waiter, ask, bytes, counted_in_log,
-    of_redo, seen, send, send_until_done, start, start_made, start_padded, topics, until_eq,
+    of_redo, seen, send, send_through_every_ending, send_until_done, start, start_made,
+    start_padded, topics, until_eq,
 };
 use onhand_log::memory::{Fault, MemoryLog};
 use onhand_log::testing::read_all;
@@ -28,19 +29,7 @@ fn each_token_counts_once_whatever_ending_an_append_has() {
     let memory = Arc::new(MemoryLog::new());
     let log: Arc<dyn Log> = memory.clone();
     let worker = start(&log, &WorkerConfig::default());
-    let faults = [
-        Fault::Aborted,
-        Fault::UnknownWritten,
-        Fault::Aborted,
-        Fault::UnknownNotWritten,
-    ];
-    for round in 0..200u64 {
-        if round % 3 == 0 {
-            memory.inject(faults[usize::try_from(round / 3).unwrap() % faults.len()]);
-        }
-        let partition = u16::try_from(round % u64::from(PARTITIONS)).unwrap();
-        send_until_done(&worker, partition, &[round, round + 1, round]);
-    }
+    send_through_every_ending(&memory, &worker);
     let seen = seen(&worker);
     worker.stop().unwrap();
     for partition in 0..PARTITIONS {

@@ -11,14 +11,15 @@ mod counting;
 use std::sync::Arc;
 
 use counting::{
-    Counting, PARTITIONS, bytes, of_redo, send, send_until_done, start, tokens, topics,
+    Counting, PARTITIONS, bytes, of_redo, send, send_through_every_ending, send_until_done, start,
+    steps_in_log, tokens, topics, until_eq,
 };
 use onhand_log::memory::{Fault, MemoryLog};
-use onhand_log::testing::read_all;
+use onhand_log::testing::{append_and_wait, read_all};
 use onhand_log::{
     Append, BatchBuilder, Consumed, Ending, Log, Purpose, TopicId, TopicPartition, TopicSpec, View,
 };
-use onhand_streams::{Publish, Published, Worker, WorkerConfig, owner_of};
+use onhand_streams::{AtStart, Publish, Published, REDO_MARK, Worker, WorkerConfig, owner_of};
 
 const FOLLOWER: &str = "follower";
 /// A token of which nothing can be published.
@@ -81,35 +82,19 @@ fn echoed(log: &Arc<dyn Log>) -> TopicId {
 }
 
 fn publishing(log: &Arc<dyn Log>, trouble: Trouble) -> Worker<Counting> {
+    start(log, &with_echo(log, trouble))
+}
+
+fn with_echo(log: &Arc<dyn Log>, trouble: Trouble) -> WorkerConfig {
     let topic = echoed(log);
-    let config = WorkerConfig {
+    WorkerConfig {
         publish: Some(Arc::new(Echo { topic, trouble })),
         ..WorkerConfig::default()
-    };
-    start(log, &config)
+    }
 }
 
 fn at(topic: TopicId, partition: u16) -> TopicPartition {
     TopicPartition { topic, partition }
-}
-
-/// Of each redo record its tokens, and how many of them it says were left to the follower.
-fn decided(log: &Arc<dyn Log>, partition: u16) -> Vec<(Vec<u64>, Option<u32>)> {
-    let at = at(topics(log).redo, partition);
-    let (mut next, mut all) = (0, Vec::new());
-    loop {
-        let fetch = log.read(at, next, 1 << 20, View::Durable).unwrap();
-        if fetch.next == next {
-            return all;
-        }
-        for batch in &fetch.batches {
-            for record in batch.records().filter(|record| record.offset >= next) {
-                let (_, tokens) = of_redo(record.value.unwrap());
-                all.push((tokens, Published::left_of(&record)));
-            }
-        }
-        next = fetch.next;
-    }
 }
 
 fn published(log: &Arc<dyn Log>, partition: u16) -> Vec<Vec<u64>> {
@@ -140,22 +125,10 @@ fn each_step_is_published_once_and_in_order_whatever_ending_an_append_has() {
     let memory = Arc::new(MemoryLog::new());
     let log: Arc<dyn Log> = memory.clone();
     let worker = publishing(&log, Trouble::Refuses);
-    let faults = [
-        Fault::Aborted,
-        Fault::UnknownWritten,
-        Fault::Aborted,
-        Fault::UnknownNotWritten,
-    ];
-    for round in 0..200u64 {
-        if round % 3 == 0 {
-            memory.inject(faults[usize::try_from(round / 3).unwrap() % faults.len()]);
-        }
-        let partition = u16::try_from(round % u64::from(PARTITIONS)).unwrap();
-        send_until_done(&worker, partition, &[round, round + 1, round]);
-    }
+    send_through_every_ending(&memory, &worker);
     worker.stop().unwrap();
     for partition in 0..PARTITIONS {
-        let decided = decided(&log, partition);
+        let decided = steps_in_log(&log, partition);
         assert!(decided.len() >= 50, "{} steps", decided.len());
         for (tokens, left) in &decided {
             assert_eq!(*left, Some(u32::try_from(tokens.len()).unwrap()));
@@ -183,7 +156,10 @@ fn what_was_written_unpublished_is_the_followers_and_so_is_all_behind_it() {
         send_until_done(&worker, 0, &[token]);
         send_until_done(&worker, 1, &[token]);
         worker.stop().unwrap();
-        let left: Vec<_> = decided(&log, 0).into_iter().map(|(_, left)| left).collect();
+        let left: Vec<_> = steps_in_log(&log, 0)
+            .into_iter()
+            .map(|(_, left)| left)
+            .collect();
         if follower_at != Some(1) {
             assert_eq!(left, [None, None], "behind it nothing is published");
             assert_eq!(published(&log, 0), [[0; 0]; 0]);
@@ -209,7 +185,7 @@ fn what_cannot_be_published_is_decided_all_the_same_and_left_to_the_follower() {
         memory.inject(Fault::Aborted);
         send_until_done(&worker, 0, &[3]);
         worker.stop().unwrap();
-        let steps = decided(&log, 0);
+        let steps = steps_in_log(&log, 0);
         assert_eq!(steps[0], (vec![1], Some(1)), "{trouble:?}");
         assert_eq!(steps[1], (vec![UNREADABLE], None), "{trouble:?}");
         assert!(steps[2..].iter().all(|(_, left)| left.is_none()));
@@ -227,5 +203,68 @@ fn what_cannot_be_published_is_decided_all_the_same_and_left_to_the_follower() {
         send_until_done(&worker, 0, &[4]);
         worker.stop().unwrap();
         assert_eq!(published(&log, 0), [[1], [4]], "{trouble:?}");
+    }
+}
+
+/// Nothing stands behind the mark then, so nothing is read that says whether all is published.
+#[test]
+fn behind_a_mark_of_the_changelog_the_newest_step_is_looked_at_too() {
+    let memory = Arc::new(MemoryLog::new());
+    let log: Arc<dyn Log> = memory.clone();
+    let worker = start(&log, &WorkerConfig::default());
+    send_until_done(&worker, 0, &[1]);
+    worker.stop().unwrap();
+    let log: Arc<dyn Log> = Arc::new(memory.reopened());
+    let topics = topics(&log);
+    let end = log.bounds(at(topics.redo, 0), View::Durable).unwrap().end;
+    let token = log.claim("count/0").unwrap();
+    let mut round = BatchBuilder::new();
+    round.push(0, Some(&1u64.to_be_bytes()), Some(&[]), &[]);
+    round.push(0, Some(b"number"), Some(&1u64.to_be_bytes()), &[]);
+    round.push(0, Some(REDO_MARK), Some(&end.to_be_bytes()), &[]);
+    let batches = vec![(at(topics.changelog, 0), round.finish().unwrap())];
+    assert_eq!(
+        append_and_wait(log.as_ref(), &token, batches),
+        Ending::Durable
+    );
+    let worker = publishing(&log, Trouble::Refuses);
+    send_until_done(&worker, 0, &[2]);
+    worker.stop().unwrap();
+    let steps = steps_in_log(&log, 0);
+    assert_eq!(steps, [(vec![1], None), (vec![2], None)]);
+    assert_eq!(published(&log, 0), [[0; 0]; 0]);
+}
+
+#[test]
+fn who_takes_over_from_a_standby_publishes_if_all_before_is_published() {
+    for owner_publishes in [true, false] {
+        let log: Arc<dyn Log> = Arc::new(MemoryLog::new());
+        let instance = |name: &str, publishes: bool| {
+            let config = WorkerConfig {
+                at_start: AtStart::OpenNone,
+                instance: name.into(),
+                ..with_echo(&log, Trouble::Refuses)
+            };
+            let publish = config.publish.clone().filter(|_| publishes);
+            start(&log, &WorkerConfig { publish, ..config })
+        };
+        let (owner, next) = (instance("a", owner_publishes), instance("b", true));
+        owner.open(0).unwrap();
+        send_until_done(&owner, 0, &[1]);
+        let standbys = next.standbys();
+        standbys.follow(&[0].into(), &[].into()).unwrap();
+        until_eq(|| standbys.all().iter().all(|(_, one)| one.is_warm), &true);
+        send_until_done(&owner, 0, &[2]);
+        owner.close(0).unwrap();
+        assert!(next.open(0).unwrap().from_standby);
+        send_until_done(&next, 0, &[3]);
+        next.stop().unwrap();
+        owner.stop().unwrap();
+        let said: Vec<_> = steps_in_log(&log, 0)
+            .into_iter()
+            .map(|(_, left)| left)
+            .collect();
+        let wanted = owner_publishes.then_some(1);
+        assert_eq!(said, [wanted; 3], "the owner published: {owner_publishes}");
     }
 }

@@ -1,8 +1,8 @@
 //! Reading a topic partition by partition and appending what is made of it, each record once.
 //!
 //! A **lane** is one partition in the hands of its owner. Its position in what it reads moves in the
-//! append that has the effect of what was read, and behind what has none within a second, so a lane that begins anew, here or elsewhere, goes on
-//! exactly behind what has had its effect. Several appends of a lane may be on their way at a time; they
+//! append that has the effect of what was read, and behind what has none within a second. So a lane that
+//! begins anew, here or elsewhere, goes on exactly behind what has had its effect. Several appends of a lane may be on their way at a time; they
 //! end in order. One that does not end well takes those behind it along: then the lane claims its name
 //! again and reads on from what is written.
 //!

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use onhand_log::memory::{Fault, MemoryLog};
 use onhand_log::{Log, Record, TopicPartition, TopicSpec, View};
 use onhand_streams::{
-    Delivery, Processor, Step, SubmitError, Ticket, Topics, Worker, WorkerConfig,
+    Delivery, Processor, Published, Step, SubmitError, Ticket, Topics, Worker, WorkerConfig,
 };
 
 pub(crate) const PARTITIONS: u16 = 4;
@@ -330,6 +331,23 @@ pub(crate) fn send_until_done(worker: &Worker<Counting>, partition: u16, tokens:
     panic!("{tokens:?} never got through");
 }
 
+/// Sends 200 times two tokens, each partition in turn, while appends end in every way.
+pub(crate) fn send_through_every_ending(memory: &MemoryLog, worker: &Worker<Counting>) {
+    let faults = [
+        Fault::Aborted,
+        Fault::UnknownWritten,
+        Fault::Aborted,
+        Fault::UnknownNotWritten,
+    ];
+    for round in 0..200u64 {
+        if round % 3 == 0 {
+            memory.inject(faults[usize::try_from(round / 3).unwrap() % faults.len()]);
+        }
+        let partition = u16::try_from(round % u64::from(PARTITIONS)).unwrap();
+        send_until_done(worker, partition, &[round, round + 1, round]);
+    }
+}
+
 pub(crate) fn ask<R: Send + 'static>(
     worker: &Worker<Counting>,
     partition: u16,
@@ -354,6 +372,12 @@ pub(crate) fn seen(worker: &Worker<Counting>) -> Vec<BTreeSet<u64>> {
 
 /// The tokens in the redo topic: what the log says was counted, each once.
 pub(crate) fn counted_in_log(log: &Arc<dyn Log>, partition: u16) -> Vec<u64> {
+    let steps = steps_in_log(log, partition).into_iter();
+    steps.flat_map(|(tokens, _)| tokens).collect()
+}
+
+/// Of each redo record its tokens, and how many of them it says were left to a follower.
+pub(crate) fn steps_in_log(log: &Arc<dyn Log>, partition: u16) -> Vec<(Vec<u64>, Option<u32>)> {
     let at = TopicPartition {
         topic: topics(log).redo,
         partition,
@@ -366,7 +390,8 @@ pub(crate) fn counted_in_log(log: &Arc<dyn Log>, partition: u16) -> Vec<u64> {
         }
         for batch in &fetch.batches {
             for record in batch.records().filter(|record| record.offset >= next) {
-                all.extend(of_redo(record.value.unwrap()).1);
+                let (_, tokens) = of_redo(record.value.unwrap());
+                all.push((tokens, Published::left_of(&record)));
             }
         }
         next = fetch.next;

@@ -429,6 +429,46 @@ fn views_written_with_the_decisions_are_those_of_a_lane_and_repeats_come_from_th
     }
 }
 
+/// Short names, each level its own: what is made of a decision is about as many times as large as it can be.
+#[test]
+fn the_views_of_the_largest_step_fit_its_append() {
+    let (_, log) = memory(MemoryLog::new());
+    create(log.as_ref(), PARTITIONS);
+    let chosen = Chosen {
+        inbox: false,
+        views: ViewChoice::ALL,
+        pack_views: false,
+        views_pace: Duration::ZERO,
+        command_bytes: 512 << 10,
+    };
+    let views = Views::new(&log, PARTITIONS, chosen).unwrap().unwrap();
+    let node = node(&log, Some(views as Arc<dyn Publish>));
+    let flusher = Flusher::on(&log);
+    let mut pack = CommandPack::new();
+    for n in 0..40_000 {
+        let json = format!(
+            r#"{{"id":"{n}","source":"s","type":"receive","sku":"{n}","location":"m","quantity":1}}"#
+        );
+        pack.push(&parse(&json, &Given::default()).unwrap());
+    }
+    let told = Arc::new(Careless::default());
+    let ticket: Arc<dyn Ticket> = Arc::<Careless>::clone(&told);
+    node.handle
+        .submit(vec![(0, pack.finish())], &ticket)
+        .unwrap();
+    eventually("all is decided", || told.0.load(Ordering::Relaxed) == 1);
+    node.stop().unwrap();
+    drop(flusher);
+    let steps = all(log.as_ref(), topics::DECISIONS);
+    let largest = steps.iter().map(|step| step.value.as_ref().unwrap().len());
+    let largest = largest.max().unwrap();
+    assert!(largest > 500 << 10, "{largest} bytes are no large step");
+    for step in &steps {
+        let mut notes = step.headers.iter();
+        assert!(notes.any(|(name, _)| name == onhand_streams::PUBLISHED_HEADER));
+    }
+}
+
 /// A repeat is told behind the outcome that it repeats, though others may come between.
 #[test]
 fn of_one_name_the_first_outcome_is_told_first() {
